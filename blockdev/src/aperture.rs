@@ -1,0 +1,128 @@
+//! The aperture seam: windows through which blocks are reached directly.
+
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use crate::DeviceError;
+
+/// How blocks relate to aperture memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ApertureKind {
+    /// The block's permanent home is aperture memory.
+    Identity,
+    /// A window holds the block while it is mapped.
+    Windowed,
+}
+
+/// The name under which bytes moved through this aperture are attested.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PathKind {
+    /// A device's PCI BAR.
+    DirectBar,
+    /// A software aperture in main memory.
+    DirectWindow,
+}
+
+/// State of an aperture, for decisions and for `info`.
+#[derive(Debug, Clone)]
+pub struct ApertureInfo {
+    /// For people, for example `software CMB`.
+    pub name: String,
+    /// Identity or windowed.
+    pub kind: ApertureKind,
+    /// Attestation label.
+    pub path: PathKind,
+    /// Bytes that may be lent at one time.
+    pub capacity_bytes: u64,
+    /// Bytes lent now.
+    pub used_bytes: u64,
+    /// Windows now.
+    pub windows: u64,
+    /// Page size the kernel backs windows with, in bytes (2 MiB where huge pages are in use).
+    pub page_bytes: u64,
+    /// A peer may write through it.
+    pub writable: bool,
+    /// A peer may use atomic operations on it.
+    pub atomic: bool,
+}
+
+/// A run of device blocks and its place in a window. All block aligned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    /// Byte offset inside the window.
+    pub window_offset: u64,
+    /// Byte offset on the device.
+    pub device_offset: u64,
+    /// Length in bytes.
+    pub length: u64,
+}
+
+/// What a new window is to hold. Bytes of the window outside `runs` read as zeros.
+#[derive(Debug, Clone)]
+pub struct WindowSpec {
+    /// The file the blocks belong to; a window never holds blocks of two.
+    pub owner: u64,
+    /// Size of the window in bytes, a multiple of 4096.
+    pub length: u64,
+    /// Blocks, sorted by window offset, without overlap.
+    pub runs: Vec<Run>,
+    /// Bytes at and after this window offset lie beyond the end of the file:
+    /// zeros on fill and on write-back.
+    pub valid_length: u64,
+}
+
+/// Why no window could be made.
+#[derive(Debug, thiserror::Error)]
+pub enum WindowError {
+    /// The budget is spent; evicting `needed_bytes` would make room.
+    #[error("the aperture is full: {needed_bytes} more bytes are needed")]
+    Full {
+        /// Bytes short.
+        needed_bytes: u64,
+    },
+    /// Blocks of the request are in another window already.
+    #[error("blocks at device offset {device_offset} are in another window")]
+    Overlap {
+        /// First such block.
+        device_offset: u64,
+    },
+    /// The device failed while the window was filled, or memory ran out.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+}
+
+/// A live window. Dropping the handle without [`Window::cut`] cuts and writes back.
+///
+/// Order of a revocation: [`Window::cut`], then [`Window::write_back`]. While
+/// the window is in the aperture (also between the two) it is the authoritative
+/// copy of its blocks: the block device serves reads and writes from it.
+pub trait Window: Send + Sync + fmt::Debug {
+    /// Size in bytes.
+    fn length(&self) -> u64;
+    /// Blocks it holds.
+    fn runs(&self) -> &[Run];
+    /// The object to hand over: a new descriptor of the window's memfd, opened read-only or
+    /// read-write, that no holder can seal, resize beyond its own harm, or reopen with more access.
+    fn grant_fd(&self, writable: bool) -> Result<OwnedFd, DeviceError>;
+    /// A peer may write from now on: contents can change without us, so write-back has to copy everything.
+    fn set_writable(&self);
+    /// Moves the end of the file inside the window (see [`WindowSpec::valid_length`]).
+    fn set_valid_length(&self, valid_length: u64);
+    /// Copies what a peer may have written to the device; the window stays live.
+    fn flush(&self) -> Result<(), DeviceError>;
+    /// Ends every access by anybody, at once and for good. Cannot fail: where the kernel refuses, the process aborts
+    /// rather than let two authorities exist.
+    fn cut(&self);
+    /// After the cut: writes the last contents to the device and gives the capacity back. On an error the
+    /// window stays authoritative and the call may be repeated.
+    fn write_back(&self) -> Result<(), DeviceError>;
+}
+
+/// A device's aperture.
+pub trait Aperture: Send + Sync + fmt::Debug {
+    /// Its state.
+    fn info(&self) -> ApertureInfo;
+    /// Makes a window and fills it from the device.
+    fn open_window(&self, spec: WindowSpec) -> Result<Arc<dyn Window>, WindowError>;
+}

@@ -1,0 +1,18 @@
+//! Block devices and their apertures.
+//!
+//! [`BlockDevice`] moves blocks; [`Aperture`] lends *windows*: memory through
+//! which another process or device reaches blocks without a copy by us. The
+//! filesystem above uses only these two traits.
+
+mod aperture;
+mod buffer;
+mod device;
+mod error;
+
+pub use aperture::{Aperture, ApertureInfo, ApertureKind, PathKind, Run, Window, WindowError, WindowSpec};
+pub use buffer::IoBuf;
+pub use device::{
+    BLOCK_BYTES, BlockDevice, BlockDeviceExt, DeviceEvent, DeviceInfo, EventSink, Io, Ticket,
+    WindowMemory, WindowSlice,
+};
+pub use error::DeviceError;
