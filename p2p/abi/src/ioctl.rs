@@ -1,0 +1,267 @@
+//! The ioctls and their structures.
+//!
+//! FUSE passes at most 16383 bytes each way and takes sizes from the command
+//! number, so answers have a fixed capacity and continue: call again with
+//! `offset = next_offset` until `next_offset` is the end of the range.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// ioctl type byte of peerfs.
+pub const IOCTL_TYPE: u8 = 0xBF;
+
+const fn command(nr: u32, size: usize) -> u32 {
+    assert!(size < 16384, "FUSE passes at most 16383 bytes");
+    const READ_WRITE: u32 = 3;
+    (READ_WRITE << 30) | ((size as u32) << 16) | ((IOCTL_TYPE as u32) << 8) | nr
+}
+
+/// On any file of a mount: state of the server and of this file ([`Info`]).
+pub const INFO: u32 = command(1, size_of::<Info>());
+/// On a file: the decision table of a range ([`Map`], nothing changes).
+pub const QUERY: u32 = command(2, size_of::<Map>());
+/// On a file: maps a range for a context ([`Map`]).
+pub const MAP: u32 = command(3, size_of::<Map>());
+/// On a session: ends a mapping and reports what was moved through it ([`Unmap`]).
+pub const UNMAP: u32 = command(4, size_of::<Unmap>());
+/// On a file: revokes all direct mappings of a range ([`Revoke`]).
+pub const REVOKE: u32 = command(5, size_of::<Revoke>());
+/// On a session: registers an importer and binds the session to the caller's address space ([`Context`]).
+pub const CONTEXT: u32 = command(6, size_of::<Context>());
+/// On a session: acknowledges a revocation: the importer has stopped ([`Ack`]).
+pub const ACK: u32 = command(7, size_of::<Ack>());
+
+/// Segments in one answer.
+pub const SEGMENTS_MAX: usize = 200;
+/// Longest importer name, in bytes, including a terminating NUL.
+pub const NAME_MAX: usize = 32;
+
+/// A stretch of a file and how the importer reaches it.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Segment {
+    /// Offset in the file, bytes.
+    pub file_offset: u64,
+    /// Length, bytes.
+    pub length: u64,
+    /// [`crate::Path`]: 0 fallback, 1 direct-window, 2 direct-bar.
+    pub path: u32,
+    /// [`crate::Reason`] of a fallback, 0 when direct.
+    pub reason: u32,
+    /// The grant to open and mmap (`MAP`, direct), else 0.
+    pub grant_id: u64,
+    /// Offset of the segment inside the grant, bytes.
+    pub grant_offset: u64,
+    /// Size of the grant, bytes: what to mmap.
+    pub grant_length: u64,
+    /// Offset of the first block on the storage device, bytes (`QUERY`, direct), else 0.
+    pub device_offset: u64,
+    /// Index of the grant's sequence number in the sequence page.
+    pub sequence_slot: u32,
+    /// Explicit padding, zero.
+    pub reserved: u32,
+    /// Value of the sequence number while the grant is valid.
+    pub sequence: u64,
+}
+
+/// Argument of [`QUERY`] and [`MAP`].
+#[repr(C)]
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Map {
+    /// In: [`crate::ABI_VERSION`].
+    pub abi_version: u32,
+    /// In: [`crate::MapFlags`].
+    pub flags: u32,
+    /// In: context for `MAP`; for `QUERY` a context or 0 (then `importer` counts).
+    pub context_id: u64,
+    /// In: start of the range, bytes.
+    pub offset: u64,
+    /// In: length of the range, bytes; 0 means to the end of the file.
+    pub length: u64,
+    /// In (`QUERY` without context): name of the importer, NUL-padded; empty means `cpu`.
+    pub importer: [u8; NAME_MAX],
+    /// In: number of the descriptor this ioctl is called on; the server looks at the file's page cache through it.
+    pub file_fd: i32,
+    /// Explicit padding, zero.
+    pub reserved: u32,
+    /// In: 0, or the mapping to add to. Out (`MAP`): the mapping.
+    pub mapping_id: u64,
+    /// Out: where the answer ends; continue there until it reaches `end_offset`.
+    pub next_offset: u64,
+    /// Out: end of the range, bytes (with `length` 0 the end of the file).
+    pub end_offset: u64,
+    /// Out: segments filled in.
+    pub segment_count: u32,
+    /// Out: after a refused map, milliseconds after which it is worth trying again.
+    pub retry_after_ms: u32,
+    /// Out.
+    pub segments: [Segment; SEGMENTS_MAX],
+}
+
+/// Argument of [`UNMAP`].
+#[repr(C)]
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Unmap {
+    /// In: [`crate::ABI_VERSION`].
+    pub abi_version: u32,
+    /// In: 0 ends the mapping; 1 only adds the byte counts.
+    pub report_only: u32,
+    /// In.
+    pub mapping_id: u64,
+    /// In: bytes the importer moved directly since the last report.
+    pub bytes_direct: u64,
+    /// In: bytes it moved by fallback since the last report.
+    pub bytes_fallback: u64,
+}
+
+/// Argument of [`REVOKE`].
+#[repr(C)]
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Revoke {
+    /// In: [`crate::ABI_VERSION`].
+    pub abi_version: u32,
+    /// In: 1 revokes every mapping of the mount (owner of the mount only).
+    pub whole_mount: u32,
+    /// In: start of the range, bytes.
+    pub offset: u64,
+    /// In: length, bytes; 0 means to the end.
+    pub length: u64,
+    /// Out: grants that were revoked.
+    pub revoked: u64,
+    /// Out: time to the cut, microseconds.
+    pub latency_us: u64,
+    /// Out: grants that had to be cut without an acknowledgement.
+    pub enforced: u64,
+}
+
+/// How a client gets at the memory of a grant.
+pub mod transport {
+    /// Open the grant's file in the control directory and mmap it.
+    pub const PASSTHROUGH: u32 = 1;
+    /// Ask for a descriptor on the Unix socket [`super::Context::socket_path`].
+    pub const SOCKET: u32 = 2;
+}
+
+/// Argument of [`CONTEXT`].
+#[repr(C)]
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Context {
+    /// In: [`crate::ABI_VERSION`].
+    pub abi_version: u32,
+    /// In: [`crate::ImporterFlags`].
+    pub importer_flags: u32,
+    /// In: name of the importer, NUL-padded; empty means `cpu`.
+    pub importer: [u8; NAME_MAX],
+    /// In: bits of address the importer can put on the bus.
+    pub dma_bits: u32,
+    /// In: bits of virtual address the importer can use.
+    pub va_bits: u32,
+    /// In: the importer's page size, bytes.
+    pub page_bytes: u32,
+    /// In: a descriptor of the caller's own `/proc/self/mem`, opened read-only; it stays the caller's.
+    pub mem_fd: i32,
+    /// Out: the context, never reused on this volume.
+    pub context_id: u64,
+    /// Out: grant of the sequence page: an array of u64, slot 0 is non-zero once the server is gone.
+    pub sequence_grant_id: u64,
+    /// Out: size of the sequence page, bytes.
+    pub sequence_bytes: u64,
+    /// Out: how to get grants ([`transport`]).
+    pub transport: u32,
+    /// Out: how long an importer may take to acknowledge a revocation, milliseconds.
+    pub deadline_ms: u32,
+    /// Out: path of the grant socket, NUL-padded, for [`transport::SOCKET`].
+    pub socket_path: [u8; 108],
+    /// Explicit padding, zero.
+    pub reserved: u32,
+}
+
+/// Argument of [`ACK`].
+#[repr(C)]
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Ack {
+    /// In: [`crate::ABI_VERSION`].
+    pub abi_version: u32,
+    /// Explicit padding, zero.
+    pub reserved: u32,
+    /// In: the grant the importer has stopped using.
+    pub grant_id: u64,
+}
+
+/// What read(2) on a session returns: one revocation. Read with a buffer of a whole number of these.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Event {
+    /// The grant to stop using.
+    pub grant_id: u64,
+    /// The mapping it belongs to.
+    pub mapping_id: u64,
+    /// Start of the range in the file, bytes.
+    pub file_offset: u64,
+    /// Length of the range, bytes.
+    pub length: u64,
+    /// [`crate::Trigger`].
+    pub trigger: u32,
+    /// Time left to acknowledge, milliseconds.
+    pub deadline_ms: u32,
+}
+
+/// Argument of [`INFO`]; all out but the version.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Info {
+    /// In/out: [`crate::ABI_VERSION`].
+    pub abi_version: u32,
+    /// How clients get grants ([`transport`]).
+    pub transport: u32,
+    /// Capacity of the volume, bytes.
+    pub capacity_bytes: u64,
+    /// Free space, bytes.
+    pub free_bytes: u64,
+    /// Size of the aperture, bytes; 0 when there is none.
+    pub aperture_bytes: u64,
+    /// Aperture space in use, bytes.
+    pub aperture_used_bytes: u64,
+    /// Live mappings of the mount.
+    pub mappings: u64,
+    /// Live mappings of this file.
+    pub file_mappings: u64,
+    /// Bytes of this file moved directly, as reported by importers.
+    pub file_bytes_direct: u64,
+    /// Bytes of this file moved by fallback, as reported by importers.
+    pub file_bytes_fallback: u64,
+    /// Revocations since the mount.
+    pub revocations: u64,
+    /// Revocations that had to be enforced at the deadline.
+    pub revocations_enforced: u64,
+    /// Revocation deadline, milliseconds.
+    pub deadline_ms: u32,
+    /// Explicit padding, zero.
+    pub reserved: u32,
+}
+
+const _: () = {
+    assert!(size_of::<Segment>() == 72);
+    assert!(size_of::<Map>() == 104 + SEGMENTS_MAX * 72);
+    assert!(size_of::<Unmap>() == 32);
+    assert!(size_of::<Revoke>() == 48);
+    assert!(size_of::<Context>() == 200);
+    assert!(size_of::<Ack>() == 16);
+    assert!(size_of::<Event>() == 40);
+    assert!(size_of::<Info>() == 96);
+};
+
+/// A name in a fixed, NUL-padded field; `None` when it does not fit.
+pub fn pack_name<const N: usize>(name: &str) -> Option<[u8; N]> {
+    let mut field = [0; N];
+    if name.len() >= N || name.bytes().any(|b| b == 0) {
+        return None;
+    }
+    field[..name.len()].copy_from_slice(name.as_bytes());
+    Some(field)
+}
+
+/// The inverse of [`pack_name`]; `None` when it is not UTF-8 or not terminated.
+pub fn unpack_name(field: &[u8]) -> Option<&str> {
+    let end = field.iter().position(|b| *b == 0)?;
+    std::str::from_utf8(&field[..end]).ok()
+}

@@ -1,0 +1,59 @@
+//! Virtual files of a mount.
+//!
+//! The directory [`CONTROL_DIR`] can be looked up in every directory of a mount
+//! but is never listed, so a client that sees only a part of the tree (a bind
+//! mount in a container) reaches it too.
+
+/// Name of the control directory.
+pub const CONTROL_DIR: &str = ".peerfs";
+/// Each open of this file in the control directory is one client session:
+/// [`crate::ioctl::CONTEXT`] binds it, poll(2) reports revocations, read(2)
+/// returns [`crate::ioctl::Event`]s. Closing its last descriptor ends it.
+pub const SESSION: &str = "session";
+/// Reading it gives the server's state as JSON.
+pub const INFO_JSON: &str = "info.json";
+/// Reading it gives the ledger of mappings as JSON (owner of the mount only).
+pub const MAPPINGS_JSON: &str = "mappings.json";
+/// Prefix of a grant's virtual window file; the grant id in 16 hexadecimal digits follows.
+pub const GRANT_PREFIX: &str = "grant-";
+/// Per-file policy: `prefer` (default), `respect-cache` or `never`.
+pub const XATTR_DIRECT: &str = "user.peerfs.direct";
+
+/// File name of a grant in the control directory.
+pub fn grant_name(grant_id: u64) -> String {
+    format!("{GRANT_PREFIX}{grant_id:016x}")
+}
+
+/// The inverse of [`grant_name`].
+pub fn parse_grant_name(name: &str) -> Option<u64> {
+    let hex = name.strip_prefix(GRANT_PREFIX)?;
+    if hex.len() != 16
+        || !hex
+            .bytes()
+            .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    {
+        return None;
+    }
+    u64::from_str_radix(hex, 16).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grant_names_round_trip_and_refuse_others() {
+        for id in [0, 1, 0xdead_beef, u64::MAX] {
+            assert_eq!(parse_grant_name(&grant_name(id)), Some(id));
+        }
+        for bad in [
+            "grant-",
+            "grant-1",
+            "grant-000000000000000G",
+            "grant-+00000000000000f",
+            "window-0000000000000001",
+        ] {
+            assert_eq!(parse_grant_name(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,418 @@
+//! Why a range is not mapped directly, why a mapping ended, and which way bytes went.
+//!
+//! One enumeration serves the ioctl's answer, the metric's label, the text of
+//! `peerfs query` and the tests.
+
+use std::fmt;
+
+/// Which stage of the decision refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Stage {
+    /// The filesystem.
+    Filesystem,
+    /// The block device and its aperture.
+    BlockDevice,
+    /// The path between the devices.
+    PeerPath,
+}
+
+/// Why a range falls back. The numbers are part of the ABI.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u32)]
+pub enum Reason {
+    /// Only regular files have blocks to map.
+    NotRegularFile = 1,
+    /// No blocks are allocated here.
+    Hole = 2,
+    /// The blocks are preallocated but were never written.
+    Unwritten = 3,
+    /// The range lies beyond the end of the file.
+    BeyondEof = 4,
+    /// Direct mappings start and end on 4096-byte boundaries (or at the end of the file).
+    Misaligned = 5,
+    /// Dirty pages of the range are in the page cache and could not be written back.
+    PageCacheDirty = 6,
+    /// Pages of the range are in the page cache and the policy is respect-cache.
+    PageCached = 7,
+    /// A cached handle of the file is open for writing and may write behind the importer's back.
+    CpuWriter = 8,
+    /// The blocks are shared with another file and must not be written in place.
+    SharedExtent = 9,
+    /// Direct mapping is switched off for this file or mount.
+    Policy = 10,
+    /// The file handle or the mount is read-only.
+    ReadOnly = 11,
+    /// The range is being revoked, or was used by the CPU each time the map was tried.
+    Busy = 12,
+    /// The storage device has no aperture.
+    NoAperture = 32,
+    /// No room is left in the aperture.
+    ApertureFull = 33,
+    /// The kernel has no object that could hand this memory to a process and take it back.
+    NoGrantObject = 34,
+    /// The aperture or the importer does not allow peer writes.
+    WriteForbidden = 35,
+    /// Not every part of the path can do atomic operations.
+    AtomicUnsupported = 36,
+    /// The quota for pinned mappings is used up.
+    PinQuota = 37,
+    /// The storage device is being reset.
+    DeviceResetting = 38,
+    /// The storage device cannot read or write these blocks.
+    MediaError = 39,
+    /// No peer-to-peer path leads from the importer to the storage device.
+    NoPeerPath = 64,
+    /// The importer cannot address this memory.
+    DmaMaskExceeded = 65,
+    /// The IOMMU refused the mapping.
+    IommuRejected = 66,
+    /// The importer cannot honour revocation, so it may hold only pinned mappings.
+    NotifierRequired = 67,
+    /// The importer holds as many mappings as it may.
+    ImporterQuota = 68,
+    /// The context belongs to another address space, or has ended.
+    StaleContext = 69,
+}
+
+impl Reason {
+    /// Every reason, in pipeline order.
+    pub const ALL: &'static [Reason] = &[
+        Reason::NotRegularFile,
+        Reason::Hole,
+        Reason::Unwritten,
+        Reason::BeyondEof,
+        Reason::Misaligned,
+        Reason::PageCacheDirty,
+        Reason::PageCached,
+        Reason::CpuWriter,
+        Reason::SharedExtent,
+        Reason::Policy,
+        Reason::ReadOnly,
+        Reason::Busy,
+        Reason::NoAperture,
+        Reason::ApertureFull,
+        Reason::NoGrantObject,
+        Reason::WriteForbidden,
+        Reason::AtomicUnsupported,
+        Reason::PinQuota,
+        Reason::DeviceResetting,
+        Reason::MediaError,
+        Reason::NoPeerPath,
+        Reason::DmaMaskExceeded,
+        Reason::IommuRejected,
+        Reason::NotifierRequired,
+        Reason::ImporterQuota,
+        Reason::StaleContext,
+    ];
+
+    /// The name, as in metrics and JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Reason::NotRegularFile => "NotRegularFile",
+            Reason::Hole => "Hole",
+            Reason::Unwritten => "Unwritten",
+            Reason::BeyondEof => "BeyondEof",
+            Reason::Misaligned => "Misaligned",
+            Reason::PageCacheDirty => "PageCacheDirty",
+            Reason::PageCached => "PageCached",
+            Reason::CpuWriter => "CpuWriter",
+            Reason::SharedExtent => "SharedExtent",
+            Reason::Policy => "Policy",
+            Reason::ReadOnly => "ReadOnly",
+            Reason::Busy => "Busy",
+            Reason::NoAperture => "NoAperture",
+            Reason::ApertureFull => "ApertureFull",
+            Reason::NoGrantObject => "NoGrantObject",
+            Reason::WriteForbidden => "WriteForbidden",
+            Reason::AtomicUnsupported => "AtomicUnsupported",
+            Reason::PinQuota => "PinQuota",
+            Reason::DeviceResetting => "DeviceResetting",
+            Reason::MediaError => "MediaError",
+            Reason::NoPeerPath => "NoPeerPath",
+            Reason::DmaMaskExceeded => "DmaMaskExceeded",
+            Reason::IommuRejected => "IommuRejected",
+            Reason::NotifierRequired => "NotifierRequired",
+            Reason::ImporterQuota => "ImporterQuota",
+            Reason::StaleContext => "StaleContext",
+        }
+    }
+
+    /// The number in ioctl answers.
+    pub fn code(self) -> u32 {
+        self as u32
+    }
+
+    /// The inverse of [`Reason::code`].
+    pub fn from_code(code: u32) -> Option<Reason> {
+        Reason::ALL
+            .iter()
+            .copied()
+            .find(|reason| reason.code() == code)
+    }
+
+    /// The stage that gives this reason.
+    pub fn stage(self) -> Stage {
+        match self.code() {
+            0..32 => Stage::Filesystem,
+            32..64 => Stage::BlockDevice,
+            _ => Stage::PeerPath,
+        }
+    }
+
+    /// What is the case, for people.
+    pub fn text(self) -> &'static str {
+        match self {
+            Reason::NotRegularFile => "only regular files have blocks to map",
+            Reason::Hole => "no blocks are allocated here",
+            Reason::Unwritten => "the blocks are preallocated but were never written",
+            Reason::BeyondEof => "the range lies beyond the end of the file",
+            Reason::Misaligned => {
+                "direct mappings start and end on 4096-byte boundaries (or at the end of the file)"
+            }
+            Reason::PageCacheDirty => {
+                "dirty pages of the range are in the page cache and could not be written back"
+            }
+            Reason::PageCached => {
+                "pages of the range are in the page cache and the policy is respect-cache"
+            }
+            Reason::CpuWriter => {
+                "a cached handle of the file is open for writing and may write behind the importer's back"
+            }
+            Reason::SharedExtent => {
+                "the blocks are shared with another file and must not be written in place"
+            }
+            Reason::Policy => "direct mapping is switched off for this file or mount",
+            Reason::ReadOnly => "the file handle or the mount is read-only",
+            Reason::Busy => {
+                "the range is being revoked, or was used by the CPU each time the map was tried"
+            }
+            Reason::NoAperture => "the storage device has no aperture",
+            Reason::ApertureFull => "no room is left in the aperture",
+            Reason::NoGrantObject => {
+                "the kernel has no object that could hand this memory to a process and take it back"
+            }
+            Reason::WriteForbidden => "the aperture or the importer does not allow peer writes",
+            Reason::AtomicUnsupported => "not every part of the path can do atomic operations",
+            Reason::PinQuota => "the quota for pinned mappings is used up",
+            Reason::DeviceResetting => "the storage device is being reset",
+            Reason::MediaError => "the storage device cannot read or write these blocks",
+            Reason::NoPeerPath => {
+                "no peer-to-peer path leads from the importer to the storage device"
+            }
+            Reason::DmaMaskExceeded => "the importer cannot address this memory",
+            Reason::IommuRejected => "the IOMMU refused the mapping",
+            Reason::NotifierRequired => {
+                "the importer cannot honour revocation, so it may hold only pinned mappings"
+            }
+            Reason::ImporterQuota => "the importer holds as many mappings as it may",
+            Reason::StaleContext => "the context belongs to another address space, or has ended",
+        }
+    }
+
+    /// What a person can do about it, in one line.
+    pub fn remedy(self) -> &'static str {
+        match self {
+            Reason::NotRegularFile => "ask for a regular file",
+            Reason::Hole => "fallocate or write the range first",
+            Reason::Unwritten => {
+                "write the range first, or ask for a WRITE mapping after writing zeros"
+            }
+            Reason::BeyondEof => "extend the file first",
+            Reason::Misaligned => "align the range to 4096 bytes",
+            Reason::PageCacheDirty => "call fsync on the file, or close its shared mappings",
+            Reason::PageCached => "drop them (POSIX_FADV_DONTNEED) or set the policy to prefer",
+            Reason::CpuWriter => "close the other handles of the file",
+            Reason::SharedExtent => "copy the range first (rewrite it), or map read-only",
+            Reason::Policy => {
+                "setfattr -n user.peerfs.direct -v prefer FILE, or mount with -o direct=prefer"
+            }
+            Reason::ReadOnly => "open the file for writing on a writable mount",
+            Reason::Busy => "try again later; keep CPU and device access to the range apart",
+            Reason::NoAperture => {
+                "mount with --cmb SIZE (software CMB), or use a device with CMB or PMR"
+            }
+            Reason::ApertureFull => "unmap other ranges, or mount with a larger --cmb",
+            Reason::NoGrantObject => "use an importer inside the server, or the software CMB",
+            Reason::WriteForbidden => "map read-only",
+            Reason::AtomicUnsupported => "map without ATOMIC",
+            Reason::PinQuota => "end other pins, or map without PIN",
+            Reason::DeviceResetting => "try again later",
+            Reason::MediaError => "see the server's log; restore the file from a copy",
+            Reason::NoPeerPath => "see peerfs topology for the hop that refuses",
+            Reason::DmaMaskExceeded => "use an importer with a wider DMA mask",
+            Reason::IommuRejected => "see the kernel log for the IOMMU's reason",
+            Reason::NotifierRequired => "map with PIN",
+            Reason::ImporterQuota => "unmap other ranges",
+            Reason::StaleContext => "make a new context after exec or fork",
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Why a direct mapping ended. The numbers are part of the ABI.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u32)]
+pub enum Trigger {
+    /// The file was shortened.
+    Truncate = 1,
+    /// Blocks of the range were freed or zeroed.
+    Punch = 2,
+    /// The last link and handle of the file went away.
+    Unlink = 3,
+    /// A program used the range through the page cache.
+    CpuAccess = 4,
+    /// Another request needed the aperture space.
+    AperturePressure = 5,
+    /// The blocks of the range changed place.
+    Relocation = 6,
+    /// An administrator revoked it.
+    Administrator = 7,
+    /// The client that held it ended.
+    ClientGone = 8,
+    /// The filesystem is being unmounted.
+    Unmount = 9,
+    /// The storage device was reset, removed or reported a media error.
+    DeviceEvent = 10,
+    /// The policy of the file or mount changed.
+    PolicyChange = 11,
+    /// The client gave it back.
+    Unmap = 12,
+}
+
+impl Trigger {
+    /// Every trigger.
+    pub const ALL: &'static [Trigger] = &[
+        Trigger::Truncate,
+        Trigger::Punch,
+        Trigger::Unlink,
+        Trigger::CpuAccess,
+        Trigger::AperturePressure,
+        Trigger::Relocation,
+        Trigger::Administrator,
+        Trigger::ClientGone,
+        Trigger::Unmount,
+        Trigger::DeviceEvent,
+        Trigger::PolicyChange,
+        Trigger::Unmap,
+    ];
+
+    /// The name, as in metrics and JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Trigger::Truncate => "Truncate",
+            Trigger::Punch => "Punch",
+            Trigger::Unlink => "Unlink",
+            Trigger::CpuAccess => "CpuAccess",
+            Trigger::AperturePressure => "AperturePressure",
+            Trigger::Relocation => "Relocation",
+            Trigger::Administrator => "Administrator",
+            Trigger::ClientGone => "ClientGone",
+            Trigger::Unmount => "Unmount",
+            Trigger::DeviceEvent => "DeviceEvent",
+            Trigger::PolicyChange => "PolicyChange",
+            Trigger::Unmap => "Unmap",
+        }
+    }
+
+    /// The number in events.
+    pub fn code(self) -> u32 {
+        self as u32
+    }
+
+    /// The inverse of [`Trigger::code`].
+    pub fn from_code(code: u32) -> Option<Trigger> {
+        Trigger::ALL
+            .iter()
+            .copied()
+            .find(|trigger| trigger.code() == code)
+    }
+
+    /// What happened, for people.
+    pub fn text(self) -> &'static str {
+        match self {
+            Trigger::Truncate => "the file was shortened",
+            Trigger::Punch => "blocks of the range were freed or zeroed",
+            Trigger::Unlink => "the last link and handle of the file went away",
+            Trigger::CpuAccess => "a program used the range through the page cache",
+            Trigger::AperturePressure => "another request needed the aperture space",
+            Trigger::Relocation => "the blocks of the range changed place",
+            Trigger::Administrator => "an administrator revoked it",
+            Trigger::ClientGone => "the client that held it ended",
+            Trigger::Unmount => "the filesystem is being unmounted",
+            Trigger::DeviceEvent => {
+                "the storage device was reset, removed or reported a media error"
+            }
+            Trigger::PolicyChange => "the policy of the file or mount changed",
+            Trigger::Unmap => "the client gave it back",
+        }
+    }
+}
+
+impl fmt::Display for Trigger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Which way bytes went (path attestation).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u32)]
+pub enum Path {
+    /// Main memory filled by the filesystem.
+    Fallback = 0,
+    /// A software aperture in memory.
+    DirectWindow = 1,
+    /// A device's PCI BAR.
+    DirectBar = 2,
+}
+
+impl Path {
+    /// The label, as in reports and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Path::Fallback => "fallback",
+            Path::DirectWindow => "direct-window",
+            Path::DirectBar => "direct-bar",
+        }
+    }
+
+    /// The inverse of the number in ioctl answers.
+    pub fn from_code(code: u32) -> Option<Path> {
+        [Path::Fallback, Path::DirectWindow, Path::DirectBar]
+            .into_iter()
+            .find(|path| *path as u32 == code)
+    }
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_round_trip_and_stages_follow_the_pipeline() {
+        for &reason in Reason::ALL {
+            assert_eq!(Reason::from_code(reason.code()), Some(reason));
+            assert!(!reason.text().is_empty() && !reason.remedy().is_empty());
+        }
+        assert!(
+            Reason::ALL
+                .windows(2)
+                .all(|w| w[0] < w[1] && w[0].stage() <= w[1].stage())
+        );
+        for &trigger in Trigger::ALL {
+            assert_eq!(Trigger::from_code(trigger.code()), Some(trigger));
+        }
+        assert_eq!(Reason::from_code(0), None);
+    }
+}

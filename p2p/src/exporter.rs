@@ -1,0 +1,30 @@
+//! The seam between the mapping engine and what is mapped.
+
+use peerfs_abi::Reason;
+
+use crate::types::{CacheProbe, ObjectId, Range, Survey};
+
+/// What a filesystem, or a pool of device memory, tells the engine about its
+/// objects. The engine calls it with none of its own locks held.
+pub trait Exporter: Send + Sync {
+    /// A snapshot of the object for decisions. No side effects. `None`: no such object.
+    fn survey(
+        &self,
+        object: ObjectId,
+        range: Range,
+        write: bool,
+        handle_writable: bool,
+    ) -> Option<Survey>;
+
+    /// Writes back and drops the CPU's cached pages of the range, and proves that none is left. May take long and
+    /// may cause reads and writes of the object, so it is never called from a thread that serves them.
+    fn quiesce(
+        &self,
+        object: ObjectId,
+        range: Range,
+        probe: Option<CacheProbe>,
+    ) -> Result<(), Reason>;
+
+    /// A grant for writing was given: the object's times and set-id bits change as by an mmap store.
+    fn write_granted(&self, object: ObjectId);
+}

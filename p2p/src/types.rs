@@ -1,0 +1,197 @@
+//! The nouns of the mapping model.
+
+use std::fmt;
+
+use peerfs_abi::{ImporterFlags, MapFlags, Reason};
+use peerfs_blockdev::PathKind;
+
+/// Something that can be mapped: for the filesystem an inode number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ObjectId(pub u64);
+
+/// A context: (importer, one address space). Never reused on one volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ContextId(pub u64);
+
+/// A mapping: slot and generation, so that a stale handle is a failed look-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MappingId(pub u64);
+
+/// A grant: what a client opens and maps. Unguessable and never reused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct GrantId(pub u64);
+
+impl fmt::Display for GrantId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// A byte range of an object, end exclusive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Range {
+    /// First byte.
+    pub start: u64,
+    /// One past the last byte.
+    pub end: u64,
+}
+
+impl Range {
+    /// Every byte of an object.
+    pub const ALL: Range = Range {
+        start: 0,
+        end: u64::MAX,
+    };
+
+    /// A range from offset and length, cut off at the largest offset.
+    pub fn new(start: u64, length: u64) -> Range {
+        Range {
+            start,
+            end: start.saturating_add(length),
+        }
+    }
+
+    /// Length in bytes.
+    pub fn length(self) -> u64 {
+        self.end.saturating_sub(self.start)
+    }
+
+    /// Holds no byte.
+    pub fn is_empty(self) -> bool {
+        self.end <= self.start
+    }
+
+    /// The common part; may be empty.
+    pub fn intersect(self, other: Range) -> Range {
+        let start = self.start.max(other.start);
+        Range {
+            start,
+            end: self.end.min(other.end).max(start),
+        }
+    }
+
+    /// Shares at least one byte.
+    pub fn overlaps(self, other: Range) -> bool {
+        !self.intersect(other).is_empty()
+    }
+}
+
+/// What an importer is and can do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Importer {
+    /// Name, for example `cpu`.
+    pub name: String,
+    /// Abilities.
+    pub flags: ImporterFlags,
+    /// Bits of bus address it can put out.
+    pub dma_bits: u32,
+    /// Bits of virtual address it can use.
+    pub va_bits: u32,
+    /// Its page size in bytes.
+    pub page_bytes: u32,
+}
+
+/// What the exporter knows of one stretch of an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExtentState {
+    /// Nothing allocated.
+    Hole,
+    /// Allocated, never written.
+    Unwritten,
+    /// Blocks with data.
+    Mapped {
+        /// Byte offset on the device of the stretch's first byte.
+        device_offset: u64,
+        /// Shared with another object (reflink).
+        shared: bool,
+    },
+}
+
+/// A stretch of an object. Block aligned at both ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// Offset in the object, bytes.
+    pub file_offset: u64,
+    /// Length, bytes.
+    pub length: u64,
+    /// What is there.
+    pub state: ExtentState,
+}
+
+/// Policy of direct mapping, for a mount or one file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DirectPolicy {
+    /// Write back and drop cached pages, then map directly.
+    #[default]
+    Prefer,
+    /// Fall back where pages are cached.
+    RespectCache,
+    /// Never map directly.
+    Never,
+}
+
+/// Everything [`crate::decide`] needs to know of an object. A snapshot.
+#[derive(Debug, Clone)]
+pub struct Survey {
+    /// It has blocks.
+    pub regular: bool,
+    /// Size in bytes.
+    pub size: u64,
+    /// The mount or the caller's handle does not allow writing.
+    pub read_only: bool,
+    /// Effective policy.
+    pub policy: DirectPolicy,
+    /// Stretches that cover the surveyed range (up to the block-rounded size), sorted, without gaps or overlap.
+    pub extents: Vec<Extent>,
+    /// Ranges with pages in the CPU's page cache, as far as known, sorted.
+    pub cached: Vec<Range>,
+    /// Ranges closed to new mappings at present, sorted.
+    pub closed: Vec<Range>,
+}
+
+/// One stretch of the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Decision {
+    /// Where in the object.
+    pub range: Range,
+    /// Direct or not.
+    pub placement: Placement,
+}
+
+/// How the importer reaches a stretch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Placement {
+    /// Through the aperture.
+    Direct {
+        /// Attestation label.
+        path: PathKind,
+        /// Byte offset on the storage device.
+        device_offset: u64,
+    },
+    /// Through main memory.
+    Fallback(Reason),
+}
+
+/// A request to map or to query.
+#[derive(Debug, Clone)]
+pub struct MapRequest {
+    /// The object.
+    pub object: ObjectId,
+    /// The range, bytes.
+    pub range: Range,
+    /// PIN, WRITE, ATOMIC, QUERY.
+    pub flags: MapFlags,
+    /// The caller's handle allows writing.
+    pub handle_writable: bool,
+    /// Descriptor number and thread of the caller, through which its view of the page cache can be checked.
+    pub cache_probe: Option<CacheProbe>,
+}
+
+/// Names a descriptor in the caller's process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CacheProbe {
+    /// Thread id of the caller.
+    pub tid: u32,
+    /// Descriptor number in that process.
+    pub fd: i32,
+}
