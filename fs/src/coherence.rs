@@ -1,0 +1,51 @@
+//! What the file operations tell the mapping engine, so that a direct mapping
+//! stays semantically invisible. The operations know no more of mappings than this.
+
+use peerfs_abi::Trigger;
+use peerfs_blockdev::DeviceError;
+use peerfs_p2p::Range;
+
+use crate::types::Ino;
+
+/// Keeps a range closed to new direct mappings until it is dropped.
+pub type ClosedRange = Box<dyn Send>;
+
+/// The operations' view of the mapping engine. Every call may wait until the
+/// revocation deadline, so none is made with an inode or metadata lock held.
+pub trait Coherence: Send + Sync {
+    /// Ends direct mappings of the range and keeps it closed: before blocks are freed, moved or zeroed in
+    /// place. The caller changes the blocks while it holds the guard.
+    fn close_range(&self, ino: Ino, range: Range, trigger: Trigger) -> ClosedRange;
+    /// Before a READ on a cached handle is answered. `cpu_writers`: cached handles of the file open for writing.
+    fn cached_read(&self, ino: Ino, range: Range, cpu_writers: u32);
+    /// Before a WRITE on a cached handle, or one from the page cache, is carried out.
+    fn cached_write(&self, ino: Ino, range: Range);
+    /// Before the first writable cached handle of the file is opened.
+    fn writable_cached_open(&self, ino: Ino);
+    /// Copies what peers wrote to the storage device (fsync).
+    fn flush(&self, ino: Ino) -> Result<(), DeviceError>;
+    /// The size changed; bytes of windows beyond it must become and stay zeros.
+    fn size_changed(&self, ino: Ino, old_size: u64, new_size: u64);
+    /// A direct mapping of the file (or of any, for `None`) exists or is being made.
+    fn is_mapped(&self, ino: Option<Ino>) -> bool;
+}
+
+/// For volumes mounted without an aperture, and for tests of plain operations.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoMappings;
+
+impl Coherence for NoMappings {
+    fn close_range(&self, _ino: Ino, _range: Range, _trigger: Trigger) -> ClosedRange {
+        Box::new(())
+    }
+    fn cached_read(&self, _ino: Ino, _range: Range, _cpu_writers: u32) {}
+    fn cached_write(&self, _ino: Ino, _range: Range) {}
+    fn writable_cached_open(&self, _ino: Ino) {}
+    fn flush(&self, _ino: Ino) -> Result<(), DeviceError> {
+        Ok(())
+    }
+    fn size_changed(&self, _ino: Ino, _old_size: u64, _new_size: u64) {}
+    fn is_mapped(&self, _ino: Option<Ino>) -> bool {
+        false
+    }
+}
