@@ -65,8 +65,9 @@ pub trait Operations: Send + Sync {
         exclusive: bool,
         flags: OpenFlags,
     ) -> Result<(Attr, Opened)>;
-    /// Reads at most `length` bytes; fewer only at the end of the file.
-    fn read(&self, handle: Handle, offset: u64, length: u32) -> Result<ReadData>;
+    /// Reads at most `length` bytes; fewer only at the end of the file. `into_cache`: the bytes will stay in the
+    /// kernel's page cache (this, not the handle's mode, decides whether [`crate::coherence::Coherence::cached_read`] is told).
+    fn read(&self, handle: Handle, offset: u64, length: u32, into_cache: bool) -> Result<ReadData>;
     /// Writes all of `data`.
     fn write(
         &self,

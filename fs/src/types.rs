@@ -205,6 +205,9 @@ impl Deref for ReadData {
 /// Where a write comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WriteOrigin {
+    /// The bytes are also in the kernel's page cache: a buffered write or write-back (this, not the handle's
+    /// mode, decides whether [`crate::coherence::Coherence::cached_write`] is told).
+    pub through_cache: bool,
     /// Pages that the kernel writes back from a shared mapping; the caller's identity means nothing.
     pub from_page_cache: bool,
     /// The kernel asks to clear set-user-id and set-group-id bits.
