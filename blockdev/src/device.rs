@@ -100,13 +100,15 @@ pub enum Io {
     },
 }
 
-/// A request under way. Dropping it does not cancel the request.
-pub struct Ticket(Box<dyn FnOnce() -> Result<Option<IoBuf>, DeviceError> + Send>);
+/// A request under way. Dropping it does not cancel the request: the drop waits for its end.
+pub struct Ticket(Option<Finish>);
+
+type Finish = Box<dyn FnOnce() -> Result<Option<IoBuf>, DeviceError> + Send>;
 
 impl Ticket {
-    /// A ticket whose result is computed or waited for by `wait`.
+    /// A ticket whose result is computed or waited for by `wait`, which runs exactly once.
     pub fn new(wait: impl FnOnce() -> Result<Option<IoBuf>, DeviceError> + Send + 'static) -> Self {
-        Ticket(Box::new(wait))
+        Ticket(Some(Box::new(wait)))
     }
 
     /// A ticket that is complete already.
@@ -116,8 +118,18 @@ impl Ticket {
 
     /// Blocks until the request is complete. Gives the buffer back for
     /// [`Io::Read`] and [`Io::Write`], `None` for window transfers.
-    pub fn wait(self) -> Result<Option<IoBuf>, DeviceError> {
-        (self.0)()
+    pub fn wait(mut self) -> Result<Option<IoBuf>, DeviceError> {
+        self.0.take().map_or(Ok(None), |finish| finish())
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if let Some(finish) = self.0.take()
+            && let Err(error) = finish()
+        {
+            tracing::warn!(%error, "a request that nobody waited for failed");
+        }
     }
 }
 
@@ -143,6 +155,51 @@ pub trait BlockDevice: Send + Sync + fmt::Debug {
     fn write_zeroes(&self, offset: u64, length: u64) -> Result<(), DeviceError>;
     /// Registers for events. Devices that never report anything ignore it.
     fn subscribe(&self, sink: EventSink);
+}
+
+impl Io {
+    /// Byte offset on the device.
+    pub fn offset(&self) -> u64 {
+        match self {
+            Io::Read { offset, .. }
+            | Io::Write { offset, .. }
+            | Io::FillWindow { offset, .. }
+            | Io::DrainWindow { offset, .. } => *offset,
+        }
+    }
+
+    /// Length in bytes.
+    pub fn length(&self) -> u64 {
+        match self {
+            Io::Read { buf, .. } | Io::Write { buf, .. } => buf.len() as u64,
+            Io::FillWindow { window, .. } | Io::DrainWindow { window, .. } => window.length,
+        }
+    }
+
+    /// Changes the device.
+    pub fn is_write(&self) -> bool {
+        matches!(self, Io::Write { .. } | Io::DrainWindow { .. })
+    }
+}
+
+impl DeviceInfo {
+    /// The range is block aligned and inside the device.
+    ///
+    /// # Errors
+    /// [`DeviceError::BadRange`] if it is not.
+    pub fn check_range(&self, offset: u64, length: u64) -> Result<(), DeviceError> {
+        let inside = offset
+            .checked_add(length)
+            .is_some_and(|end| end <= self.size_bytes);
+        if inside && offset % BLOCK_BYTES == 0 && length % BLOCK_BYTES == 0 {
+            return Ok(());
+        }
+        Err(DeviceError::BadRange {
+            device: self.name.clone(),
+            offset,
+            length,
+        })
+    }
 }
 
 /// Blocking conveniences on top of [`BlockDevice::submit`].

@@ -9,7 +9,9 @@ mod buffer;
 mod device;
 mod error;
 
-pub use aperture::{Aperture, ApertureInfo, ApertureKind, PathKind, Run, Window, WindowError, WindowSpec};
+pub use aperture::{
+    Aperture, ApertureInfo, ApertureKind, PathKind, Run, Window, WindowError, WindowSpec,
+};
 pub use buffer::IoBuf;
 pub use device::{
     BLOCK_BYTES, BlockDevice, BlockDeviceExt, DeviceEvent, DeviceInfo, EventSink, Io, Ticket,

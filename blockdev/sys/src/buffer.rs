@@ -5,6 +5,8 @@ use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
+use crate::pool::PoolPiece;
+
 /// Alignment of every buffer, in bytes.
 pub const BUFFER_ALIGN: usize = 4096;
 
@@ -12,9 +14,11 @@ pub const BUFFER_ALIGN: usize = 4096;
 pub struct AlignedBuf {
     ptr: NonNull<u8>,
     len: usize,
+    /// The piece of an engine's pool that backs it; `None`: the heap.
+    piece: Option<PoolPiece>,
 }
 
-// SAFETY: the buffer owns its allocation; nothing is tied to the thread.
+// SAFETY: the buffer owns its memory; nothing is tied to the thread.
 unsafe impl Send for AlignedBuf {}
 // SAFETY: shared access only reads.
 unsafe impl Sync for AlignedBuf {}
@@ -27,7 +31,18 @@ impl AlignedBuf {
         // SAFETY: the layout has a non-zero size.
         let ptr = unsafe { alloc_zeroed(layout) };
         let Some(ptr) = NonNull::new(ptr) else { handle_alloc_error(layout) };
-        AlignedBuf { ptr, len }
+        AlignedBuf { ptr, len, piece: None }
+    }
+
+    /// The first `len` bytes, rounded up to 4096, of a piece of a pool.
+    pub(crate) fn pooled(piece: PoolPiece, len: usize) -> Self {
+        let len = len.max(1).next_multiple_of(BUFFER_ALIGN);
+        AlignedBuf { ptr: piece.start(len), len, piece: Some(piece) }
+    }
+
+    /// Where its memory comes from, if not from the heap.
+    pub(crate) fn piece(&self) -> Option<&PoolPiece> {
+        self.piece.as_ref()
     }
 
     fn layout(len: usize) -> Layout {
@@ -52,13 +67,16 @@ impl DerefMut for AlignedBuf {
 
 impl Drop for AlignedBuf {
     fn drop(&mut self) {
-        // SAFETY: allocated in `zeroed` with the same layout.
-        unsafe { dealloc(self.ptr.as_ptr(), Self::layout(self.len)) }
+        if self.piece.is_none() {
+            // SAFETY: allocated in `zeroed` with the same layout.
+            unsafe { dealloc(self.ptr.as_ptr(), Self::layout(self.len)) }
+        }
     }
 }
 
 impl fmt::Debug for AlignedBuf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "AlignedBuf({} bytes)", self.len)
+        let kind = if self.piece.is_some() { "pool" } else { "heap" };
+        write!(f, "AlignedBuf({} bytes, {kind})", self.len)
     }
 }

@@ -4,6 +4,27 @@
 //! Memory that another process or a device can change is never handed out as a
 //! Rust reference; it is reached by copying calls only.
 
+mod address_space;
 mod buffer;
+mod guarded;
+mod ioctl;
+mod mapping;
+mod memfd;
+mod passing;
+mod pool;
+mod process;
+mod sequence;
+mod sigbus;
+mod uring;
+mod window;
 
+pub use address_space::AddressSpace;
 pub use buffer::{AlignedBuf, BUFFER_ALIGN};
+pub use guarded::Fault;
+pub use ioctl::ioctl;
+pub use memfd::{WindowFile, private_memfd};
+pub use passing::receive_with_fd;
+pub use process::{CacheState, cachestat, duplicate_descriptor, thread_group};
+pub use sequence::SequencePage;
+pub use uring::{Direction, Engine, EngineStats, Outcome, RegisteredWindow, Transfer};
+pub use window::Window;

@@ -1,0 +1,111 @@
+//! Memory files: windows, which other processes get to map, and memory that stays ours.
+//!
+//! Whoever holds a descriptor of a memfd may by default reopen it with more
+//! access, seal it (and so keep us from truncating it) or grow it. A window is
+//! made so that none of this works: mode 0, sealed against growth and against
+//! further seals, but never against shrinking, because truncation is the cut.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+
+use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::stat::{Mode, fchmod};
+
+/// The memory of one window, as a file. The daemon never keeps it mapped.
+#[derive(Debug)]
+pub struct WindowFile {
+    file: File,
+    length: u64,
+}
+
+impl WindowFile {
+    /// A zeroed window of `length` bytes.
+    ///
+    /// # Errors
+    /// What memfd_create(2), ftruncate(2), fchmod(2) and fcntl(2) answer.
+    pub fn create(length: u64) -> io::Result<Self> {
+        let seals = SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
+        let file = sealed_memfd("peerfs-window", length, seals)?;
+        Ok(WindowFile { file, length })
+    }
+
+    /// Size in bytes at creation.
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// A new open file description with exactly the access named.
+    ///
+    /// # Errors
+    /// What open(2) of `/proc/self/fd` answers.
+    pub fn reopen(&self, writable: bool) -> io::Result<OwnedFd> {
+        reopen(&self.file, writable)
+    }
+
+    /// Takes every page away from every mapping and descriptor, at once and for good: the
+    /// file is sealed against growing again.
+    ///
+    /// # Errors
+    /// What ftruncate(2) answers; no holder can bring an error about.
+    pub fn truncate_to_zero(&self) -> io::Result<()> {
+        self.file.set_len(0)
+    }
+
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+}
+
+/// A memory file that only this process uses: backing store of a `mem:` device or of a buffer pool.
+///
+/// Requests on it complete in line, where the kernel lets them, instead of on a worker thread.
+///
+/// # Errors
+/// What memfd_create(2), ftruncate(2) and fchmod(2) answer.
+pub fn private_memfd(name: &str, length: u64) -> io::Result<File> {
+    let seals = SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_SEAL;
+    let file = sealed_memfd(name, length, seals)?;
+    // io_uring hands buffered I/O on regular files to a worker unless the file promises not to
+    // block; memory does not. O_DIRECT is what it asks of writes; older kernels refuse it.
+    let in_line = OFlag::O_NONBLOCK | OFlag::O_DIRECT;
+    if fcntl(&file, FcntlArg::F_SETFL(in_line)).is_err() {
+        fcntl(&file, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    }
+    Ok(file)
+}
+
+/// A memfd with mode 0, `length` zero bytes and these seals.
+pub(crate) fn sealed_memfd(name: &str, length: u64, seals: SealFlag) -> io::Result<File> {
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    let file = File::from(memfd_create(name, flags)?);
+    fchmod(&file, Mode::empty())?;
+    file.set_len(length)?;
+    fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
+    Ok(file)
+}
+
+/// Opens the file behind `file` anew, through procfs.
+pub(crate) fn reopen(file: &File, writable: bool) -> io::Result<OwnedFd> {
+    let open = || {
+        OpenOptions::new()
+            .read(true)
+            .write(writable)
+            .custom_flags(libc::O_CLOEXEC)
+            .open(format!("/proc/self/fd/{}", file.as_raw_fd()))
+            .map(OwnedFd::from)
+    };
+    match open() {
+        // Mode 0 stops an owner without CAP_DAC_OVERRIDE too. Lifting it for a moment opens
+        // nothing new: such an owner shares its uid with whoever could use the moment.
+        Err(err) if err.raw_os_error() == Some(libc::EACCES) => {
+            fchmod(file, Mode::S_IRUSR | Mode::S_IWUSR)?;
+            let opened = open();
+            fchmod(file, Mode::empty())?;
+            opened
+        }
+        opened => opened,
+    }
+}

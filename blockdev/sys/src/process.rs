@@ -1,0 +1,107 @@
+//! Looking into another process, with its or the kernel's consent: its
+//! descriptors and what the page cache holds of them.
+
+use std::fs;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+/// Pages of a range in the page cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CacheState {
+    /// Pages present.
+    pub cached: u64,
+    /// Of these, pages not yet written back.
+    pub dirty: u64,
+}
+
+/// struct cachestat_range, include/uapi/linux/mman.h.
+#[repr(C)]
+struct CachestatRange {
+    offset: u64,
+    length: u64,
+}
+
+/// struct cachestat, include/uapi/linux/mman.h.
+#[repr(C)]
+struct Cachestat {
+    cache: u64,
+    dirty: u64,
+    writeback: u64,
+    evicted: u64,
+    recently_evicted: u64,
+}
+
+/// Not in libc for every target yet; the number is the same on all of them.
+const SYS_CACHESTAT: libc::c_long = 451;
+
+/// What the page cache holds of `length` bytes at `offset` of an open file (0: to the end). Linux 6.5 and later.
+pub fn cachestat(file: BorrowedFd<'_>, offset: u64, length: u64) -> io::Result<CacheState> {
+    let range = CachestatRange { offset, length };
+    let mut out = MaybeUninit::<Cachestat>::zeroed();
+    // SAFETY: both pointers are valid for the call; the kernel writes at most one struct cachestat.
+    let result = unsafe { libc::syscall(SYS_CACHESTAT, file.as_raw_fd(), &raw const range, out.as_mut_ptr(), 0) };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: zeroed, and integers have no invalid values.
+    let out = unsafe { out.assume_init() };
+    Ok(CacheState { cached: out.cache, dirty: out.dirty + out.writeback })
+}
+
+/// A duplicate of descriptor `fd` of process `pid`. Needs the right to trace it.
+pub fn duplicate_descriptor(pid: u32, fd: i32) -> io::Result<OwnedFd> {
+    // SAFETY: takes integers, returns a descriptor or -1.
+    let pidfd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid as libc::pid_t, 0) };
+    if pidfd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a fresh descriptor that nothing else owns.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd as i32) };
+    // SAFETY: takes integers, returns a descriptor or -1.
+    let copy = unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), fd, 0) };
+    if copy < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a fresh descriptor that nothing else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy as i32) })
+}
+
+/// The process (thread group) that a thread belongs to.
+pub fn thread_group(tid: u32) -> io::Result<u32> {
+    let status = fs::read_to_string(format!("/proc/{tid}/status"))?;
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("Tgid:"))
+        .and_then(|value| value.trim().parse().ok())
+        .ok_or_else(|| io::Error::other(format!("/proc/{tid}/status has no Tgid line")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn own_descriptors_and_threads_are_found() {
+        let file = fs::File::open("/proc/self/status").expect("procfs");
+        let copy = duplicate_descriptor(std::process::id(), file.as_raw_fd()).expect("own process");
+        assert_ne!(copy.as_raw_fd(), file.as_raw_fd());
+        // SAFETY: gettid takes nothing and cannot fail.
+        let tid = std::thread::spawn(|| unsafe { libc::gettid() }).join().expect("thread");
+        assert!(thread_group(tid as u32).is_err() || thread_group(tid as u32).ok() == Some(std::process::id()));
+        assert_eq!(thread_group(std::process::id()).expect("own process"), std::process::id());
+        assert!(duplicate_descriptor(std::process::id(), 1_000_000).is_err());
+    }
+
+    #[test]
+    fn written_pages_are_in_the_cache() {
+        let path = std::env::temp_dir().join(format!("peerfs-cachestat-{}", std::process::id()));
+        fs::write(&path, vec![7; 3 * 4096]).expect("temporary file");
+        let file = fs::File::open(&path).expect("just written");
+        let state = cachestat(file.as_fd(), 0, 0).expect("Linux 6.5 or later");
+        fs::remove_file(&path).expect("just written");
+        assert_eq!(state.cached, 3);
+    }
+}
