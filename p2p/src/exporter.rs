@@ -2,19 +2,14 @@
 
 use peerfs_abi::Reason;
 
-use crate::types::{CacheProbe, ObjectId, Range, Survey};
+use crate::types::{CacheProbe, MapRequest, ObjectId, Range, Survey};
 
 /// What a filesystem, or a pool of device memory, tells the engine about its
 /// objects. The engine calls it with none of its own locks held.
 pub trait Exporter: Send + Sync {
-    /// A snapshot of the object for decisions. No side effects. `None`: no such object.
-    fn survey(
-        &self,
-        object: ObjectId,
-        range: Range,
-        write: bool,
-        handle_writable: bool,
-    ) -> Option<Survey>;
+    /// A snapshot of `range` of the request's object, for decisions. No side effects. `None`: no such object.
+    /// `request.cache_probe` shows the page cache, `request.handle_writable` what the caller may do.
+    fn survey(&self, request: &MapRequest, range: Range) -> Option<Survey>;
 
     /// Writes back and drops the CPU's cached pages of the range, and proves that none is left. May take long and
     /// may cause reads and writes of the object, so it is never called from a thread that serves them.
