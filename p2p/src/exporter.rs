@@ -13,12 +13,7 @@ pub trait Exporter: Send + Sync {
 
     /// Writes back and drops the CPU's cached pages of the range, and proves that none is left. May take long and
     /// may cause reads and writes of the object, so it is never called from a thread that serves them.
-    fn quiesce(
-        &self,
-        object: ObjectId,
-        range: Range,
-        probe: Option<CacheProbe>,
-    ) -> Result<(), Reason>;
+    fn quiesce(&self, object: ObjectId, range: Range, probe: Option<CacheProbe>) -> Result<(), Reason>;
 
     /// A grant for writing was given: the object's times and set-id bits change as by an mmap store.
     fn write_granted(&self, object: ObjectId);

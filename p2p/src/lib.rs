@@ -1,9 +1,20 @@
 //! The mapping engine: who may reach which blocks directly, for how long, and
 //! how that ends. It knows neither FUSE nor the on-disk format.
 
+mod api;
+mod clock;
+mod custody;
+mod decide;
+mod engine;
 mod exporter;
+mod sync;
 mod types;
 
+pub use api::*;
+pub use clock::{Clock, Gate, SystemClock, VirtualClock};
+pub use custody::{Custody, MemoryCustody};
+pub use decide::decide;
+pub use engine::*;
 pub use exporter::Exporter;
 pub use peerfs_abi::{ImporterFlags, MapFlags, Path, Reason, Stage, Trigger};
 pub use types::*;

@@ -38,17 +38,11 @@ pub struct Range {
 
 impl Range {
     /// Every byte of an object.
-    pub const ALL: Range = Range {
-        start: 0,
-        end: u64::MAX,
-    };
+    pub const ALL: Range = Range { start: 0, end: u64::MAX };
 
     /// A range from offset and length, cut off at the largest offset.
     pub fn new(start: u64, length: u64) -> Range {
-        Range {
-            start,
-            end: start.saturating_add(length),
-        }
+        Range { start, end: start.saturating_add(length) }
     }
 
     /// Length in bytes.
@@ -64,10 +58,7 @@ impl Range {
     /// The common part; may be empty.
     pub fn intersect(self, other: Range) -> Range {
         let start = self.start.max(other.start);
-        Range {
-            start,
-            end: self.end.min(other.end).max(start),
-        }
+        Range { start, end: self.end.min(other.end).max(start) }
     }
 
     /// Shares at least one byte.
