@@ -5,16 +5,24 @@
 //! filesystem above uses only these two traits.
 
 mod aperture;
+mod bounce;
 mod buffer;
 mod device;
 mod error;
+mod image;
+mod mem;
+mod ringfile;
 
 pub use aperture::{
     Aperture, ApertureInfo, ApertureKind, PathKind, Run, Window, WindowError, WindowSpec,
 };
+pub use bounce::{drain_window, fill_window};
 pub use buffer::IoBuf;
 pub use device::{
     BLOCK_BYTES, BlockDevice, BlockDeviceExt, DeviceEvent, DeviceInfo, EventSink, Io, Ticket,
     WindowMemory, WindowSlice,
 };
 pub use error::DeviceError;
+pub use image::{ImageDevice, OpenMode};
+pub use mem::MemDevice;
+pub use peerfs_sys::Engine;
