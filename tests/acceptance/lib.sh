@@ -1,0 +1,45 @@
+# Shared by the acceptance scripts: a scratch volume, mounted, and taken away
+# again whatever happens. Needs root and a built peerfs.
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+peerfs=${PEERFS:-$root/target/release/peerfs}
+work=$(mktemp -d "${TMPDIR:-/tmp}/peerfs-acceptance-XXXXXX")
+image=$work/volume.img
+mnt=$work/mnt
+
+need() {
+    for tool in "$@"; do
+        command -v "$tool" >/dev/null || { echo "$0: $tool is missing; install it" >&2; exit 1; }
+    done
+}
+
+tidy() {
+    local status=$?
+    if mountpoint -q "$mnt" 2>/dev/null || [ "$(stat -f -c %T "$mnt" 2>/dev/null)" = fuseblk ]; then
+        "$peerfs" umount --force "$mnt" || umount -l "$mnt" || status=1
+    fi
+    rm -rf "$work"
+    exit "$status"
+}
+trap tidy EXIT
+
+make_volume() { # size
+    mkdir -p "$mnt"
+    "$peerfs" mkfs "image:$image" --size "$1" >/dev/null
+}
+
+mount_volume() { # options ...
+    "$peerfs" mount "image:$image" "$mnt" "$@"
+}
+
+umount_volume() {
+    "$peerfs" umount "$mnt"
+}
+
+step() {
+    printf '%s ... ' "$1"
+    shift
+    "$@" >"$work/step.log" 2>&1 || { echo FAILED; cat "$work/step.log"; exit 1; }
+    echo ok
+}
