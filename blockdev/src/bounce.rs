@@ -9,11 +9,7 @@ const STEP_BYTES: u64 = 1 << 20;
 ///
 /// # Errors
 /// What the device or the window's memory answers; part may have been copied.
-pub fn fill_window(
-    device: &(impl BlockDevice + ?Sized),
-    offset: u64,
-    window: &WindowSlice,
-) -> Result<(), DeviceError> {
+pub fn fill_window(device: &(impl BlockDevice + ?Sized), offset: u64, window: &WindowSlice) -> Result<(), DeviceError> {
     for (at, length) in steps(window.length) {
         let buf = device.buffer(length as usize);
         let offset = offset + at;
@@ -28,11 +24,7 @@ pub fn fill_window(
 ///
 /// # Errors
 /// What the device or the window's memory answers; part may have been copied.
-pub fn drain_window(
-    device: &(impl BlockDevice + ?Sized),
-    offset: u64,
-    window: &WindowSlice,
-) -> Result<(), DeviceError> {
+pub fn drain_window(device: &(impl BlockDevice + ?Sized), offset: u64, window: &WindowSlice) -> Result<(), DeviceError> {
     for (at, length) in steps(window.length) {
         let mut buf = device.buffer(length as usize);
         let piece = &mut buf[..length as usize];
@@ -45,7 +37,5 @@ pub fn drain_window(
 
 /// Cuts `length` into steps: (offset, length) each.
 pub(crate) fn steps(length: u64) -> impl Iterator<Item = (u64, u64)> {
-    (0..length)
-        .step_by(STEP_BYTES as usize)
-        .map(move |at| (at, STEP_BYTES.min(length - at)))
+    (0..length).step_by(STEP_BYTES as usize).map(move |at| (at, STEP_BYTES.min(length - at)))
 }

@@ -188,17 +188,11 @@ impl DeviceInfo {
     /// # Errors
     /// [`DeviceError::BadRange`] if it is not.
     pub fn check_range(&self, offset: u64, length: u64) -> Result<(), DeviceError> {
-        let inside = offset
-            .checked_add(length)
-            .is_some_and(|end| end <= self.size_bytes);
+        let inside = offset.checked_add(length).is_some_and(|end| end <= self.size_bytes);
         if inside && offset % BLOCK_BYTES == 0 && length % BLOCK_BYTES == 0 {
             return Ok(());
         }
-        Err(DeviceError::BadRange {
-            device: self.name.clone(),
-            offset,
-            length,
-        })
+        Err(DeviceError::BadRange { device: self.name.clone(), offset, length })
     }
 }
 

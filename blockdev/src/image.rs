@@ -13,9 +13,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use peerfs_sys::{BUFFER_ALIGN, Direction, Engine};
 
 use crate::ringfile::{RingFile, raw};
-use crate::{
-    BLOCK_BYTES, BlockDevice, DeviceError, DeviceInfo, EventSink, Io, IoBuf, Ticket,
-};
+use crate::{BLOCK_BYTES, BlockDevice, DeviceError, DeviceInfo, EventSink, Io, IoBuf, Ticket};
 
 /// First and longest pause between attempts to get the lock.
 const LOCK_PAUSE: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(50));
@@ -43,11 +41,7 @@ impl ImageDevice {
     /// [`DeviceError::Unusable`]: not there, no file or block device, empty, in use by another
     /// process, or refused by the system.
     pub fn open(path: &Path, mode: OpenMode, lock_wait: Duration) -> Result<Self, DeviceError> {
-        let opening = Opening {
-            path,
-            mode,
-            deadline: Instant::now() + lock_wait,
-        };
+        let opening = Opening { path, mode, deadline: Instant::now() + lock_wait };
         let (mut file, mut direct_io) = opening.open_locked()?;
         let size_bytes = opening.size(&mut file)?;
         let engine = Engine::new().map_err(|err| {
@@ -61,25 +55,11 @@ impl ImageDevice {
             direct_io = false;
         }
         if !direct_io {
-            tracing::warn!(
-                device = opening.name(),
-                "O_DIRECT is not supported here: using the page cache, at twice the memory"
-            );
+            tracing::warn!(device = opening.name(), "O_DIRECT is not supported here: using the page cache, at twice the memory");
         }
-        let info = DeviceInfo {
-            name: opening.name(),
-            backend: "image",
-            size_bytes,
-            direct_io,
-        };
+        let info = DeviceInfo { name: opening.name(), backend: "image", size_bytes, direct_io };
         Ok(ImageDevice {
-            file: RingFile {
-                engine,
-                file,
-                info: Arc::new(info),
-                read_only: mode == OpenMode::ReadOnly,
-                durable: true,
-            },
+            file: RingFile { engine, file, info: Arc::new(info), read_only: mode == OpenMode::ReadOnly, durable: true },
         })
     }
 
@@ -112,10 +92,7 @@ impl Opening<'_> {
     }
 
     fn unusable(&self, reason: String) -> DeviceError {
-        DeviceError::Unusable {
-            device: self.name(),
-            reason,
-        }
+        DeviceError::Unusable { device: self.name(), reason }
     }
 
     /// The file, locked, and whether it is open for direct I/O.
@@ -143,9 +120,7 @@ impl Opening<'_> {
     fn try_open_locked(&self) -> Result<Option<(File, bool)>, DeviceError> {
         let exclusive = self.kind()?;
         let opened = match self.open_with(exclusive | libc::O_DIRECT) {
-            Err(err) if err.raw_os_error() == Some(libc::EINVAL) => {
-                self.open_with(exclusive).map(|file| (file, false))
-            }
+            Err(err) if err.raw_os_error() == Some(libc::EINVAL) => self.open_with(exclusive).map(|file| (file, false)),
             opened => opened.map(|file| (file, true)),
         };
         let (file, direct) = match opened {
@@ -170,9 +145,7 @@ impl Opening<'_> {
         let kind = match self.path.metadata() {
             Ok(metadata) => metadata.file_type(),
             Err(err) if err.kind() == io::ErrorKind::NotFound => {
-                return Err(self.unusable(
-                    "does not exist: make it with `peerfs mkfs image:PATH --size SIZE`".into(),
-                ));
+                return Err(self.unusable("does not exist: make it with `peerfs mkfs image:PATH --size SIZE`".into()));
             }
             Err(err) => return Err(self.unusable(format!("cannot be examined: {err}"))),
         };
@@ -194,13 +167,9 @@ impl Opening<'_> {
     }
 
     fn size(&self, file: &mut File) -> Result<u64, DeviceError> {
-        let end = file
-            .seek(SeekFrom::End(0))
-            .map_err(|err| self.unusable(format!("has no size: {err}")))?;
+        let end = file.seek(SeekFrom::End(0)).map_err(|err| self.unusable(format!("has no size: {err}")))?;
         match end / BLOCK_BYTES * BLOCK_BYTES {
-            0 => Err(self.unusable(format!(
-                "is only {end} bytes long: give it a size, for example with `truncate -s 1G`"
-            ))),
+            0 => Err(self.unusable(format!("is only {end} bytes long: give it a size, for example with `truncate -s 1G`"))),
             size => Ok(size),
         }
     }

@@ -7,22 +7,25 @@
 mod aperture;
 mod bounce;
 mod buffer;
+mod cmb;
 mod device;
 mod error;
+mod fault;
 mod image;
 mod mem;
 mod ringfile;
+mod spec;
 
-pub use aperture::{
-    Aperture, ApertureInfo, ApertureKind, PathKind, Run, Window, WindowError, WindowSpec,
-};
+pub use aperture::{Aperture, ApertureInfo, ApertureKind, PathKind, Run, Window, WindowError, WindowSpec};
 pub use bounce::{drain_window, fill_window};
 pub use buffer::IoBuf;
+pub use cmb::{MAX_WINDOW_BYTES, SoftwareCmb};
 pub use device::{
-    BLOCK_BYTES, BlockDevice, BlockDeviceExt, DeviceEvent, DeviceInfo, EventSink, Io, Ticket,
-    WindowMemory, WindowSlice,
+    BLOCK_BYTES, BlockDevice, BlockDeviceExt, DeviceEvent, DeviceInfo, EventSink, Io, Ticket, WindowMemory, WindowSlice,
 };
 pub use error::DeviceError;
+pub use fault::{Effect, FaultDevice, FaultRule, Hold, OpCounts, OpKind, Trigger};
 pub use image::{ImageDevice, OpenMode};
 pub use mem::MemDevice;
 pub use peerfs_sys::Engine;
+pub use spec::{DeviceSpec, Opened, SpecError, parse_size};

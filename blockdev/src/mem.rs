@@ -5,9 +5,7 @@ use std::sync::Arc;
 use peerfs_sys::{Engine, private_memfd};
 
 use crate::ringfile::{RingFile, raw};
-use crate::{
-    BLOCK_BYTES, BlockDevice, DeviceError, DeviceInfo, EventSink, Io, IoBuf, Ticket,
-};
+use crate::{BLOCK_BYTES, BlockDevice, DeviceError, DeviceInfo, EventSink, Io, IoBuf, Ticket};
 
 /// A volatile device in memory.
 #[derive(Debug)]
@@ -24,10 +22,7 @@ impl MemDevice {
         let name = format!("mem:{size_bytes}");
         let unusable = |what: &str, errno: i32| DeviceError::Unusable {
             device: name.clone(),
-            reason: format!(
-                "cannot make {what}: {}",
-                std::io::Error::from_raw_os_error(errno)
-            ),
+            reason: format!("cannot make {what}: {}", std::io::Error::from_raw_os_error(errno)),
         };
         let size_bytes = size_bytes
             .max(1)
@@ -35,23 +30,9 @@ impl MemDevice {
             .filter(|size| i64::try_from(*size).is_ok())
             .ok_or_else(|| unusable("a memory file", libc::EFBIG))?;
         let engine = Engine::new().map_err(|err| unusable("an io_uring", raw(&err)))?;
-        let file = private_memfd("peerfs-mem", size_bytes)
-            .map_err(|err| unusable("a memory file", raw(&err)))?;
-        let info = DeviceInfo {
-            name,
-            backend: "mem",
-            size_bytes,
-            direct_io: true,
-        };
-        Ok(MemDevice {
-            file: RingFile {
-                engine,
-                file: Arc::new(file),
-                info: Arc::new(info),
-                read_only: false,
-                durable: false,
-            },
-        })
+        let file = private_memfd("peerfs-mem", size_bytes).map_err(|err| unusable("a memory file", raw(&err)))?;
+        let info = DeviceInfo { name, backend: "mem", size_bytes, direct_io: true };
+        Ok(MemDevice { file: RingFile { engine, file: Arc::new(file), info: Arc::new(info), read_only: false, durable: false } })
     }
 
     /// The engine that moves its blocks; a [`crate::SoftwareCmb`] over it should share it.

@@ -33,11 +33,7 @@ struct Span {
 impl RingFile {
     fn start(&self, io: Io) -> Result<Ticket, DeviceError> {
         let write = io.is_write();
-        let span = Span {
-            op: if write { "write" } else { "read" },
-            offset: io.offset(),
-            length: io.length(),
-        };
+        let span = Span { op: if write { "write" } else { "read" }, offset: io.offset(), length: io.length() };
         self.info.check_range(span.offset, span.length)?;
         if write && self.read_only {
             return Err(self.error(span, libc::EROFS));
@@ -46,18 +42,14 @@ impl RingFile {
         let transfer = match io {
             Io::Read { buf, .. } => self.transfer(Direction::Read, offset, buf),
             Io::Write { buf, .. } => self.transfer(Direction::Write, offset, buf),
-            Io::FillWindow { window, .. } => {
-                match self.window_transfer(Direction::Read, span, &window)? {
-                    Some(transfer) => transfer,
-                    None => return self.bounced(bounce::fill_window(self, offset, &window)),
-                }
-            }
-            Io::DrainWindow { window, .. } => {
-                match self.window_transfer(Direction::Write, span, &window)? {
-                    Some(transfer) => transfer,
-                    None => return self.bounced(bounce::drain_window(self, offset, &window)),
-                }
-            }
+            Io::FillWindow { window, .. } => match self.window_transfer(Direction::Read, span, &window)? {
+                Some(transfer) => transfer,
+                None => return self.bounced(bounce::fill_window(self, offset, &window)),
+            },
+            Io::DrainWindow { window, .. } => match self.window_transfer(Direction::Write, span, &window)? {
+                Some(transfer) => transfer,
+                None => return self.bounced(bounce::drain_window(self, offset, &window)),
+            },
         };
         let device = self.clone();
         Ok(Ticket::new(move || {
@@ -71,12 +63,7 @@ impl RingFile {
     }
 
     /// Straight between device and window; `None` when the window is not of this engine.
-    fn window_transfer(
-        &self,
-        direction: Direction,
-        span: Span,
-        window: &WindowSlice,
-    ) -> Result<Option<Transfer>, DeviceError> {
+    fn window_transfer(&self, direction: Direction, span: Span, window: &WindowSlice) -> Result<Option<Transfer>, DeviceError> {
         if window.memory.engine_id() != self.engine.id() {
             return Ok(None);
         }
@@ -100,9 +87,7 @@ impl RingFile {
             Err(errno) => errno,
         };
         match (outcome.errno, self.file.metadata()) {
-            (None, Ok(now)) if now.is_file() && now.len() < span.offset + span.length => {
-                Err(self.truncated(now.len()))
-            }
+            (None, Ok(now)) if now.is_file() && now.len() < span.offset + span.length => Err(self.truncated(now.len())),
             _ => Err(self.error(span, errno)),
         }
     }
@@ -119,13 +104,7 @@ impl RingFile {
     }
 
     fn error(&self, span: Span, errno: i32) -> DeviceError {
-        DeviceError::Io {
-            device: self.info.name.clone(),
-            op: span.op,
-            offset: span.offset,
-            length: span.length,
-            errno,
-        }
+        DeviceError::Io { device: self.info.name.clone(), op: span.op, offset: span.offset, length: span.length, errno }
     }
 
     /// fallocate(2) on a checked range. `Ok(false)`: not supported here.
@@ -159,45 +138,26 @@ impl BlockDevice for RingFile {
     }
 
     fn submit(&self, io: Io) -> Ticket {
-        self.start(io)
-            .unwrap_or_else(|err| Ticket::ready(Err(err)))
+        self.start(io).unwrap_or_else(|err| Ticket::ready(Err(err)))
     }
 
     fn flush(&self) -> Result<(), DeviceError> {
         if !self.durable || self.read_only {
             return Ok(());
         }
-        let span = Span {
-            op: "flush",
-            offset: 0,
-            length: self.info.size_bytes,
-        };
-        self.file
-            .sync_data()
-            .map_err(|err| self.error(span, raw(&err)))
+        let span = Span { op: "flush", offset: 0, length: self.info.size_bytes };
+        self.file.sync_data().map_err(|err| self.error(span, raw(&err)))
     }
 
     fn discard(&self, offset: u64, length: u64) -> Result<(), DeviceError> {
-        let span = Span {
-            op: "discard",
-            offset,
-            length,
-        };
+        let span = Span { op: "discard", offset, length };
         self.allocate(span, FallocateFlags::FALLOC_FL_PUNCH_HOLE)?;
         Ok(())
     }
 
     fn write_zeroes(&self, offset: u64, length: u64) -> Result<(), DeviceError> {
-        let span = Span {
-            op: "write",
-            offset,
-            length,
-        };
-        let mode = if self.durable {
-            FallocateFlags::FALLOC_FL_ZERO_RANGE
-        } else {
-            FallocateFlags::FALLOC_FL_PUNCH_HOLE
-        };
+        let span = Span { op: "write", offset, length };
+        let mode = if self.durable { FallocateFlags::FALLOC_FL_ZERO_RANGE } else { FallocateFlags::FALLOC_FL_PUNCH_HOLE };
         if self.allocate(span, mode)? {
             return Ok(());
         }

@@ -190,10 +190,7 @@ fn map(file: &File, length: usize) -> io::Result<Mapping> {
 }
 
 fn live(engine: &Engine) -> MutexGuard<'_, HashMap<u16, Weak<RegisteredWindow>>> {
-    engine
-        .windows
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
+    engine.windows.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn take_slot(engine: &Engine) -> io::Result<u16> {

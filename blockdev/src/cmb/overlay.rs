@@ -1,0 +1,190 @@
+//! The block device over the windows: who serves which part of a request.
+
+use std::sync::Arc;
+
+use crate::bounce;
+use crate::{BlockDevice, DeviceError, DeviceInfo, EventSink, Io, IoBuf, Ticket};
+
+use super::index::Part;
+use super::raw::{RawWrite, RawWrites};
+use super::{Shared, SoftwareCmb};
+
+impl AsRef<RawWrites> for Arc<Shared> {
+    fn as_ref(&self) -> &RawWrites {
+        &self.raw_writes
+    }
+}
+
+/// A part of a request that is under way; where its bytes lie in the request's buffer.
+struct Piece<T> {
+    at: usize,
+    pending: T,
+}
+
+impl BlockDevice for SoftwareCmb {
+    fn info(&self) -> DeviceInfo {
+        self.shared.inner.info()
+    }
+
+    fn buffer(&self, length: usize) -> IoBuf {
+        self.shared.inner.buffer(length)
+    }
+
+    fn submit(&self, io: Io) -> Ticket {
+        if let Err(err) = self.info().check_range(io.offset(), io.length()) {
+            return Ticket::ready(Err(err));
+        }
+        match io {
+            Io::Read { offset, buf } => self.read(offset, buf),
+            Io::Write { offset, buf } => self.write(offset, buf),
+            Io::FillWindow { offset, window } => {
+                if self.windowed(offset, window.length) {
+                    let done = bounce::fill_window(self, offset, &window);
+                    return Ticket::ready(done.map(|()| None));
+                }
+                self.shared.inner.submit(Io::FillWindow { offset, window })
+            }
+            Io::DrainWindow { offset, window } => {
+                let done = bounce::drain_window(self, offset, &window);
+                Ticket::ready(done.map(|()| None))
+            }
+        }
+    }
+
+    fn flush(&self) -> Result<(), DeviceError> {
+        // Writes go through the windows to the device; what peers store is Window::flush's.
+        self.shared.inner.flush()
+    }
+
+    fn discard(&self, offset: u64, length: u64) -> Result<(), DeviceError> {
+        self.info().check_range(offset, length)?;
+        // Blocks in a window keep their content, which is as good as any.
+        self.raw_ranges(offset, length, |inner, offset, length| inner.discard(offset, length)).map(drop)
+    }
+
+    fn write_zeroes(&self, offset: u64, length: u64) -> Result<(), DeviceError> {
+        self.info().check_range(offset, length)?;
+        let windowed = self.raw_ranges(offset, length, |inner, offset, length| inner.write_zeroes(offset, length))?;
+        for part in windowed {
+            for (at, length) in bounce::steps(part.length) {
+                let mut buf = self.buffer(length as usize);
+                buf.fill(0);
+                let offset = part.offset + at;
+                self.submit(Io::Write { offset, buf }).wait()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn subscribe(&self, sink: EventSink) {
+        self.shared.inner.subscribe(sink);
+    }
+}
+
+impl SoftwareCmb {
+    fn windowed(&self, offset: u64, length: u64) -> bool {
+        let parts = self.shared.index().split(offset, length);
+        parts.iter().any(|part| part.place.is_some())
+    }
+
+    fn read(&self, offset: u64, buf: IoBuf) -> Ticket {
+        let mut parts = self.shared.index().split(offset, buf.len() as u64);
+        if parts.len() > 1 {
+            return self.read_parts(parts, offset, buf);
+        }
+        match parts.pop().and_then(|part| part.place) {
+            None => self.shared.inner.submit(Io::Read { offset, buf }),
+            Some((core, place)) => match core.read(place, buf) {
+                Ok(done) => Ticket::ready(done.map(Some)),
+                // It was written back since the look-up.
+                Err(buf) => self.read(offset, buf),
+            },
+        }
+    }
+
+    fn read_parts(&self, parts: Vec<Part>, offset: u64, mut buf: IoBuf) -> Ticket {
+        let pieces: Vec<_> = parts
+            .into_iter()
+            .map(|part| Piece {
+                at: (part.offset - offset) as usize,
+                pending: self.read(part.offset, self.buffer(part.length as usize)),
+            })
+            .collect();
+        Ticket::new(move || {
+            for piece in pieces {
+                if let Some(part) = piece.pending.wait()? {
+                    buf[piece.at..piece.at + part.len()].copy_from_slice(&part);
+                }
+            }
+            Ok(Some(buf))
+        })
+    }
+
+    fn write(&self, offset: u64, buf: IoBuf) -> Ticket {
+        let length = buf.len() as u64;
+        let index = self.shared.index();
+        let mut parts = index.split(offset, length);
+        if parts.len() > 1 {
+            drop(index);
+            return self.write_parts(parts, offset, buf);
+        }
+        match parts.pop().and_then(|part| part.place) {
+            None => {
+                let raw = RawWrites::enter(self.shared.clone(), offset, length);
+                drop(index);
+                self.write_raw(raw, offset, buf)
+            }
+            Some((core, place)) => {
+                drop(index);
+                match core.write(&self.shared, place, offset, buf) {
+                    Ok(done) => Ticket::ready(done),
+                    Err(buf) => self.write(offset, buf),
+                }
+            }
+        }
+    }
+
+    fn write_raw(&self, raw: RawWrite<Arc<Shared>>, offset: u64, buf: IoBuf) -> Ticket {
+        raw.started(self.shared.inner.submit(Io::Write { offset, buf }));
+        Ticket::new(move || raw.wait())
+    }
+
+    /// Each part finds its own way: the windows may have changed since the split.
+    fn write_parts(&self, parts: Vec<Part>, offset: u64, buf: IoBuf) -> Ticket {
+        let mut pieces = Vec::with_capacity(parts.len());
+        for part in parts {
+            let at = (part.offset - offset) as usize;
+            let mut piece = self.buffer(part.length as usize);
+            let length = piece.len();
+            piece.copy_from_slice(&buf[at..at + length]);
+            pieces.push(self.write(part.offset, piece));
+        }
+        Ticket::new(move || {
+            let mut result = Ok(Some(buf));
+            for piece in pieces {
+                if let Err(err) = piece.wait() {
+                    result = Err(err);
+                }
+            }
+            result
+        })
+    }
+
+    /// Runs `work` on the parts of a range that are in no window, and gives the others.
+    fn raw_ranges(
+        &self,
+        offset: u64,
+        length: u64,
+        work: impl Fn(&dyn BlockDevice, u64, u64) -> Result<(), DeviceError>,
+    ) -> Result<Vec<Part>, DeviceError> {
+        let index = self.shared.index();
+        let (windowed, raw): (Vec<_>, Vec<_>) = index.split(offset, length).into_iter().partition(|part| part.place.is_some());
+        let entered: Vec<_> = raw.iter().map(|part| RawWrites::enter(self.shared.clone(), part.offset, part.length)).collect();
+        drop(index);
+        for part in &raw {
+            work(&*self.shared.inner, part.offset, part.length)?;
+        }
+        drop(entered);
+        Ok(windowed)
+    }
+}

@@ -1,0 +1,312 @@
+//! One window: filling, serving, cutting and writing back.
+
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+use std::process;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use peerfs_sys::RegisteredWindow;
+use rangemap::RangeSet;
+
+use crate::bounce::steps;
+use crate::{BLOCK_BYTES, DeviceError, Io, IoBuf, Run, Ticket, Window, WindowSpec};
+
+use super::{RingMemory, Shared, window_error};
+
+/// Writes to the device under way at one time while a window is copied.
+const COPIES_IN_FLIGHT: usize = 4;
+
+/// The window itself; the index and the handle share it.
+#[derive(Debug)]
+pub(super) struct Core {
+    id: u64,
+    length: u64,
+    runs: Vec<Run>,
+    phase: RwLock<Phase>,
+    order: Mutex<Tail>,
+    /// The device may lack bytes that the window has: a peer may store, or a write-through failed.
+    must_copy: AtomicBool,
+    cut: AtomicBool,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// Not (or no longer) the authority for its blocks.
+    Absent,
+    /// The authoritative copy.
+    Live(Arc<RegisteredWindow>),
+}
+
+/// The end of the file inside the window. Its lock also orders all writes by the CPU, so that
+/// window and device see them in the same sequence.
+#[derive(Debug)]
+pub(super) struct Tail {
+    valid_length: u64,
+    /// Where the filesystem itself has written at or after `valid_length`: not a peer's leftovers.
+    written_beyond: RangeSet<u64>,
+}
+
+/// Keeps new users of the window waiting while it is filled.
+pub(super) struct Filling<'a>(RwLockWriteGuard<'a, Phase>);
+
+impl Core {
+    pub(super) fn new(id: u64, spec: WindowSpec) -> Self {
+        Core {
+            id,
+            length: spec.length,
+            runs: spec.runs,
+            phase: RwLock::new(Phase::Absent),
+            order: Mutex::new(Tail { valid_length: spec.valid_length, written_beyond: RangeSet::new() }),
+            must_copy: AtomicBool::new(false),
+            cut: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn runs(&self) -> &[Run] {
+        &self.runs
+    }
+
+    pub(super) fn begin_fill(&self) -> Filling<'_> {
+        Filling(self.phase.write().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Copies the blocks in and makes the window the authority.
+    pub(super) fn fill(
+        &self,
+        filling: &mut Filling<'_>,
+        shared: &Shared,
+        memory: Arc<RegisteredWindow>,
+        valid_length: u64,
+    ) -> Result<(), DeviceError> {
+        let end = valid_length.next_multiple_of(BLOCK_BYTES);
+        let mut tickets = Vec::new();
+        for run in self.runs.iter().filter(|run| run.window_offset < end) {
+            let length = run.length.min(end - run.window_offset);
+            let window = RingMemory::slice(&memory, run.window_offset, length);
+            tickets.push(shared.inner.submit(Io::FillWindow { offset: run.device_offset, window }));
+        }
+        for ticket in tickets {
+            ticket.wait()?;
+        }
+        self.zero(&memory, valid_length..end.min(self.length))?;
+        *filling.0 = Phase::Live(memory);
+        Ok(())
+    }
+
+    /// Runs `work` on the window's memory; `None` when the window is no longer the authority.
+    fn with_memory<T>(&self, work: impl FnOnce(&Arc<RegisteredWindow>) -> T) -> Option<T> {
+        match &*self.phase() {
+            Phase::Live(memory) => Some(work(memory)),
+            Phase::Absent => None,
+        }
+    }
+
+    /// Serves a read of the whole of `buf`. The buffer comes back as `Err` when the window is gone.
+    pub(super) fn read(&self, offset: u64, buf: IoBuf) -> Result<Result<IoBuf, DeviceError>, IoBuf> {
+        let phase = self.phase();
+        let Phase::Live(memory) = &*phase else {
+            return Err(buf);
+        };
+        let length = buf.len() as u64;
+        let done = memory.read_buf(offset, buf);
+        Ok(done.map_err(|err| window_error("read", offset, length, &err)))
+    }
+
+    /// Writes the whole of `buf` through: to the window, then to the device at `device_offset`.
+    /// The buffer comes back as `Err` when the window is gone.
+    pub(super) fn write(
+        &self,
+        shared: &Shared,
+        offset: u64,
+        device_offset: u64,
+        buf: IoBuf,
+    ) -> Result<Result<Option<IoBuf>, DeviceError>, IoBuf> {
+        let mut tail = self.order();
+        let phase = self.phase();
+        let Phase::Live(memory) = &*phase else {
+            return Err(buf);
+        };
+        let end = offset + buf.len() as u64;
+        if end > tail.valid_length {
+            let from = offset.max(tail.valid_length);
+            tail.written_beyond.insert(from..end);
+        }
+        let done =
+            memory.write_buf(offset, buf).map_err(|err| window_error("write", offset, end - offset, &err)).and_then(|buf| {
+                let write = Io::Write { offset: device_offset, buf };
+                shared.inner.submit(write).wait()
+            });
+        if done.is_err() {
+            self.must_copy.store(true, Ordering::Release);
+        }
+        Ok(done)
+    }
+
+    /// Copies everything to the device, zeros for what lies beyond the end of the file.
+    fn copy_out(&self, shared: &Shared, tail: &Tail) -> Result<(), DeviceError> {
+        let Some(memory) = self.with_memory(Arc::clone) else {
+            return Ok(());
+        };
+        let mut tickets: VecDeque<Ticket> = VecDeque::new();
+        for run in &self.runs {
+            for (at, length) in steps(run.length) {
+                let offset = run.window_offset + at;
+                let buf = shared.engine.buffer(length as usize);
+                let mut buf = memory.read_buf(offset, buf).map_err(|err| window_error("read", offset, length, &err))?;
+                let valid = tail.valid_length.saturating_sub(offset).min(length);
+                buf[valid as usize..].fill(0);
+                if tickets.len() >= COPIES_IN_FLIGHT
+                    && let Some(oldest) = tickets.pop_front()
+                {
+                    oldest.wait()?;
+                }
+                let offset = run.device_offset + at;
+                tickets.push_back(shared.inner.submit(Io::Write { offset, buf }));
+            }
+        }
+        tickets.into_iter().try_for_each(|ticket| ticket.wait().map(drop))
+    }
+
+    fn zero(&self, memory: &Arc<RegisteredWindow>, range: std::ops::Range<u64>) -> Result<(), DeviceError> {
+        let zeros = vec![0; range.end.saturating_sub(range.start).min(1 << 20) as usize];
+        let mut at = range.start;
+        while at < range.end {
+            let length = (range.end - at).min(zeros.len() as u64);
+            memory.write(at, &zeros[..length as usize]).map_err(|err| window_error("write", at, length, &err))?;
+            at += length;
+        }
+        Ok(())
+    }
+
+    fn order(&self) -> MutexGuard<'_, Tail> {
+        self.order.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn phase(&self) -> RwLockReadGuard<'_, Phase> {
+        self.phase.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The handle that the mapping layer holds.
+#[derive(Debug)]
+pub(super) struct CmbWindow {
+    core: Arc<Core>,
+    shared: Arc<Shared>,
+}
+
+impl CmbWindow {
+    pub(super) fn new(core: Arc<Core>, shared: Arc<Shared>) -> Self {
+        CmbWindow { core, shared }
+    }
+
+    /// Ends the window's authority: later requests go to the device.
+    fn retire(&self) {
+        let core = &self.core;
+        let mut phase = core.phase.write().unwrap_or_else(PoisonError::into_inner);
+        if let Phase::Live(memory) = std::mem::replace(&mut *phase, Phase::Absent) {
+            let mut index = self.shared.index_mut();
+            index.remove(core);
+            index.release(core.length);
+            drop(index);
+            drop(phase);
+            drop(memory);
+        }
+    }
+}
+
+impl Window for CmbWindow {
+    fn length(&self) -> u64 {
+        self.core.length
+    }
+
+    fn runs(&self) -> &[Run] {
+        &self.core.runs
+    }
+
+    fn grant_fd(&self, writable: bool) -> Result<OwnedFd, DeviceError> {
+        if self.core.cut.load(Ordering::Acquire) {
+            return Err(self.shared.refuse("the window was revoked: map again"));
+        }
+        let opened = self.core.with_memory(|memory| memory.reopen(writable));
+        match opened {
+            Some(Ok(fd)) => Ok(fd),
+            Some(Err(err)) => Err(window_error("open", 0, self.core.length, &err)),
+            None => Err(self.shared.refuse("the window was revoked: map again")),
+        }
+    }
+
+    fn set_writable(&self) {
+        self.core.must_copy.store(true, Ordering::Release);
+    }
+
+    fn set_valid_length(&self, valid_length: u64) {
+        let core = &self.core;
+        let mut tail = core.order();
+        if valid_length == tail.valid_length {
+            return;
+        }
+        let growing = valid_length > tail.valid_length;
+        let low = tail.valid_length.min(valid_length);
+        let high = if growing { valid_length.min(core.length) } else { core.length };
+        tail.valid_length = valid_length;
+        let leftovers: Vec<_> = if growing {
+            // What the filesystem wrote ahead of moving the end stays; a peer's leftovers go.
+            tail.written_beyond.gaps(&(low..high.max(low + 1))).collect()
+        } else {
+            // The device has the old bytes until write-back.
+            core.must_copy.store(true, Ordering::Release);
+            vec![low..high]
+        };
+        if growing {
+            tail.written_beyond.remove(0..valid_length);
+        } else {
+            tail.written_beyond.clear();
+        }
+        for range in leftovers {
+            let range = range.start..range.end.min(high);
+            if let Some(Err(error)) = core.with_memory(|memory| core.zero(memory, range)) {
+                tracing::error!(window = core.id, %error, "the end of a file could not be cleared");
+            }
+        }
+    }
+
+    fn flush(&self) -> Result<(), DeviceError> {
+        let tail = self.core.order();
+        if self.core.must_copy.load(Ordering::Acquire) {
+            self.core.copy_out(&self.shared, &tail)?;
+        }
+        Ok(())
+    }
+
+    fn cut(&self) {
+        if self.core.cut.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        if let Some(Err(error)) = self.core.with_memory(|memory| memory.truncate_to_zero()) {
+            tracing::error!(window = self.core.id, %error, "a window cannot be cut");
+            process::abort();
+        }
+    }
+
+    fn write_back(&self) -> Result<(), DeviceError> {
+        self.cut();
+        let tail = self.core.order();
+        if self.core.must_copy.load(Ordering::Acquire) {
+            self.core.copy_out(&self.shared, &tail)?;
+        }
+        self.retire();
+        Ok(())
+    }
+}
+
+impl Drop for CmbWindow {
+    fn drop(&mut self) {
+        if let Err(error) = self.write_back() {
+            tracing::error!(
+                window = self.core.id, %error,
+                "a window could not be written back: it stays in memory and keeps its capacity"
+            );
+        }
+    }
+}

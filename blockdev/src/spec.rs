@@ -1,0 +1,155 @@
+//! How a device is named on the command line, and opening what is named.
+
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::{Aperture, BlockDevice, DeviceError, Engine, ImageDevice, MemDevice, OpenMode, SoftwareCmb};
+
+/// A device as named by a user: `image:PATH`, `PATH` or `mem:SIZE`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DeviceSpec {
+    /// A regular file or kernel block device.
+    Image(PathBuf),
+    /// Volatile memory of this many bytes.
+    Mem(u64),
+}
+
+/// Why a name or a size is no good.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SpecError {
+    /// Known, but not here.
+    #[error("{0}: this kind of device is not built into this version: use image:PATH or mem:SIZE")]
+    NotBuilt(String),
+    /// No path after the prefix.
+    #[error("`{0}` names no file: write image:PATH or mem:SIZE")]
+    Empty(String),
+    /// Not a size.
+    #[error("`{0}` is no size: write bytes, or a number with K, M, G or T (powers of 1024)")]
+    BadSize(String),
+}
+
+/// An open device with what belongs to it.
+#[derive(Debug)]
+pub struct Opened {
+    /// The device; with a software CMB, the overlay that knows the windows.
+    pub device: Arc<dyn BlockDevice>,
+    /// The aperture, if one was asked for.
+    pub aperture: Option<Arc<dyn Aperture>>,
+    /// Keeps the device locked as long as it (or the device) is open, in whatever process.
+    pub lock: Option<OwnedFd>,
+}
+
+/// Bytes of a size such as `4096`, `64M`, `64MiB`: a whole number with a binary
+/// suffix K, M, G or T, optionally followed by `B` or `iB`.
+///
+/// # Errors
+/// [`SpecError::BadSize`], also when it does not fit in 64 bits.
+pub fn parse_size(text: &str) -> Result<u64, SpecError> {
+    let bad = || SpecError::BadSize(text.into());
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, suffix) = text.split_at(digits);
+    let shift = match suffix.to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" | "kb" | "kib" => 10,
+        "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        "t" | "tb" | "tib" => 40,
+        _ => return Err(bad()),
+    };
+    let number: u64 = number.parse().map_err(|_| bad())?;
+    number.checked_mul(1 << shift).ok_or_else(bad)
+}
+
+impl FromStr for DeviceSpec {
+    type Err = SpecError;
+
+    fn from_str(text: &str) -> Result<Self, SpecError> {
+        let empty = || SpecError::Empty(text.into());
+        match text.split_once(':') {
+            Some(("image", "")) => Err(empty()),
+            Some(("image", path)) => Ok(DeviceSpec::Image(path.into())),
+            Some(("mem", size)) => match parse_size(size)? {
+                0 => Err(SpecError::BadSize(size.into())),
+                size => Ok(DeviceSpec::Mem(size)),
+            },
+            Some(("pmem" | "nvme", _)) => Err(SpecError::NotBuilt(text.into())),
+            _ if text.is_empty() => Err(empty()),
+            _ => Ok(DeviceSpec::Image(text.into())),
+        }
+    }
+}
+
+impl fmt::Display for DeviceSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DeviceSpec::Image(path) => write!(f, "image:{}", path.display()),
+            DeviceSpec::Mem(size) => write!(f, "mem:{size}"),
+        }
+    }
+}
+
+impl DeviceSpec {
+    /// Opens the device, waiting at most `lock_wait` for another process to let go of it, with a
+    /// software CMB of `cmb` bytes if given.
+    ///
+    /// # Errors
+    /// [`DeviceError::Unusable`] from the backend.
+    pub fn open(&self, cmb: Option<u64>, mode: OpenMode, lock_wait: Duration) -> Result<Opened, DeviceError> {
+        match self {
+            DeviceSpec::Image(path) => {
+                let device = ImageDevice::open(path, mode, lock_wait)?;
+                let lock = device.lock_fd().map_err(|err| DeviceError::Unusable {
+                    device: self.to_string(),
+                    reason: format!("its lock cannot be shared: {err}"),
+                })?;
+                let engine = device.engine().clone();
+                Ok(Opened::new(Arc::new(device), engine, cmb, Some(lock)))
+            }
+            DeviceSpec::Mem(size) => {
+                let device = MemDevice::new(*size)?;
+                let engine = device.engine().clone();
+                Ok(Opened::new(Arc::new(device), engine, cmb, None))
+            }
+        }
+    }
+}
+
+impl Opened {
+    fn new(device: Arc<dyn BlockDevice>, engine: Arc<Engine>, cmb: Option<u64>, lock: Option<OwnedFd>) -> Self {
+        let Some(budget_bytes) = cmb else {
+            return Opened { device, aperture: None, lock };
+        };
+        let cmb = SoftwareCmb::new(device, engine, budget_bytes);
+        Opened { device: Arc::new(cmb.clone()), aperture: Some(Arc::new(cmb)), lock }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        assert_eq!(parse_size("4096"), Ok(4096));
+        assert_eq!(parse_size("64M"), Ok(64 << 20));
+        assert_eq!(parse_size("2gib"), Ok(2 << 30));
+        assert_eq!(parse_size("1T"), Ok(1 << 40));
+        for bad in ["", "M", "-1", "1.5G", "1X", "99999999999T", "1 M", "\u{661}K"] {
+            assert_eq!(parse_size(bad), Err(SpecError::BadSize(bad.into())));
+        }
+    }
+
+    #[test]
+    fn names() {
+        let image = |path: &str| Ok(DeviceSpec::Image(path.into()));
+        assert_eq!("image:/a:b".parse(), image("/a:b"));
+        assert_eq!("/srv/vol.img".parse(), image("/srv/vol.img"));
+        assert_eq!("mem:1M".parse(), Ok(DeviceSpec::Mem(1 << 20)));
+        let refused = |text: &str| text.parse::<DeviceSpec>().is_err();
+        assert!(["", "image:", "mem:", "mem:0", "nvme:0000:01:00.0", "pmem:/x"].iter().all(|t| refused(t)));
+    }
+}
