@@ -1,0 +1,439 @@
+//! Which blocks are free.
+//!
+//! Two sets: *recorded*, what the metadata (with its uncommitted changes) says
+//! is free, and *available*, what may be handed out now. A freed block is
+//! recorded at once but available only when the commit that frees it is
+//! durable: until then a crash would bring its old owner back. An allocated
+//! block leaves *available* at once and *recorded* when its owner's batch is
+//! applied. Free records therefore agree with the extents at every commit.
+
+use std::sync::{Arc, Mutex};
+
+use super::freemap::{FreeMap, RunChanges};
+use super::key::Key;
+use super::kv::{CommitSeq, Ops};
+use super::meta_area::AreaAllocator;
+use super::records::{BlockCount, Record};
+use super::sync::lock;
+use super::{BlockRange, StoreError};
+
+/// Blocks of 2 MiB, the size and alignment of a huge page.
+pub const HUGE_BLOCKS: u64 = 512;
+/// Runs looked at for an aligned place.
+const ALIGNED_TRIES: usize = 64;
+/// Smallest reserve for metadata, in blocks (1 MiB).
+const RESERVE_BLOCKS: u64 = 256;
+
+/// The allocator of an open volume.
+pub struct Allocator {
+    state: Mutex<State>,
+    first_block: u64,
+    end_block: u64,
+    reserve_blocks: u64,
+}
+
+struct State {
+    recorded: FreeMap,
+    available: FreeMap,
+    /// Freed by the commit of this number or an earlier one, oldest first.
+    pending: Vec<(CommitSeq, BlockRange)>,
+    /// Taken by the metadata area, still in `recorded`.
+    taken: Vec<BlockRange>,
+    /// All blocks of the metadata area.
+    metadata: Vec<BlockRange>,
+}
+
+/// What to allocate.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct AllocRequest {
+    /// Blocks of 4096 bytes.
+    pub blocks: u64,
+    /// Best first block: the one after the file's previous extent.
+    pub near: Option<u64>,
+}
+
+/// Blocks taken but not yet owned by anything in the metadata. Dropping it gives them back;
+/// [`super::Batch::claim`] makes them the batch's.
+pub struct Allocation {
+    allocator: Arc<Allocator>,
+    pieces: Vec<BlockRange>,
+}
+
+impl Allocation {
+    /// The blocks, in the order they are to be used.
+    pub fn pieces(&self) -> &[BlockRange] {
+        &self.pieces
+    }
+
+    pub(super) fn into_pieces(mut self) -> Vec<BlockRange> {
+        std::mem::take(&mut self.pieces)
+    }
+}
+
+impl Drop for Allocation {
+    fn drop(&mut self) {
+        if !self.pieces.is_empty() {
+            self.allocator.put_back(&self.pieces);
+        }
+    }
+}
+
+impl std::fmt::Debug for Allocation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Allocation").field(&self.pieces).finish()
+    }
+}
+
+/// Free space in blocks of 4096 bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// Free, including what the next commit gives back and the reserve.
+    pub free: u64,
+    /// What data may take: `free` less the reserve for metadata.
+    pub free_for_data: u64,
+    /// Waiting for a commit.
+    pub pending: u64,
+}
+
+impl Allocator {
+    /// From the recorded free runs. `first_block..end_block` is what may ever be free.
+    pub(super) fn new(
+        runs: impl IntoIterator<Item = BlockRange>,
+        chain: &[BlockRange],
+        first_block: u64,
+        end_block: u64,
+    ) -> Result<Self, StoreError> {
+        let mut recorded = FreeMap::default();
+        for range in runs {
+            if !range.is_within(first_block, end_block) {
+                return Err(StoreError::CorruptSpace { range, problem: "outside the device" });
+            }
+            if recorded.intersects(range) {
+                return Err(StoreError::CorruptSpace { range, problem: "recorded as free twice" });
+            }
+            recorded.insert(range);
+        }
+        let mut available = recorded.clone();
+        let mut taken = Vec::new();
+        for range in chain {
+            if available.intersects(*range) {
+                available.subtract(*range);
+                taken.push(*range);
+            }
+        }
+        let reserve_blocks = RESERVE_BLOCKS.max(end_block / 100).min(end_block / 8);
+        let state = Mutex::new(State { recorded, available, pending: Vec::new(), taken, metadata: chain.to_vec() });
+        Ok(Allocator { state, first_block, end_block, reserve_blocks })
+    }
+
+    /// Free space now.
+    pub fn space(&self) -> Space {
+        let state = lock(&self.state);
+        let pending: u64 = state.pending.iter().map(|(_, range)| range.count).sum();
+        let free = state.available.total() + pending;
+        Space { free, free_for_data: free.saturating_sub(self.reserve_blocks), pending }
+    }
+
+    /// Takes blocks for data: all of them or none. Runs of 2 MiB and more are aligned to it if possible.
+    pub fn allocate(self: &Arc<Self>, request: AllocRequest) -> Result<Allocation, StoreError> {
+        let mut state = lock(&self.state);
+        let usable = state.available.total().saturating_sub(self.reserve_blocks);
+        if request.blocks > usable {
+            return Err(StoreError::NoSpace { wanted_blocks: request.blocks, free_blocks: usable });
+        }
+        let mut pieces: Vec<BlockRange> = Vec::new();
+        let mut left = request.blocks;
+        let mut near = request.near;
+        while left > 0 {
+            let Some(piece) = choose(&state.available, left, near) else { break };
+            state.available.subtract(piece);
+            left -= piece.count;
+            near = Some(piece.end());
+            match pieces.last_mut() {
+                Some(last) if last.end() == piece.start => last.count += piece.count,
+                _ => pieces.push(piece),
+            }
+        }
+        drop(state);
+        Ok(Allocation { allocator: self.clone(), pieces })
+    }
+
+    /// Turns a batch's changes of ownership into free records and has `apply` apply them, in one
+    /// step, so that records are applied in the order in which the sets change. When the blocks
+    /// contradict the records nothing is changed.
+    pub(super) fn settle(
+        &self,
+        claimed: &[BlockRange],
+        freed: &[BlockRange],
+        apply: impl FnOnce(Ops) -> Result<CommitSeq, StoreError>,
+    ) -> Result<CommitSeq, StoreError> {
+        let mut state = lock(&self.state);
+        let mut ops = self.record(&mut state, claimed, freed)?;
+        for range in std::mem::take(&mut state.taken) {
+            append(&mut ops, state.recorded.subtract(range));
+        }
+        let seq = apply(ops)?;
+        state.pending.extend(freed.iter().map(|range| (seq, *range)));
+        Ok(seq)
+    }
+
+    fn record(&self, state: &mut State, claimed: &[BlockRange], freed: &[BlockRange]) -> Result<Ops, StoreError> {
+        let mut ops = Ops::new();
+        for (done, range) in claimed.iter().enumerate() {
+            let Some(changes) = state.recorded.remove(*range) else {
+                state.undo(&claimed[..done], &[]);
+                return Err(StoreError::CorruptSpace { range: *range, problem: "not free" });
+            };
+            append(&mut ops, changes);
+        }
+        for (done, range) in freed.iter().enumerate() {
+            if let Some(problem) = self.refuse_free(state, *range) {
+                state.undo(claimed, &freed[..done]);
+                return Err(StoreError::CorruptSpace { range: *range, problem });
+            }
+            append(&mut ops, state.recorded.insert(*range));
+        }
+        Ok(ops)
+    }
+
+    fn refuse_free(&self, state: &State, range: BlockRange) -> Option<&'static str> {
+        if !range.is_within(self.first_block, self.end_block) {
+            Some("owned by a file but outside the device")
+        } else if state.recorded.intersects(range) {
+            Some("owned by a file and free")
+        } else if state.metadata.iter().any(|owned| owned.overlaps(range)) {
+            Some("owned by a file and by the metadata")
+        } else {
+            None
+        }
+    }
+
+    /// The commit of this number is durable: what it freed may be used again.
+    pub(super) fn release_committed(&self, seq: CommitSeq) {
+        let mut state = lock(&self.state);
+        let pending = std::mem::take(&mut state.pending);
+        for (freed_by, range) in pending {
+            if freed_by <= seq {
+                state.available.insert(range);
+            } else {
+                state.pending.push((freed_by, range));
+            }
+        }
+    }
+
+    fn put_back(&self, pieces: &[BlockRange]) {
+        let mut state = lock(&self.state);
+        for piece in pieces {
+            state.available.insert(*piece);
+        }
+    }
+}
+
+impl State {
+    fn undo(&mut self, claimed: &[BlockRange], freed: &[BlockRange]) {
+        for range in freed {
+            self.recorded.subtract(*range);
+        }
+        for range in claimed {
+            self.recorded.insert(*range);
+        }
+    }
+}
+
+fn append(ops: &mut Ops, changes: RunChanges) {
+    for (start, count) in changes.runs {
+        let value = count.map(|count| BlockCount(count).encode().into());
+        ops.push((Key::Free(start).encode(), value));
+    }
+}
+
+/// The next piece for `left` blocks: after `near` if free, else aligned if large, else the
+/// shortest run that is long enough, else the longest.
+fn choose(free: &FreeMap, left: u64, near: Option<u64>) -> Option<BlockRange> {
+    if let Some(near) = near
+        && let Some(run) = free.run_at(near)
+    {
+        return Some(BlockRange::new(near, left.min(run.end() - near)));
+    }
+    let mut large = left;
+    while large >= HUGE_BLOCKS {
+        if let Some(aligned) = free.aligned_fit(large, HUGE_BLOCKS, ALIGNED_TRIES) {
+            return Some(aligned);
+        }
+        large = large / 2 / HUGE_BLOCKS * HUGE_BLOCKS;
+    }
+    let run = free.best_fit(left).or_else(|| free.longest())?;
+    Some(BlockRange::new(run.start, left.min(run.count)))
+}
+
+impl AreaAllocator for Allocator {
+    fn take(&self, want: u64, need: u64, max_pieces: usize, near: u64) -> Option<Vec<BlockRange>> {
+        let mut state = lock(&self.state);
+        // On a nearly full volume the metadata takes no more than a share beyond its need.
+        let mut left = want.min(need.max(state.available.total() / 4));
+        let mut pieces = Vec::new();
+        let mut near = Some(near);
+        let mut got = 0;
+        while left > 0 && pieces.len() < max_pieces {
+            let Some(piece) = choose(&state.available, left, near.take()) else { break };
+            state.available.subtract(piece);
+            left -= piece.count;
+            got += piece.count;
+            pieces.push(piece);
+        }
+        if got < need {
+            for piece in pieces {
+                state.available.insert(piece);
+            }
+            return None;
+        }
+        state.taken.extend(&pieces);
+        state.metadata.extend(&pieces);
+        Some(pieces)
+    }
+
+    fn put_back(&self, pieces: &[BlockRange]) {
+        let mut state = lock(&self.state);
+        state.taken.retain(|taken| !pieces.contains(taken));
+        state.metadata.retain(|owned| !pieces.contains(owned));
+        for piece in pieces {
+            state.available.insert(*piece);
+        }
+    }
+}
+
+impl std::fmt::Debug for Allocator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Allocator").field("space", &self.space()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::super::testdev::Rng;
+    use super::*;
+
+    const END: u64 = 100_000;
+
+    fn allocator() -> Arc<Allocator> {
+        let chain = [BlockRange::new(2, 510)];
+        let free = [BlockRange::new(2, END - 2)];
+        Arc::new(Allocator::new(free, &chain, 2, END).unwrap())
+    }
+
+    #[test]
+    fn large_requests_are_aligned_and_appends_contiguous() {
+        let allocator = allocator();
+        let small = allocator.allocate(AllocRequest { blocks: 3, near: None }).unwrap();
+        assert_eq!(small.pieces().len(), 1);
+        let large = allocator.allocate(AllocRequest { blocks: 5000, near: None }).unwrap();
+        assert_eq!(large.pieces().len(), 1);
+        assert_eq!(large.pieces()[0].start % HUGE_BLOCKS, 0);
+        let end = large.pieces()[0].end();
+        let more = allocator.allocate(AllocRequest { blocks: 700, near: Some(end) }).unwrap();
+        assert_eq!(more.pieces(), [BlockRange::new(end, 700)]);
+    }
+
+    #[test]
+    fn dropping_an_allocation_gives_it_back() {
+        let allocator = allocator();
+        let before = allocator.space();
+        drop(allocator.allocate(AllocRequest { blocks: 5000, near: None }).unwrap());
+        assert_eq!(allocator.space(), before);
+    }
+
+    #[test]
+    fn the_reserve_is_for_metadata_only() {
+        let allocator = allocator();
+        let blocks = allocator.space().free_for_data;
+        let all = allocator.allocate(AllocRequest { blocks, near: None }).unwrap();
+        let error = allocator.allocate(AllocRequest { blocks: 1, near: None }).unwrap_err();
+        assert_eq!(error.errno(), libc::ENOSPC);
+        assert!(allocator.take(1024, 10, 4, 0).is_some());
+        drop(all);
+    }
+
+    #[test]
+    fn contradictions_change_nothing() {
+        let allocator = allocator();
+        let before = allocator.space();
+        for freed in [
+            BlockRange::new(0, 1),
+            BlockRange::new(END - 1, 2),
+            BlockRange::new(u64::MAX, u64::MAX),
+            BlockRange::new(600, 1),
+            BlockRange::new(100, 1),
+        ] {
+            let result = allocator.settle(&[], &[freed], |_| panic!("must not apply"));
+            assert!(matches!(result, Err(StoreError::CorruptSpace { .. })), "{freed}");
+        }
+        assert_eq!(allocator.space(), before);
+    }
+
+    /// Random allocation and freeing: nothing is handed out twice or before its commit, and the
+    /// emitted records always describe exactly what is not owned.
+    #[test]
+    fn agrees_with_a_model() {
+        for seed in 0..20 {
+            let mut rng = Rng::new(seed);
+            let allocator = allocator();
+            let mut records = std::collections::BTreeMap::from([(2, END - 2)]);
+            let mut owned: Vec<BlockRange> = Vec::new();
+            let mut uncommitted: Vec<BlockRange> = Vec::new();
+            let mut metadata = vec![BlockRange::new(2, 510)];
+            let next_commit = Cell::new(1);
+            for _ in 0..400 {
+                let mut claimed = Vec::new();
+                let mut freed = Vec::new();
+                match rng.below(5) {
+                    0 | 1 => {
+                        let request = AllocRequest { blocks: 1 + rng.below(2000), near: owned.last().map(|range| range.end()) };
+                        let Ok(allocation) = allocator.allocate(request) else { continue };
+                        claimed = allocation.into_pieces();
+                        let total: u64 = claimed.iter().map(|range| range.count).sum();
+                        assert_eq!(total, request.blocks, "seed {seed}");
+                        for piece in &claimed {
+                            let mut others = owned.iter().chain(&uncommitted).chain(&metadata);
+                            assert!(others.all(|other| !other.overlaps(*piece)), "seed {seed}");
+                        }
+                    }
+                    2 if !owned.is_empty() => {
+                        freed.push(owned.swap_remove(rng.below(owned.len() as u64) as usize));
+                    }
+                    3 => {
+                        next_commit.set(next_commit.get() + 1);
+                        allocator.release_committed(next_commit.get() - 1);
+                        uncommitted.clear();
+                        continue;
+                    }
+                    _ => {
+                        if let Some(pieces) = allocator.take(1 + rng.below(50), 1, 3, 0) {
+                            metadata.extend(pieces);
+                        }
+                    }
+                }
+                let apply = |ops: Ops| {
+                    for (key, value) in ops {
+                        let Ok(Key::Free(start)) = Key::decode(&key) else { panic!("{key:?}") };
+                        match value {
+                            Some(count) => {
+                                let BlockCount(count) = BlockCount::decode(&count).unwrap();
+                                records.insert(start, count);
+                            }
+                            None => drop(records.remove(&start)),
+                        }
+                    }
+                    Ok(next_commit.get())
+                };
+                allocator.settle(&claimed, &freed, apply).unwrap();
+                owned.extend(claimed);
+                uncommitted.extend(freed);
+                let recorded: u64 = records.values().sum();
+                let used: u64 = owned.iter().chain(&metadata).map(|range| range.count).sum();
+                assert_eq!(recorded + used, END - 2, "seed {seed}");
+            }
+        }
+    }
+}
