@@ -189,7 +189,8 @@ impl DeviceInfo {
     /// [`DeviceError::BadRange`] if it is not.
     pub fn check_range(&self, offset: u64, length: u64) -> Result<(), DeviceError> {
         let inside = offset.checked_add(length).is_some_and(|end| end <= self.size_bytes);
-        if inside && offset % BLOCK_BYTES == 0 && length % BLOCK_BYTES == 0 {
+        let aligned = offset.is_multiple_of(BLOCK_BYTES) && length.is_multiple_of(BLOCK_BYTES);
+        if inside && aligned {
             return Ok(());
         }
         Err(DeviceError::BadRange { device: self.name.clone(), offset, length })

@@ -78,12 +78,12 @@ impl SoftwareCmb {
             info.check_range(run.device_offset, run.length)?;
             let sorted = run.window_offset >= end && run.length > 0;
             end = run.window_offset.saturating_add(run.length);
-            if !sorted || run.window_offset % BLOCK_BYTES != 0 || end > spec.length {
+            if !sorted || !run.window_offset.is_multiple_of(BLOCK_BYTES) || end > spec.length {
                 return Err(self.shared.refuse("the runs of a window overlap or leave it"));
             }
         }
         let sized = spec.length > 0 && spec.length <= MAX_WINDOW_BYTES;
-        if !sized || spec.length % BLOCK_BYTES != 0 {
+        if !sized || !spec.length.is_multiple_of(BLOCK_BYTES) {
             return Err(self.shared.refuse("a window has 4096 bytes to 1 GiB, in blocks"));
         }
         Ok(())
@@ -107,7 +107,7 @@ impl SoftwareCmb {
     fn make(&self, spec: WindowSpec) -> Result<Arc<Core>, WindowError> {
         let shared = &self.shared;
         let memory = self.allocate(spec.length)?;
-        let valid_length = spec.valid_length;
+        let valid_length = spec.valid_length.min(spec.length);
         let id = shared.next_window.fetch_add(1, Ordering::Relaxed);
         let core = Arc::new(Core::new(id, spec));
         // Held while filling: whoever finds the window in the index waits here.

@@ -1,6 +1,8 @@
 //! One window: filling, serving, cutting and writing back.
 
+use std::cmp::Ordering::{Equal, Greater, Less};
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::process;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -45,6 +47,27 @@ pub(super) struct Tail {
     valid_length: u64,
     /// Where the filesystem itself has written at or after `valid_length`: not a peer's leftovers.
     written_beyond: RangeSet<u64>,
+}
+
+impl Tail {
+    /// Moves the end of the file. Gives the ranges that have to be cleared: what a peer may have
+    /// left beyond the old end when growing, everything beyond the new one when shrinking.
+    fn move_end(&mut self, valid_length: u64, length: u64) -> Vec<Range<u64>> {
+        let old = std::mem::replace(&mut self.valid_length, valid_length);
+        match valid_length.cmp(&old) {
+            Equal => Vec::new(),
+            Less => {
+                self.written_beyond.clear();
+                Vec::from([Range { start: valid_length, end: length }])
+            }
+            Greater => {
+                // What the filesystem wrote before it moved the end stays.
+                let left = self.written_beyond.gaps(&(old..valid_length)).collect();
+                self.written_beyond.remove(0..valid_length);
+                left
+            }
+        }
+    }
 }
 
 /// Keeps new users of the window waiting while it is filled.
@@ -242,29 +265,13 @@ impl Window for CmbWindow {
 
     fn set_valid_length(&self, valid_length: u64) {
         let core = &self.core;
+        let valid_length = valid_length.min(core.length);
         let mut tail = core.order();
-        if valid_length == tail.valid_length {
-            return;
-        }
-        let growing = valid_length > tail.valid_length;
-        let low = tail.valid_length.min(valid_length);
-        let high = if growing { valid_length.min(core.length) } else { core.length };
-        tail.valid_length = valid_length;
-        let leftovers: Vec<_> = if growing {
-            // What the filesystem wrote ahead of moving the end stays; a peer's leftovers go.
-            tail.written_beyond.gaps(&(low..high.max(low + 1))).collect()
-        } else {
+        if valid_length < tail.valid_length {
             // The device has the old bytes until write-back.
             core.must_copy.store(true, Ordering::Release);
-            vec![low..high]
-        };
-        if growing {
-            tail.written_beyond.remove(0..valid_length);
-        } else {
-            tail.written_beyond.clear();
         }
-        for range in leftovers {
-            let range = range.start..range.end.min(high);
+        for range in tail.move_end(valid_length, core.length) {
             if let Some(Err(error)) = core.with_memory(|memory| core.zero(memory, range)) {
                 tracing::error!(window = core.id, %error, "the end of a file could not be cleared");
             }

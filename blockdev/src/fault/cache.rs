@@ -13,7 +13,7 @@ type Sector = [u8; SECTOR_BYTES];
 #[derive(Default)]
 pub(super) struct WriteCache {
     /// By sector number; oldest version first.
-    versions: BTreeMap<u64, Vec<Box<Sector>>>,
+    versions: BTreeMap<u64, Vec<Sector>>,
 }
 
 impl WriteCache {
@@ -21,7 +21,7 @@ impl WriteCache {
         let first = offset / SECTOR_BYTES as u64;
         for (number, sector) in (first..).zip(data.as_chunks::<SECTOR_BYTES>().0) {
             let versions = self.versions.entry(number).or_default();
-            versions.push(Box::new(*sector));
+            versions.push(*sector);
         }
     }
 
@@ -68,8 +68,8 @@ fn sectors_of(offset: u64, length: u64) -> std::ops::Range<u64> {
 /// Writes version number `choose` (1 is the oldest, 0 none) of each sector, block by block.
 fn store(
     device: &dyn BlockDevice,
-    versions: &BTreeMap<u64, Vec<Box<Sector>>>,
-    mut choose: impl FnMut(&[Box<Sector>]) -> usize,
+    versions: &BTreeMap<u64, Vec<Sector>>,
+    mut choose: impl FnMut(&[Sector]) -> usize,
 ) -> Result<(), DeviceError> {
     let per_block = BLOCK_BYTES / SECTOR_BYTES as u64;
     let mut blocks: BTreeMap<u64, Vec<(usize, &Sector)>> = BTreeMap::new();

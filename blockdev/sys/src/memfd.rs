@@ -10,7 +10,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
-use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl};
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::{Mode, fchmod};
 
@@ -68,13 +68,12 @@ impl WindowFile {
 pub fn private_memfd(name: &str, length: u64) -> io::Result<File> {
     let seals = SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_SEAL;
     let file = sealed_memfd(name, length, seals)?;
-    // io_uring hands buffered I/O on regular files to a worker unless the file promises not to
-    // block; memory does not. O_DIRECT is what it asks of writes; older kernels refuse it.
-    let in_line = OFlag::O_NONBLOCK | OFlag::O_DIRECT;
-    if fcntl(&file, FcntlArg::F_SETFL(in_line)).is_err() {
-        fcntl(&file, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-    }
-    Ok(file)
+    // io_uring hands I/O on a regular file to a worker thread unless the file promises not to
+    // block and, for writes, is open for direct I/O: to memory both are formalities. The
+    // descriptor of memfd_create(2) itself cannot be given O_DIRECT; older kernels refuse it here too.
+    let in_line = libc::O_NONBLOCK | libc::O_DIRECT;
+    let opened = reopen_with(&file, true, in_line).or_else(|_| reopen_with(&file, true, libc::O_NONBLOCK))?;
+    Ok(File::from(opened))
 }
 
 /// A memfd with mode 0, `length` zero bytes and these seals.
@@ -89,11 +88,15 @@ pub(crate) fn sealed_memfd(name: &str, length: u64, seals: SealFlag) -> io::Resu
 
 /// Opens the file behind `file` anew, through procfs.
 pub(crate) fn reopen(file: &File, writable: bool) -> io::Result<OwnedFd> {
+    reopen_with(file, writable, 0)
+}
+
+fn reopen_with(file: &File, writable: bool, flags: i32) -> io::Result<OwnedFd> {
     let open = || {
         OpenOptions::new()
             .read(true)
             .write(writable)
-            .custom_flags(libc::O_CLOEXEC)
+            .custom_flags(libc::O_CLOEXEC | flags)
             .open(format!("/proc/self/fd/{}", file.as_raw_fd()))
             .map(OwnedFd::from)
     };
