@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use peerfs_blockdev::{BlockDevice, FaultDevice, MemDevice};
+
 use super::testdev::{Rng, TestDevice};
 use super::*;
 
@@ -82,6 +84,15 @@ impl Workload {
         Ok(())
     }
 
+    /// Takes the state that survived as the new beginning.
+    fn restart(&mut self, device: Arc<dyn BlockDevice>) {
+        let volume = Volume::open(device, &OPTIONS).unwrap();
+        self.model = records(&volume);
+        volume.close().unwrap();
+        self.states = vec![self.model.clone()];
+        self.committed = 0;
+    }
+
     fn move_blocks(&mut self, volume: &Volume, batch: &mut Batch) {
         let first = self.model.range(Key::quarantined()).next();
         if let Some((key, value)) = first.map(|(key, value)| (key.clone(), value.clone()))
@@ -104,7 +115,10 @@ impl Workload {
     }
 
     fn assert_recovered(&self, image: Vec<u8>, seed: u64, what: &str) {
-        let device = Arc::new(TestDevice::from_image(image));
+        self.assert_recovered_on(Arc::new(TestDevice::from_image(image)), seed, what);
+    }
+
+    fn assert_recovered_on(&self, device: Arc<dyn BlockDevice>, seed: u64, what: &str) {
         let report = check(device.clone()).unwrap_or_else(|e| panic!("seed {seed} {what}: {e}"));
         assert!(report.is_clean(), "seed {seed} {what}: {:#?}", report.problems);
         let volume = Volume::open(device, &OPTIONS).unwrap();
@@ -201,5 +215,26 @@ fn a_failed_commit_is_retried() {
         }
         drop(volume);
         workload.assert_recovered(device.image(), failing, "a write failed");
+    }
+}
+
+/// The same through the asynchronous engine: power fails between batches, again and again on one volume.
+#[test]
+fn repeated_power_failures_on_a_real_device() {
+    for seed in 0..4 {
+        let memory = Arc::new(MemDevice::new(SIZE).unwrap());
+        let device = Arc::new(FaultDevice::new(memory, seed));
+        Volume::format(device.clone(), &FormatOptions::default()).unwrap();
+        let mut workload = Workload::new(seed);
+        for round in 0..6 {
+            let volume = Volume::open(device.clone(), &OPTIONS).unwrap();
+            workload.run(&volume, 15).unwrap();
+            device.crash().unwrap();
+            assert!(volume.commit().is_err());
+            drop(volume);
+            device.reopen();
+            workload.assert_recovered_on(device.clone(), seed, &format!("round {round}"));
+            workload.restart(device.clone());
+        }
     }
 }
