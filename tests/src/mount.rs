@@ -1,0 +1,126 @@
+//! A volume in a temporary directory, mounted by the real `peerfs` binary.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use anyhow::{Context, Result, bail, ensure};
+use tempfile::TempDir;
+
+/// The `peerfs` binary that cargo built beside the test.
+pub fn peerfs() -> PathBuf {
+    let mut path = std::env::current_exe().expect("a test has a path");
+    path.pop();
+    if path.ends_with("deps") {
+        path.pop();
+    }
+    path.push("peerfs");
+    assert!(path.exists(), "{} is missing: run cargo test --workspace, which builds it", path.display());
+    path
+}
+
+fn run(command: &mut Command) -> Result<Output> {
+    let output = command.output().with_context(|| format!("{command:?} cannot be started"))?;
+    if !output.status.success() {
+        bail!("{command:?} failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(output)
+}
+
+/// A scratch volume. Dropping it unmounts and removes everything.
+pub struct ScratchMount {
+    directory: TempDir,
+    mounted: bool,
+}
+
+impl ScratchMount {
+    /// Makes a volume of `size` (as mkfs takes it) and mounts it with `options` (as mount takes them).
+    pub fn new(size: &str, options: &[&str]) -> Result<Self> {
+        let directory = tempfile::Builder::new().prefix("peerfs-test-").tempdir()?;
+        let mut scratch = ScratchMount { directory, mounted: false };
+        fs::create_dir(scratch.path())?;
+        run(Command::new(peerfs()).arg("mkfs").arg(scratch.device()).args(["--size", size]))?;
+        scratch.mount(options)?;
+        Ok(scratch)
+    }
+
+    /// The mount point.
+    pub fn path(&self) -> PathBuf {
+        self.directory.path().join("mnt")
+    }
+
+    /// A file or directory on the mount.
+    pub fn join(&self, name: &str) -> PathBuf {
+        self.path().join(name)
+    }
+
+    /// The image file.
+    pub fn image(&self) -> PathBuf {
+        self.directory.path().join("volume.img")
+    }
+
+    /// The device, as commands take it.
+    pub fn device(&self) -> String {
+        format!("image:{}", self.image().display())
+    }
+
+    /// Mounts it.
+    pub fn mount(&mut self, options: &[&str]) -> Result<()> {
+        run(Command::new(peerfs()).arg("mount").arg(self.device()).arg(self.path()).args(options))?;
+        self.mounted = true;
+        Ok(())
+    }
+
+    /// Unmounts it and waits until the volume is closed.
+    pub fn umount(&mut self) -> Result<()> {
+        run(Command::new(peerfs()).arg("umount").arg(self.path()))?;
+        self.mounted = false;
+        Ok(())
+    }
+
+    /// The server's process id.
+    pub fn server_pid(&self) -> Result<i32> {
+        let pid = self.info()?["server_pid"].as_i64().context("info.json names the server")?;
+        Ok(i32::try_from(pid)?)
+    }
+
+    /// The server's state.
+    pub fn info(&self) -> Result<serde_json::Value> {
+        Ok(serde_json::from_slice(&fs::read(self.join(".peerfs/info.json"))?)?)
+    }
+
+    /// Kills the server as a crash would, and takes the dead mount off.
+    pub fn crash(&mut self) -> Result<()> {
+        let pid = self.server_pid()?;
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL)?;
+        self.umount()
+    }
+
+    /// Checks the unmounted volume.
+    pub fn fsck(&self) -> Result<()> {
+        ensure!(!self.mounted, "fsck needs the volume unmounted");
+        run(Command::new(peerfs()).arg("fsck").arg(self.device()))?;
+        Ok(())
+    }
+
+    /// Whether the server answers.
+    pub fn alive(&self) -> bool {
+        self.info().is_ok()
+    }
+
+    /// The directory that holds image and mount point.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+}
+
+impl Drop for ScratchMount {
+    fn drop(&mut self) {
+        if self.mounted {
+            let outcome = run(Command::new(peerfs()).args(["umount", "--force"]).arg(self.path()));
+            if let Err(error) = outcome {
+                eprintln!("the scratch mount {} stays: {error:#}", self.path().display());
+            }
+        }
+    }
+}
