@@ -65,6 +65,25 @@ impl Allocation {
         &self.pieces
     }
 
+    /// Splits off the first `blocks` blocks, or all if there are fewer.
+    pub fn split_front(&mut self, blocks: u64) -> Allocation {
+        let mut front = Vec::new();
+        let mut back = Vec::new();
+        let mut left = blocks;
+        for piece in std::mem::take(&mut self.pieces) {
+            let taken = piece.count.min(left);
+            left -= taken;
+            if taken > 0 {
+                front.push(BlockRange::new(piece.start, taken));
+            }
+            if taken < piece.count {
+                back.push(BlockRange::new(piece.start + taken, piece.count - taken));
+            }
+        }
+        self.pieces = back;
+        Allocation { allocator: self.allocator.clone(), pieces: front }
+    }
+
     pub(super) fn into_pieces(mut self) -> Vec<BlockRange> {
         std::mem::take(&mut self.pieces)
     }
@@ -342,6 +361,22 @@ mod tests {
         let before = allocator.space();
         drop(allocator.allocate(AllocRequest { blocks: 5000, near: None }).unwrap());
         assert_eq!(allocator.space(), before);
+    }
+
+    #[test]
+    fn a_split_allocation_is_given_back_in_parts() {
+        let allocator = allocator();
+        let before = allocator.space().free;
+        let mut back = allocator.allocate(AllocRequest { blocks: 1000, near: None }).unwrap();
+        let front = back.split_front(300);
+        let start = front.pieces()[0].start;
+        assert_eq!(front.pieces(), [BlockRange::new(start, 300)]);
+        assert_eq!(back.pieces(), [BlockRange::new(start + 300, 700)]);
+        drop(front);
+        assert_eq!(allocator.space().free, before - 700);
+        assert_eq!(back.split_front(5000).pieces().len(), 1);
+        assert!(back.pieces().is_empty());
+        assert_eq!(allocator.space().free, before);
     }
 
     #[test]
