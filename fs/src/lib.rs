@@ -1,9 +1,13 @@
 //! The filesystem: operations, metadata, extents, coherence. The transport
-//! adapters are thin: `fuse` is one.
+//! adapters are thin: [`fuse`] is one.
 
 pub mod coherence;
+pub mod control;
+pub mod core;
+pub mod cpu_cache;
 pub mod error;
+pub mod fuse;
+pub mod mapping;
 pub mod ops;
-pub mod types;
-
 pub mod store;
+pub mod types;

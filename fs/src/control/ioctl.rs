@@ -1,0 +1,313 @@
+//! Decoding and answering ioctls. Everything that arrives here is hostile.
+
+use std::os::fd::OwnedFd;
+
+use peerfs_abi::ioctl::{self as abi, Ack, Context, Info, Map, Revoke, Segment, Unmap};
+use peerfs_abi::{ABI_VERSION, ImporterFlags, MapFlags, Path};
+use peerfs_blockdev::PathKind;
+use peerfs_p2p::{
+    Asker, BindError, CacheProbe, Client, ContextId, DeviceMapOps, GrantId, Importer, MapCall, MapError, MapRequest, MapSegment,
+    MappingId, ObjectId, Placement, Range, SessionId, Trigger, UnmapCall,
+};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
+
+use super::Control;
+use crate::error::{FsError, Result};
+use crate::types::{Caller, Handle, Ino};
+
+/// Commands that never wait and may run on a serving thread: acknowledgements
+/// above all, since whatever waits for them may occupy the pool.
+pub fn is_quick(command: u32) -> bool {
+    matches!(command, abi::ACK | abi::INFO)
+}
+
+/// One ioctl: who, on what.
+pub(super) struct Call<'a> {
+    pub control: &'a Control,
+    pub caller: Caller,
+    pub ino: Ino,
+    pub handle: Handle,
+}
+
+fn invalid<T>() -> Result<T> {
+    Err(FsError::errno(libc::EINVAL))
+}
+
+/// The structure that the command's number promises.
+fn decode<T: FromBytes + KnownLayout + Immutable>(input: &[u8]) -> Result<T> {
+    T::read_from_bytes(input).or_else(|_| invalid())
+}
+
+fn check_version(version: u32) -> Result<()> {
+    if version == ABI_VERSION { Ok(()) } else { Err(FsError::errno(libc::EPROTO)) }
+}
+
+impl Call<'_> {
+    /// Carries the command out. `out_size` is what the caller can take.
+    pub fn run(&self, command: u32, input: &[u8], out_size: usize) -> Result<Vec<u8>> {
+        let output = match command {
+            abi::QUERY => self.query(decode(input)?)?.as_bytes().to_vec(),
+            abi::MAP => self.map(decode(input)?)?.as_bytes().to_vec(),
+            abi::UNMAP => self.unmap(decode(input)?)?.as_bytes().to_vec(),
+            abi::REVOKE => self.revoke(decode(input)?)?.as_bytes().to_vec(),
+            abi::CONTEXT => self.context(decode(input)?)?.as_bytes().to_vec(),
+            abi::ACK => self.ack(decode(input)?)?.as_bytes().to_vec(),
+            abi::INFO => self.info(decode(input)?)?.as_bytes().to_vec(),
+            _ => return Err(FsError::errno(libc::ENOTTY)),
+        };
+        if output.len() > out_size { invalid() } else { Ok(output) }
+    }
+
+    fn client(&self) -> Result<Client> {
+        let tgid = peerfs_sys::thread_group(self.caller.tid).map_err(|_| FsError::errno(libc::ESRCH))?;
+        Ok(Client { tgid, uid: self.caller.uid })
+    }
+
+    fn session(&self) -> Result<SessionId> {
+        self.control.session(self.ino, self.handle).ok_or(FsError::errno(libc::ENOTTY))
+    }
+
+    /// The request of a QUERY or MAP.
+    fn request(&self, map: &Map) -> Result<MapRequest> {
+        check_version(map.abi_version)?;
+        let Some(flags) = MapFlags::from_bits(map.flags) else { return invalid() };
+        let Some(last) = map.offset.checked_add(map.length) else { return invalid() };
+        let end = if map.length == 0 { u64::MAX } else { last };
+        let handle = self.control.core.handle_info(self.handle).filter(|handle| handle.ino == self.ino);
+        Ok(MapRequest {
+            object: ObjectId(self.ino),
+            range: Range { start: map.offset, end },
+            flags,
+            handle_writable: handle.is_some_and(|handle| handle.write),
+            cache_probe: (map.file_fd >= 0).then_some(CacheProbe { tid: self.caller.tid, fd: map.file_fd }),
+        })
+    }
+
+    fn query(&self, mut map: Map) -> Result<Map> {
+        let mut request = self.request(&map)?;
+        request.flags |= MapFlags::QUERY;
+        let named = importer_of(&map)?;
+        let asker = match map.context_id {
+            0 => Asker::Importer(&named),
+            id => Asker::Context(ContextId(id), self.client()?),
+        };
+        let answer = self.control.engine.device_query(asker, &request, abi::SEGMENTS_MAX).map_err(|error| map_error(&error))?;
+        for (slot, decision) in map.segments.iter_mut().zip(&answer.decisions) {
+            *slot = Segment::new_zeroed();
+            slot.file_offset = decision.range.start;
+            slot.length = decision.range.length();
+            match decision.placement {
+                Placement::Direct { path, device_offset } => {
+                    slot.path = path_code(path);
+                    slot.device_offset = device_offset;
+                }
+                Placement::Fallback(reason) => slot.reason = reason.code(),
+            }
+        }
+        map.segment_count = answer.decisions.len() as u32;
+        map.next_offset = answer.next_offset;
+        map.end_offset = answer.end_offset;
+        map.retry_after_ms = answer.retry_after_ms;
+        Ok(map)
+    }
+
+    fn map(&self, mut map: Map) -> Result<Map> {
+        let request = self.request(&map)?;
+        if request.flags.contains(MapFlags::QUERY) {
+            return self.query(map);
+        }
+        let handle = self.control.core.handle_info(self.handle).filter(|handle| handle.ino == self.ino);
+        if handle.is_some_and(|handle| !handle.read) {
+            return Err(FsError::errno(libc::EACCES));
+        }
+        let answer = self
+            .control
+            .engine
+            .device_map(&MapCall {
+                context: ContextId(map.context_id),
+                client: self.client()?,
+                request: &request,
+                mapping: (map.mapping_id != 0).then_some(MappingId(map.mapping_id)),
+                segments_max: abi::SEGMENTS_MAX,
+            })
+            .map_err(|error| map_error(&error))?;
+        for (slot, segment) in map.segments.iter_mut().zip(&answer.segments) {
+            *slot = wire_segment(segment);
+        }
+        map.mapping_id = answer.mapping.map_or(0, |mapping| mapping.0);
+        map.segment_count = answer.segments.len() as u32;
+        map.next_offset = answer.next_offset;
+        map.end_offset = answer.end_offset;
+        map.retry_after_ms = answer.retry_after_ms;
+        Ok(map)
+    }
+
+    fn unmap(&self, unmap: Unmap) -> Result<Unmap> {
+        check_version(unmap.abi_version)?;
+        if unmap.report_only > 1 {
+            return invalid();
+        }
+        let call = UnmapCall {
+            session: self.session()?,
+            client: self.client()?,
+            mapping: MappingId(unmap.mapping_id),
+            report_only: unmap.report_only == 1,
+            bytes_direct: unmap.bytes_direct,
+            bytes_fallback: unmap.bytes_fallback,
+        };
+        self.control.engine.device_unmap(&call).map_err(|error| map_error(&error))?;
+        Ok(unmap)
+    }
+
+    fn revoke(&self, mut revoke: Revoke) -> Result<Revoke> {
+        check_version(revoke.abi_version)?;
+        let Some(last) = revoke.offset.checked_add(revoke.length) else { return invalid() };
+        let range = Range { start: revoke.offset, end: if revoke.length == 0 { u64::MAX } else { last } };
+        let report = match revoke.whole_mount {
+            0 => {
+                self.may_revoke()?;
+                self.control.engine.revoke(Some(ObjectId(self.ino)), range, Trigger::Administrator)
+            }
+            1 => {
+                self.control.owner_only(self.caller)?;
+                self.control.engine.revoke(None, Range::ALL, Trigger::Administrator)
+            }
+            _ => return invalid(),
+        };
+        revoke.revoked = report.revoked;
+        revoke.enforced = report.enforced;
+        revoke.latency_us = report.latency.as_micros() as u64;
+        Ok(revoke)
+    }
+
+    /// Who may write a file may take mappings of it away (a write would do the same), and so may the mount's owner.
+    fn may_revoke(&self) -> Result<()> {
+        let writable = self.control.core.handle_info(self.handle).is_some_and(|handle| handle.ino == self.ino && handle.write);
+        let owns = self.control.core.attr(self.ino).is_ok_and(|attr| attr.uid == self.caller.uid);
+        if writable || owns { Ok(()) } else { self.control.owner_only(self.caller) }
+    }
+
+    fn context(&self, mut context: Context) -> Result<Context> {
+        check_version(context.abi_version)?;
+        let session = self.session()?;
+        let client = self.client()?;
+        let Some(flags) = ImporterFlags::from_bits(context.importer_flags) else { return invalid() };
+        let widths_fit = (1..=64).contains(&context.dma_bits) && (1..=64).contains(&context.va_bits);
+        if !widths_fit || !context.page_bytes.is_power_of_two() || context.page_bytes < 4096 {
+            return invalid();
+        }
+        let name = importer_name(&context.importer)?;
+        let importer =
+            Importer { name, flags, dma_bits: context.dma_bits, va_bits: context.va_bits, page_bytes: context.page_bytes };
+        let memory = address_space(client.tgid, context.mem_fd);
+        let bound = self.control.engine.bind_context(session, importer, client, memory).map_err(|error| bind_error(&error))?;
+        context.context_id = bound.id.0;
+        context.sequence_grant_id = bound.sequence_grant.0;
+        context.sequence_bytes = bound.sequence_bytes;
+        context.deadline_ms = bound.deadline_ms;
+        context.transport = self.control.transport();
+        context.socket_path = self.control.socket_field();
+        Ok(context)
+    }
+
+    fn ack(&self, ack: Ack) -> Result<Ack> {
+        check_version(ack.abi_version)?;
+        // An unknown grant is no error: the cut may have been quicker.
+        self.control.engine.ack(self.session()?, GrantId(ack.grant_id));
+        Ok(ack)
+    }
+
+    fn info(&self, mut info: Info) -> Result<Info> {
+        check_version(info.abi_version)?;
+        let engine = &self.control.engine;
+        let object = ObjectId(self.ino);
+        let space = self.control.space()?;
+        let counters = engine.object_counters(object);
+        let aperture = self.control.aperture_info();
+        info.transport = self.control.transport();
+        info.capacity_bytes = space.0;
+        info.free_bytes = space.1;
+        info.aperture_bytes = aperture.as_ref().map_or(0, |aperture| aperture.capacity_bytes);
+        info.aperture_used_bytes = aperture.as_ref().map_or(0, |aperture| aperture.used_bytes);
+        info.mappings = engine.mapping_count(None);
+        info.file_mappings = engine.mapping_count(Some(object));
+        info.file_bytes_direct = counters.bytes_direct;
+        info.file_bytes_fallback = counters.bytes_fallback;
+        (info.revocations, info.revocations_enforced) = engine.revocation_totals();
+        info.deadline_ms = self.control.deadline_ms();
+        info.reserved = 0;
+        Ok(info)
+    }
+}
+
+/// The descriptor of the caller's memory that it names. One that cannot be had is the engine's to judge.
+fn address_space(tgid: u32, fd: i32) -> Option<OwnedFd> {
+    if fd < 0 {
+        return None;
+    }
+    peerfs_sys::duplicate_descriptor(tgid, fd).ok()
+}
+
+fn importer_name(field: &[u8]) -> Result<String> {
+    match abi::unpack_name(field) {
+        Some("") => Ok("cpu".into()),
+        Some(name) if name.bytes().all(|b| b.is_ascii_graphic()) => Ok(name.into()),
+        _ => invalid(),
+    }
+}
+
+/// The importer a QUERY without context is decided for: `cpu`, or `static` for one that cannot be revoked.
+fn importer_of(map: &Map) -> Result<Importer> {
+    let name = importer_name(&map.importer)?;
+    let flags = match name.as_str() {
+        "cpu" => ImporterFlags::DYNAMIC | ImporterFlags::WRITE,
+        "static" => ImporterFlags::WRITE,
+        "readonly" => ImporterFlags::DYNAMIC,
+        _ => return Err(FsError::errno(libc::ENODEV)),
+    };
+    Ok(Importer { name, flags, dma_bits: 64, va_bits: 48, page_bytes: 4096 })
+}
+
+fn path_code(path: PathKind) -> u32 {
+    match path {
+        PathKind::DirectBar => Path::DirectBar as u32,
+        PathKind::DirectWindow => Path::DirectWindow as u32,
+    }
+}
+
+fn wire_segment(segment: &MapSegment) -> Segment {
+    let mut wire = Segment::new_zeroed();
+    wire.file_offset = segment.range.start;
+    wire.length = segment.range.length();
+    match segment.access {
+        Ok(grant) => {
+            wire.path = path_code(grant.path);
+            wire.grant_id = grant.id.0;
+            wire.grant_offset = grant.offset;
+            wire.grant_length = grant.length;
+            wire.sequence_slot = grant.sequence_slot;
+            wire.sequence = grant.sequence;
+        }
+        Err(reason) => wire.reason = reason.code(),
+    }
+    wire
+}
+
+fn map_error(error: &MapError) -> FsError {
+    FsError::errno(match error {
+        MapError::NoObject { .. } => libc::ENOENT,
+        MapError::NoMapping { .. } => libc::EBADF,
+        MapError::StaleContext => libc::ESTALE,
+        MapError::Invalid => libc::EINVAL,
+    })
+}
+
+fn bind_error(error: &BindError) -> FsError {
+    FsError::errno(match error {
+        BindError::NoSession { .. } => libc::EBADF,
+        BindError::NotOwner { .. } => libc::EACCES,
+        BindError::TooMany { .. } => libc::EMFILE,
+        BindError::NoAddressSpace { .. } => libc::EINVAL,
+        BindError::NoId => libc::EIO,
+    })
+}

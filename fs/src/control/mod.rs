@@ -1,0 +1,270 @@
+//! What clients and tools reach besides files: the virtual files of the control
+//! directory, sessions, grants and ioctls. It knows no transport.
+
+mod ioctl;
+mod names;
+mod report;
+mod session;
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use dashmap::DashMap;
+use peerfs_abi::ioctl::{Event, transport};
+use peerfs_blockdev::{Aperture, ApertureInfo, BlockDevice};
+use peerfs_p2p::{Client, Engine, GrantError, SessionError, SessionId};
+use zerocopy::IntoBytes;
+
+pub use ioctl::is_quick;
+pub use names::{DIR_HANDLE, TTL, entries, is_reserved, is_virtual};
+pub use report::MountFacts;
+
+use self::names::Virtual;
+use self::session::{VirtualHandle, Waker, Wakers};
+use crate::core::Core;
+use crate::error::{FsError, Result};
+use crate::types::{Attr, Caller, Handle, Ino, OpenFlags};
+
+/// What opening a virtual file gives.
+pub enum ControlOpened {
+    /// Read, poll and ioctl go to [`Control`].
+    Plain(Handle),
+    /// mmap goes to this memory.
+    Grant {
+        /// For the release.
+        handle: Handle,
+        /// The granted object.
+        memory: OwnedFd,
+    },
+}
+
+/// The control side of one mount.
+pub struct Control {
+    core: Arc<Core>,
+    engine: Arc<Engine>,
+    device: Arc<dyn BlockDevice>,
+    aperture: Option<Arc<dyn Aperture>>,
+    facts: MountFacts,
+    socket_path: Option<PathBuf>,
+    passthrough: AtomicBool,
+    handles: DashMap<Handle, VirtualHandle>,
+    next_handle: AtomicU64,
+}
+
+/// Parts of a mount that [`Control`] reports on.
+pub struct ControlParts {
+    /// File operations.
+    pub core: Arc<Core>,
+    /// Mapping engine.
+    pub engine: Arc<Engine>,
+    /// Storage.
+    pub device: Arc<dyn BlockDevice>,
+    /// Its aperture.
+    pub aperture: Option<Arc<dyn Aperture>>,
+    /// What is fixed for the life of the mount.
+    pub facts: MountFacts,
+    /// Socket for grants, when passthrough is not used.
+    pub socket_path: Option<PathBuf>,
+}
+
+impl Control {
+    /// The control side of these parts.
+    pub fn new(parts: ControlParts) -> Self {
+        Control {
+            core: parts.core,
+            engine: parts.engine,
+            device: parts.device,
+            aperture: parts.aperture,
+            facts: parts.facts,
+            socket_path: parts.socket_path,
+            passthrough: AtomicBool::new(false),
+            handles: DashMap::new(),
+            next_handle: AtomicU64::new(1),
+        }
+    }
+
+    /// Grants are to go through the mount itself if the transport can.
+    pub fn wants_passthrough(&self) -> bool {
+        self.socket_path.is_none()
+    }
+
+    /// The transport tells whether it can.
+    pub fn set_passthrough(&self, able: bool) {
+        self.passthrough.store(able, Ordering::Relaxed);
+    }
+
+    /// How clients get grants.
+    pub(crate) fn transport(&self) -> u32 {
+        if self.passthrough.load(Ordering::Relaxed) { transport::PASSTHROUGH } else { transport::SOCKET }
+    }
+
+    /// Finds a virtual file. `None`: the name belongs to the volume.
+    pub fn lookup(&self, caller: Caller, parent: Ino, name: &[u8]) -> Option<Result<Attr>> {
+        let found = Virtual::look_up(parent, name);
+        match found {
+            Some(Virtual::Grant(id)) if self.engine.grant(id).is_none_or(|grant| grant.owner.uid != caller.uid) => {
+                Some(Err(FsError::errno(libc::ENOENT)))
+            }
+            Some(file) => Some(self.getattr(file.ino())),
+            None => is_virtual(parent).then_some(Err(FsError::errno(libc::ENOENT))),
+        }
+    }
+
+    /// Attributes of a virtual file.
+    pub fn getattr(&self, ino: Ino) -> Result<Attr> {
+        let now = self.facts.started;
+        let attributes = |mode, uid, size| Ok(names::attributes(ino, mode, uid, size, now));
+        match Virtual::from_ino(ino) {
+            Some(Virtual::Directory { .. }) => attributes(libc::S_IFDIR | 0o555, self.facts.owner_uid, 0),
+            Some(Virtual::Session) => attributes(libc::S_IFREG | 0o666, self.facts.owner_uid, 0),
+            Some(Virtual::Info) => attributes(libc::S_IFREG | 0o444, self.facts.owner_uid, 0),
+            Some(Virtual::Mappings) => attributes(libc::S_IFREG | 0o400, self.facts.owner_uid, 0),
+            Some(Virtual::Grant(id)) => match self.engine.grant(id) {
+                Some(grant) => {
+                    let mode = if grant.writable { 0o600 } else { 0o400 };
+                    attributes(libc::S_IFREG | mode, grant.owner.uid, grant.length)
+                }
+                None => Err(FsError::errno(libc::ESTALE)),
+            },
+            None => Err(FsError::errno(libc::ENOENT)),
+        }
+    }
+
+    /// Opens a virtual file.
+    pub fn open(&self, caller: Caller, ino: Ino, flags: OpenFlags) -> Result<ControlOpened> {
+        match Virtual::from_ino(ino) {
+            Some(Virtual::Session) => self.open_session(caller),
+            Some(Virtual::Info) => self.open_text(flags, self.info_json()?),
+            Some(Virtual::Mappings) => {
+                self.owner_only(caller)?;
+                self.open_text(flags, self.mappings_json()?)
+            }
+            Some(Virtual::Grant(id)) => {
+                let tgid = peerfs_sys::thread_group(caller.tid).map_err(|_| FsError::errno(libc::ESRCH))?;
+                let client = Client { tgid, uid: caller.uid };
+                let memory = self.engine.take_grant(id, client, flags.write).map_err(|error| grant_error(&error))?;
+                let handle = self.add(VirtualHandle::Grant);
+                Ok(ControlOpened::Grant { handle, memory })
+            }
+            Some(Virtual::Directory { .. }) | None => Err(FsError::errno(libc::EISDIR)),
+        }
+    }
+
+    /// Reads an open virtual file: text, or the events of a session.
+    pub fn read(&self, handle: Handle, offset: u64, size: u32) -> Result<Vec<u8>> {
+        let session = match self.handles.get(&handle).as_deref() {
+            Some(VirtualHandle::Text(text)) => {
+                let start = usize::try_from(offset).unwrap_or(usize::MAX).min(text.len());
+                let end = start.saturating_add(size as usize).min(text.len());
+                return Ok(text[start..end].to_vec());
+            }
+            Some(VirtualHandle::Session { id, .. }) => *id,
+            Some(VirtualHandle::Grant) => return Err(FsError::errno(libc::EOPNOTSUPP)),
+            None => return Err(FsError::errno(libc::EBADF)),
+        };
+        let room = size as usize / size_of::<Event>();
+        if room == 0 {
+            return Err(FsError::errno(libc::EINVAL));
+        }
+        let events = self.engine.events(session, room);
+        if events.is_empty() { Err(FsError::errno(libc::EAGAIN)) } else { Ok(events.as_bytes().to_vec()) }
+    }
+
+    /// Calls `waker` once, when the session has an event.
+    pub fn on_ready(&self, handle: Handle, waker: Waker) {
+        if let Some(VirtualHandle::Session { wakers, .. }) = self.handles.get(&handle).as_deref() {
+            wakers.add(waker);
+        }
+    }
+
+    /// Reading would give something.
+    pub fn is_ready(&self, handle: Handle) -> bool {
+        match self.handles.get(&handle).as_deref() {
+            Some(VirtualHandle::Session { id, .. }) => self.engine.has_events(*id),
+            _ => true,
+        }
+    }
+
+    /// The last descriptor of a virtual file is gone. A session's end revokes all it holds, which takes a while.
+    pub fn release(&self, handle: Handle) {
+        if let Some((_, VirtualHandle::Session { id, .. })) = self.handles.remove(&handle) {
+            self.engine.close_session(id);
+        }
+    }
+
+    /// Carries an ioctl out.
+    pub fn ioctl(
+        &self,
+        caller: Caller,
+        ino: Ino,
+        handle: Handle,
+        command: u32,
+        input: &[u8],
+        out_size: usize,
+    ) -> Result<Vec<u8>> {
+        ioctl::Call { control: self, caller, ino, handle }.run(command, input, out_size)
+    }
+
+    fn add(&self, file: VirtualHandle) -> Handle {
+        let handle = self.next_handle.fetch_add(1, Ordering::Relaxed);
+        self.handles.insert(handle, file);
+        handle
+    }
+
+    fn open_session(&self, caller: Caller) -> Result<ControlOpened> {
+        let wakers = Arc::new(Wakers::default());
+        let wake = Arc::clone(&wakers);
+        let id = self.engine.open_session(caller.uid, Arc::new(move || wake.wake())).map_err(|error| match error {
+            SessionError::TooMany { .. } => FsError::errno(libc::EMFILE),
+            SessionError::NoSequencePage { .. } => FsError::with_context(libc::EIO, error.to_string()),
+        })?;
+        Ok(ControlOpened::Plain(self.add(VirtualHandle::Session { id, wakers })))
+    }
+
+    fn open_text(&self, flags: OpenFlags, text: Vec<u8>) -> Result<ControlOpened> {
+        if flags.write {
+            return Err(FsError::errno(libc::EACCES));
+        }
+        Ok(ControlOpened::Plain(self.add(VirtualHandle::Text(Arc::new(text)))))
+    }
+
+    fn session(&self, ino: Ino, handle: Handle) -> Option<SessionId> {
+        if Virtual::from_ino(ino) != Some(Virtual::Session) {
+            return None;
+        }
+        match self.handles.get(&handle).as_deref() {
+            Some(VirtualHandle::Session { id, .. }) => Some(*id),
+            _ => None,
+        }
+    }
+
+    fn owner_only(&self, caller: Caller) -> Result<()> {
+        let allowed = caller.uid == self.facts.owner_uid || caller.uid == 0;
+        if allowed { Ok(()) } else { Err(FsError::errno(libc::EPERM)) }
+    }
+
+    fn aperture_info(&self) -> Option<ApertureInfo> {
+        self.aperture.as_ref().map(|aperture| aperture.info())
+    }
+
+    fn deadline_ms(&self) -> u32 {
+        self.facts.deadline_ms
+    }
+
+    fn socket_field(&self) -> [u8; 108] {
+        let path = self.socket_path.as_deref().and_then(|path| path.to_str());
+        path.and_then(peerfs_abi::ioctl::pack_name).unwrap_or([0; 108])
+    }
+
+    /// Capacity and free space, bytes.
+    fn space(&self) -> Result<(u64, u64)> {
+        let space = crate::ops::Operations::statfs(&*self.core)?;
+        Ok((space.blocks * peerfs_blockdev::BLOCK_BYTES, space.free * peerfs_blockdev::BLOCK_BYTES))
+    }
+}
+
+fn grant_error(error: &GrantError) -> FsError {
+    FsError::errno(error.errno())
+}

@@ -1,0 +1,95 @@
+//! The server's state as JSON: what `peerfs info` and `peerfs mappings` show.
+
+use peerfs_blockdev::ApertureKind;
+use serde_json::{Value, json};
+
+use super::Control;
+use crate::error::{FsError, Result};
+use crate::types::Timestamp;
+
+/// What is fixed for the life of a mount.
+#[derive(Debug, Clone)]
+pub struct MountFacts {
+    /// Device as named at the mount.
+    pub device: String,
+    /// Where it is mounted.
+    pub mountpoint: String,
+    /// Label of the volume.
+    pub label: String,
+    /// UUID of the volume.
+    pub uuid: String,
+    /// User the server runs as.
+    pub owner_uid: u32,
+    /// When the server started.
+    pub started: Timestamp,
+    /// Revocation deadline, milliseconds.
+    pub deadline_ms: u32,
+    /// `prefer`, `respect-cache` or `never`.
+    pub direct: String,
+    /// No writes.
+    pub read_only: bool,
+    /// What this mount cannot do, in sentences; empty for a privileged one.
+    pub limits: Vec<String>,
+}
+
+impl Control {
+    /// `info.json`.
+    pub(super) fn info_json(&self) -> Result<Vec<u8>> {
+        let (capacity_bytes, free_bytes) = self.space()?;
+        let device = self.device.info();
+        let snapshot = self.engine.snapshot();
+        let aperture = self.aperture_info().map_or(Value::Null, |aperture| {
+            json!({
+                "name": aperture.name,
+                "kind": match aperture.kind { ApertureKind::Identity => "identity", ApertureKind::Windowed => "windowed" },
+                "capacity_bytes": aperture.capacity_bytes,
+                "used_bytes": aperture.used_bytes,
+                "windows": aperture.windows,
+                "page_bytes": aperture.page_bytes,
+            })
+        });
+        let facts = &self.facts;
+        render(&json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "server_pid": std::process::id(),
+            "mountpoint": facts.mountpoint,
+            "device": {
+                "name": facts.device,
+                "backend": device.backend,
+                "size_bytes": device.size_bytes,
+                "direct_io": device.direct_io,
+            },
+            "volume": { "label": facts.label, "uuid": facts.uuid, "capacity_bytes": capacity_bytes, "free_bytes": free_bytes },
+            "read_only": facts.read_only,
+            "direct": facts.direct,
+            "deadline_ms": facts.deadline_ms,
+            "grants": if self.transport() == peerfs_abi::ioctl::transport::PASSTHROUGH { "passthrough" } else { "socket" },
+            "limits": facts.limits,
+            "aperture": aperture,
+            "sessions": snapshot.sessions,
+            "contexts": snapshot.contexts.len(),
+            "mappings": snapshot.mappings.len(),
+            "windows": snapshot.windows,
+            "windows_held": snapshot.windows_held,
+            "pins": 0,
+            "pin_quota_bytes": 0,
+            "revocations": snapshot.revocations,
+        }))
+    }
+
+    /// `mappings.json`.
+    pub(super) fn mappings_json(&self) -> Result<Vec<u8>> {
+        let snapshot = self.engine.snapshot();
+        render(&json!({
+            "contexts": snapshot.contexts,
+            "mappings": snapshot.mappings,
+            "refusals": snapshot.refusals,
+        }))
+    }
+}
+
+fn render(value: &Value) -> Result<Vec<u8>> {
+    let mut text = serde_json::to_vec_pretty(value).map_err(|error| FsError::with_context(libc::EIO, error.to_string()))?;
+    text.push(b'\n');
+    Ok(text)
+}

@@ -1,0 +1,594 @@
+//! `fuser::Filesystem` in terms of [`Operations`] and [`Control`]: translation only.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use fuser::{
+    BsdFileFlags, Errno, FileHandle, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags,
+    PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
+    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
+    TimeOrNow, WriteFlags,
+};
+
+use super::answer::{answer, contain};
+use super::backing::Backings;
+use super::pool::Pool;
+use super::translate::{TTL, attributes, caller, file_type, open_flags, set_time, timestamp};
+use crate::control::{self, Control, ControlOpened};
+use crate::error::{FsError, Result};
+use crate::ops::Operations;
+use crate::types::{
+    Attr, Caller, FallocateMode, HandleMode, Ino, Opened, RenameMode, SeekWhence, SetAttr, WriteOrigin, XattrMode,
+};
+
+/// Requests the kernel may have in flight; fuser's default of 16 starves deep queues.
+const MAX_BACKGROUND: u16 = 256;
+const MAX_WRITE: u32 = 1 << 20;
+
+/// The FUSE side of a mount.
+pub struct Adapter {
+    ops: Arc<dyn Operations>,
+    control: Arc<Control>,
+    pool: Pool,
+    backings: Backings,
+}
+
+impl Adapter {
+    /// An adapter for these operations and virtual files.
+    pub fn new(ops: Arc<dyn Operations>, control: Arc<Control>) -> Self {
+        Adapter { ops, control, pool: Pool::default(), backings: Backings::default() }
+    }
+
+    /// Runs a request here, or on the pool if it may have to wait.
+    fn serve(&self, operation: &'static str, ino: Option<Ino>, job: impl FnOnce(&dyn Operations) + Send + 'static) {
+        if self.ops.may_wait(ino) {
+            let ops = Arc::clone(&self.ops);
+            self.pool.run(move || contain(operation, || job(&*ops)));
+        } else {
+            contain(operation, || job(&*self.ops));
+        }
+    }
+}
+
+fn entry(reply: ReplyEntry, attr: Attr) {
+    let ttl = if control::is_virtual(attr.ino) { control::TTL } else { TTL };
+    reply.entry(&ttl, &attributes(&attr), Generation(attr.generation));
+}
+
+fn attr_reply(reply: ReplyAttr, attr: Attr) {
+    let ttl = if control::is_virtual(attr.ino) { control::TTL } else { TTL };
+    reply.attr(&ttl, &attributes(&attr));
+}
+
+fn empty(reply: ReplyEmpty, (): ()) {
+    reply.ok();
+}
+
+fn fopen_flags(opened: &Opened) -> FopenFlags {
+    match opened.mode {
+        HandleMode::Direct => FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES,
+        HandleMode::Cached if opened.keep_cache => FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES,
+        HandleMode::Cached => FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES,
+    }
+}
+
+/// Names of virtual files cannot be made, removed or replaced.
+fn not_virtual(parents: &[INodeNo], names: &[&OsStr]) -> Result<()> {
+    let reserved = names.iter().any(|name| control::is_reserved(name.as_bytes()));
+    if reserved || parents.iter().any(|parent| control::is_virtual(parent.0)) {
+        return Err(FsError::errno(libc::EPERM));
+    }
+    Ok(())
+}
+
+impl fuser::Filesystem for Adapter {
+    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+        let wanted = [
+            InitFlags::FUSE_ASYNC_DIO,
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            InitFlags::FUSE_DO_READDIRPLUS | InitFlags::FUSE_READDIRPLUS_AUTO,
+            InitFlags::FUSE_HAS_IOCTL_DIR,
+            InitFlags::FUSE_CACHE_SYMLINKS,
+            InitFlags::FUSE_ATOMIC_O_TRUNC,
+            InitFlags::FUSE_EXPLICIT_INVAL_DATA,
+        ];
+        for flags in wanted {
+            if config.add_capabilities(flags).is_err() {
+                tracing::debug!(?flags, "the kernel does not offer a capability; going on without");
+            }
+        }
+        let passthrough = self.control.wants_passthrough()
+            && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
+            && config.set_max_stack_depth(2).is_ok();
+        self.control.set_passthrough(passthrough);
+        let _nearest = config.set_max_background(MAX_BACKGROUND);
+        let _nearest = config.set_max_write(MAX_WRITE);
+        let _nearest = config.set_max_readahead(MAX_WRITE);
+        Ok(())
+    }
+
+    fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let caller = caller(request);
+        contain("lookup", || {
+            let outcome = match self.control.lookup(caller, parent.0, name.as_bytes()) {
+                Some(outcome) => outcome,
+                None => self.ops.lookup(parent.0, name.as_bytes()),
+            };
+            answer("lookup", reply, outcome, entry);
+        });
+    }
+
+    fn forget(&self, _request: &Request, ino: INodeNo, count: u64) {
+        if !control::is_virtual(ino.0) {
+            self.serve("forget", None, move |ops| ops.forget(ino.0, count));
+        }
+    }
+
+    fn getattr(&self, _request: &Request, ino: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
+        contain("getattr", || {
+            let outcome = if control::is_virtual(ino.0) { self.control.getattr(ino.0) } else { self.ops.getattr(ino.0) };
+            answer("getattr", reply, outcome, attr_reply);
+        });
+    }
+
+    fn setattr(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        ctime: Option<SystemTime>,
+        handle: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        if control::is_virtual(ino.0) {
+            return reply.error(Errno::EPERM);
+        }
+        let set =
+            SetAttr { mode, uid, gid, size, atime: atime.map(set_time), mtime: mtime.map(set_time), ctime: ctime.map(timestamp) };
+        let caller = caller(request);
+        self.serve("setattr", Some(ino.0), move |ops| {
+            answer("setattr", reply, ops.setattr(caller, ino.0, handle.map(|h| h.0), set), attr_reply);
+        });
+    }
+
+    fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
+        contain("readlink", || answer("readlink", reply, self.ops.readlink(ino.0), |reply, target| reply.data(&target)));
+    }
+
+    fn mknod(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, rdev: u32, reply: ReplyEntry) {
+        contain("mknod", || {
+            let outcome = not_virtual(&[parent], &[name])
+                .and_then(|()| self.ops.mknod(caller(request), parent.0, name.as_bytes(), mode, rdev));
+            answer("mknod", reply, outcome, entry);
+        });
+    }
+
+    fn mkdir(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, reply: ReplyEntry) {
+        contain("mkdir", || {
+            let outcome =
+                not_virtual(&[parent], &[name]).and_then(|()| self.ops.mkdir(caller(request), parent.0, name.as_bytes(), mode));
+            answer("mkdir", reply, outcome, entry);
+        });
+    }
+
+    fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (caller, name) = (caller(request), name.to_owned());
+        self.serve("unlink", None, move |ops| {
+            let outcome = not_virtual(&[parent], &[&name]).and_then(|()| ops.unlink(caller, parent.0, name.as_bytes()));
+            answer("unlink", reply, outcome, empty);
+        });
+    }
+
+    fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        contain("rmdir", || {
+            let outcome =
+                not_virtual(&[parent], &[name]).and_then(|()| self.ops.rmdir(caller(request), parent.0, name.as_bytes()));
+            answer("rmdir", reply, outcome, empty);
+        });
+    }
+
+    fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        contain("symlink", || {
+            let target = target.as_os_str().as_bytes();
+            let outcome = not_virtual(&[parent], &[name])
+                .and_then(|()| self.ops.symlink(caller(request), parent.0, name.as_bytes(), target));
+            answer("symlink", reply, outcome, entry);
+        });
+    }
+
+    fn rename(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let mode = match flags {
+            flags if flags.is_empty() => RenameMode::Replace,
+            RenameFlags::RENAME_NOREPLACE => RenameMode::NoReplace,
+            RenameFlags::RENAME_EXCHANGE => RenameMode::Exchange,
+            _ => return reply.error(Errno::EINVAL),
+        };
+        let (caller, name, new_name) = (caller(request), name.to_owned(), new_name.to_owned());
+        self.serve("rename", None, move |ops| {
+            let outcome = not_virtual(&[parent, new_parent], &[&name, &new_name])
+                .and_then(|()| ops.rename(caller, parent.0, name.as_bytes(), new_parent.0, new_name.as_bytes(), mode));
+            answer("rename", reply, outcome, empty);
+        });
+    }
+
+    fn link(&self, request: &Request, ino: INodeNo, new_parent: INodeNo, new_name: &OsStr, reply: ReplyEntry) {
+        contain("link", || {
+            let outcome = not_virtual(&[ino, new_parent], &[new_name])
+                .and_then(|()| self.ops.link(caller(request), ino.0, new_parent.0, new_name.as_bytes()));
+            answer("link", reply, outcome, entry);
+        });
+    }
+
+    fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let (caller, flags) = (caller(request), open_flags(flags.0));
+        if control::is_virtual(ino.0) {
+            contain("open", || self.open_virtual(caller, ino.0, flags, reply));
+            return;
+        }
+        self.serve("open", Some(ino.0), move |ops| {
+            answer("open", reply, ops.open(caller, ino.0, flags), |reply, opened| {
+                reply.opened(FileHandle(opened.handle), fopen_flags(&opened));
+            });
+        });
+    }
+
+    fn create(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, flags: i32, reply: ReplyCreate) {
+        let (caller, name) = (caller(request), name.to_owned());
+        self.serve("create", None, move |ops| {
+            let exclusive = flags & libc::O_EXCL != 0;
+            let outcome = not_virtual(&[parent], &[&name])
+                .and_then(|()| ops.create(caller, parent.0, name.as_bytes(), mode, exclusive, open_flags(flags)));
+            answer("create", reply, outcome, |reply, (attr, opened)| {
+                let generation = Generation(attr.generation);
+                reply.created(&TTL, &attributes(&attr), generation, FileHandle(opened.handle), fopen_flags(&opened));
+            });
+        });
+    }
+
+    fn read(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        if control::is_virtual(ino.0) {
+            contain("read", || {
+                answer("read", reply, self.control.read(handle.0, offset, size), |reply, data| reply.data(&data));
+            });
+            return;
+        }
+        // The kernel names a lock owner for read(2) that bypasses its cache, and none when it fills the cache.
+        let into_cache = lock_owner.is_none();
+        self.serve("read", Some(ino.0), move |ops| {
+            answer("read", reply, ops.read(handle.0, offset, size, into_cache), |reply, data| reply.data(&data));
+        });
+    }
+
+    fn write(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        _flags: OpenFlags,
+        lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        if control::is_virtual(ino.0) {
+            return reply.error(Errno::EPERM);
+        }
+        let from_page_cache = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        let origin = WriteOrigin {
+            through_cache: from_page_cache || lock_owner.is_none(),
+            from_page_cache,
+            kill_suid: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
+        };
+        let caller = caller(request);
+        let written = |reply: ReplyWrite, count: u32| reply.written(count);
+        if self.ops.may_wait(Some(ino.0)) {
+            let (ops, data) = (Arc::clone(&self.ops), data.to_vec());
+            self.pool.run(move || {
+                contain("write", || answer("write", reply, ops.write(caller, handle.0, offset, &data, origin), written));
+            });
+        } else {
+            contain("write", || answer("write", reply, self.ops.write(caller, handle.0, offset, data, origin), written));
+        }
+    }
+
+    fn flush(&self, _request: &Request, ino: INodeNo, handle: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
+        if control::is_virtual(ino.0) {
+            return reply.ok();
+        }
+        self.serve("flush", Some(ino.0), move |ops| answer("flush", reply, ops.flush(handle.0), empty));
+    }
+
+    fn release(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        handle: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        if control::is_virtual(ino.0) {
+            self.backings.drop_handle(handle.0);
+            let control = Arc::clone(&self.control);
+            self.pool.run(move || contain("release", || control.release(handle.0)));
+            return reply.ok();
+        }
+        self.serve("release", None, move |ops| {
+            ops.release(handle.0);
+            reply.ok();
+        });
+    }
+
+    fn fsync(&self, _request: &Request, ino: INodeNo, handle: FileHandle, data_only: bool, reply: ReplyEmpty) {
+        if control::is_virtual(ino.0) {
+            return reply.ok();
+        }
+        self.serve("fsync", Some(ino.0), move |ops| answer("fsync", reply, ops.fsync(handle.0, data_only), empty));
+    }
+
+    fn opendir(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        contain("opendir", || {
+            let outcome = if control::is_virtual(ino.0) { Ok(control::DIR_HANDLE) } else { self.ops.opendir(ino.0) };
+            answer("opendir", reply, outcome, |reply, handle| reply.opened(FileHandle(handle), FopenFlags::empty()));
+        });
+    }
+
+    fn readdir(&self, _request: &Request, ino: INodeNo, handle: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        contain("readdir", || {
+            if control::is_virtual(ino.0) {
+                for entry in control::entries(ino.0).iter().filter(|entry| entry.cookie > offset) {
+                    if reply.add(INodeNo(entry.ino), entry.cookie, file_type(entry.kind), OsStr::from_bytes(entry.name)) {
+                        break;
+                    }
+                }
+                return reply.ok();
+            }
+            let outcome = self.ops.readdir(handle.0, offset, false, &mut |entry| {
+                !reply.add(INodeNo(entry.ino), entry.cookie, file_type(entry.kind), OsStr::from_bytes(entry.name))
+            });
+            answer("readdir", reply, outcome, |reply, ()| reply.ok());
+        });
+    }
+
+    fn readdirplus(&self, _request: &Request, ino: INodeNo, handle: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+        contain("readdirplus", || {
+            if control::is_virtual(ino.0) {
+                // The kernel falls back to readdir.
+                return reply.error(Errno::ENOSYS);
+            }
+            let outcome = self.ops.readdir(handle.0, offset, true, &mut |entry| {
+                let Some(attr) = entry.attr else { return true };
+                let generation = Generation(attr.generation);
+                let name = OsStr::from_bytes(entry.name);
+                !reply.add(INodeNo(entry.ino), entry.cookie, name, &TTL, &attributes(attr), generation)
+            });
+            answer("readdirplus", reply, outcome, |reply, ()| reply.ok());
+        });
+    }
+
+    fn releasedir(&self, _request: &Request, ino: INodeNo, handle: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+        contain("releasedir", || {
+            if !control::is_virtual(ino.0) {
+                self.ops.releasedir(handle.0);
+            }
+            reply.ok();
+        });
+    }
+
+    fn fsyncdir(&self, _request: &Request, ino: INodeNo, handle: FileHandle, _data_only: bool, reply: ReplyEmpty) {
+        if control::is_virtual(ino.0) {
+            return reply.ok();
+        }
+        contain("fsyncdir", || answer("fsyncdir", reply, self.ops.fsyncdir(handle.0), empty));
+    }
+
+    fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        contain("statfs", || {
+            answer("statfs", reply, self.ops.statfs(), |reply, s| {
+                reply.statfs(s.blocks, s.free, s.available, s.inodes, s.inodes_free, 4096, 255, 4096);
+            });
+        });
+    }
+
+    fn setxattr(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        if control::is_virtual(ino.0) {
+            return reply.error(Errno::EPERM);
+        }
+        let mode = match flags {
+            0 => XattrMode::Any,
+            libc::XATTR_CREATE => XattrMode::Create,
+            libc::XATTR_REPLACE => XattrMode::Replace,
+            _ => return reply.error(Errno::EINVAL),
+        };
+        let (caller, name, value) = (caller(request), name.to_owned(), value.to_vec());
+        self.serve("setxattr", Some(ino.0), move |ops| {
+            answer("setxattr", reply, ops.setxattr(caller, ino.0, name.as_bytes(), &value, mode), empty);
+        });
+    }
+
+    fn getxattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        contain("getxattr", || {
+            let outcome = if control::is_virtual(ino.0) {
+                Err(FsError::errno(libc::ENODATA))
+            } else {
+                self.ops.getxattr(ino.0, name.as_bytes())
+            };
+            answer("getxattr", reply, outcome, |reply, value| sized(reply, size, &value));
+        });
+    }
+
+    fn listxattr(&self, _request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        contain("listxattr", || {
+            let outcome = if control::is_virtual(ino.0) { Ok(Vec::new()) } else { self.ops.listxattr(ino.0) };
+            answer("listxattr", reply, outcome, |reply, names| sized(reply, size, &names));
+        });
+    }
+
+    fn removexattr(&self, request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        if control::is_virtual(ino.0) {
+            return reply.error(Errno::EPERM);
+        }
+        let (caller, name) = (caller(request), name.to_owned());
+        self.serve("removexattr", Some(ino.0), move |ops| {
+            answer("removexattr", reply, ops.removexattr(caller, ino.0, name.as_bytes()), empty);
+        });
+    }
+
+    fn ioctl(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        handle: FileHandle,
+        _flags: IoctlFlags,
+        command: u32,
+        input: &[u8],
+        out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        let (caller, input, control) = (caller(request), input.to_vec(), Arc::clone(&self.control));
+        let job = move || {
+            contain("ioctl", || {
+                let outcome = control.ioctl(caller, ino.0, handle.0, command, &input, out_size as usize);
+                answer("ioctl", reply, outcome, |reply, output| reply.ioctl(0, &output));
+            });
+        };
+        // Acknowledgements must never queue behind what waits for them.
+        if control::is_quick(command) { job() } else { self.pool.run(job) }
+    }
+
+    fn poll(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        handle: FileHandle,
+        notifier: PollNotifier,
+        _events: PollEvents,
+        flags: PollFlags,
+        reply: ReplyPoll,
+    ) {
+        if !control::is_virtual(ino.0) {
+            return reply.poll(PollEvents::POLLIN | PollEvents::POLLOUT | PollEvents::POLLRDNORM | PollEvents::POLLWRNORM);
+        }
+        contain("poll", || {
+            if flags.contains(PollFlags::FUSE_POLL_SCHEDULE_NOTIFY) {
+                self.control.on_ready(handle.0, Box::new(move || drop(notifier.clone().notify())));
+            }
+            let ready =
+                if self.control.is_ready(handle.0) { PollEvents::POLLIN | PollEvents::POLLRDNORM } else { PollEvents::empty() };
+            reply.poll(ready);
+        });
+    }
+
+    fn fallocate(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        if control::is_virtual(ino.0) {
+            return reply.error(Errno::EPERM);
+        }
+        let keep_size = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
+        let mode = match mode & !libc::FALLOC_FL_KEEP_SIZE {
+            0 => FallocateMode::Allocate { keep_size },
+            libc::FALLOC_FL_PUNCH_HOLE if keep_size => FallocateMode::PunchHole,
+            libc::FALLOC_FL_ZERO_RANGE => FallocateMode::ZeroRange { keep_size },
+            _ => return reply.error(Errno::EOPNOTSUPP),
+        };
+        let caller = caller(request);
+        self.serve("fallocate", Some(ino.0), move |ops| {
+            answer("fallocate", reply, ops.fallocate(caller, handle.0, mode, offset, length), empty);
+        });
+    }
+
+    fn lseek(&self, _request: &Request, ino: INodeNo, handle: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        let whence = match whence {
+            libc::SEEK_DATA => SeekWhence::Data,
+            libc::SEEK_HOLE => SeekWhence::Hole,
+            _ => return reply.error(Errno::EINVAL),
+        };
+        let Ok(offset) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
+        if control::is_virtual(ino.0) {
+            return reply.error(Errno::ESPIPE);
+        }
+        contain("lseek", || {
+            answer("lseek", reply, self.ops.lseek(handle.0, offset, whence), |reply, offset| reply.offset(offset as i64));
+        });
+    }
+}
+
+impl Adapter {
+    fn open_virtual(&self, caller: Caller, ino: Ino, flags: crate::types::OpenFlags, reply: ReplyOpen) {
+        let direct = FopenFlags::FOPEN_DIRECT_IO;
+        match self.control.open(caller, ino, flags) {
+            Ok(ControlOpened::Plain(handle)) => reply.opened(FileHandle(handle), direct),
+            Ok(ControlOpened::Grant { handle, memory }) => match reply.open_backing(&memory) {
+                Ok(backing) => {
+                    reply.opened_passthrough(FileHandle(handle), direct, &backing);
+                    self.backings.keep(handle, backing);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the kernel refused a passthrough backing file");
+                    self.control.release(handle);
+                    reply.error(Errno::EIO);
+                }
+            },
+            Err(error) => answer("open", reply, Err::<(), _>(error), |_, ()| ()),
+        }
+    }
+}
+
+/// getxattr and listxattr: the size alone is asked for with 0.
+fn sized(reply: ReplyXattr, size: u32, value: &[u8]) {
+    match size {
+        0 => reply.size(value.len() as u32),
+        size if value.len() <= size as usize => reply.data(value),
+        _ => reply.error(Errno::ERANGE),
+    }
+}

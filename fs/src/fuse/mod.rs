@@ -1,0 +1,13 @@
+//! The FUSE transport.
+
+mod adapter;
+mod answer;
+mod backing;
+mod cache;
+mod mount;
+mod pool;
+mod translate;
+
+pub use adapter::Adapter;
+pub use cache::FuseCache;
+pub use mount::{FuseMount, FuseOptions, MountError, Unmounted, unmount};

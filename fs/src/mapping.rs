@@ -1,0 +1,146 @@
+//! The filesystem as an exporter of the mapping engine, and the engine as the
+//! keeper of coherence for the filesystem.
+
+use std::sync::{Arc, Weak};
+
+use peerfs_abi::{Reason, Trigger};
+use peerfs_blockdev::DeviceError;
+use peerfs_p2p::{CacheProbe, CpuAccess, DirectPolicy, Engine, Exporter, MapRequest, ObjectId, Range, Survey};
+
+use crate::coherence::{ClosedRange, Coherence};
+use crate::core::Core;
+use crate::cpu_cache::CpuCache;
+use crate::types::Ino;
+
+/// Files, as the engine asks about them.
+pub struct FileExporter {
+    core: Arc<Core>,
+    cache: Arc<dyn CpuCache>,
+    policy: DirectPolicy,
+    read_only: bool,
+}
+
+impl FileExporter {
+    /// Exports the files of `core`; `policy` is the mount's.
+    pub fn new(core: Arc<Core>, cache: Arc<dyn CpuCache>, policy: DirectPolicy, read_only: bool) -> Self {
+        FileExporter { core, cache, policy, read_only }
+    }
+
+    /// The mount's `never` cannot be overridden by a file's owner.
+    fn policy(&self, ino: Ino) -> DirectPolicy {
+        match self.policy {
+            DirectPolicy::Never => DirectPolicy::Never,
+            mount => self.core.direct_policy(ino).unwrap_or(mount),
+        }
+    }
+
+    /// Ranges with cached pages. They matter only where the policy respects the cache; without a
+    /// way to look, all of it counts as cached.
+    fn cached(&self, request: &MapRequest, range: Range, policy: DirectPolicy) -> Vec<Range> {
+        if policy != DirectPolicy::RespectCache || range.is_empty() {
+            return Vec::new();
+        }
+        let state = request.cache_probe.map(|probe| self.cache.state(request.object.0, range, probe));
+        match state {
+            Some(Ok(state)) if state.cached == 0 => Vec::new(),
+            _ => vec![range],
+        }
+    }
+}
+
+impl Exporter for FileExporter {
+    fn survey(&self, request: &MapRequest, range: Range) -> Option<Survey> {
+        let ino = request.object.0;
+        let extents = self.core.survey_extents(ino, range)?;
+        let policy = self.policy(ino);
+        let within = range.intersect(Range { start: 0, end: extents.size });
+        Some(Survey {
+            regular: extents.regular,
+            size: extents.size,
+            read_only: self.read_only || !request.handle_writable,
+            policy,
+            extents: extents.extents,
+            cached: self.cached(request, within, policy),
+            closed: Vec::new(),
+        })
+    }
+
+    fn quiesce(&self, object: ObjectId, range: Range, probe: Option<CacheProbe>) -> Result<(), Reason> {
+        self.cache.invalidate(object.0, range).map_err(|error| {
+            tracing::debug!(ino = object.0, %error, "cached pages could not be dropped");
+            Reason::PageCacheDirty
+        })?;
+        let Some(probe) = probe else { return Ok(()) };
+        match self.cache.state(object.0, range, probe) {
+            Ok(state) if state.cached == 0 => Ok(()),
+            Ok(state) if state.dirty > 0 => Err(Reason::PageCacheDirty),
+            Ok(_) => Err(Reason::Busy),
+            // No right to look into the client: the kernel's word has to do.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EPERM | libc::EACCES | libc::ENOSYS)) => Ok(()),
+            Err(error) => {
+                tracing::debug!(ino = object.0, %error, "the client's descriptor does not name the file");
+                Err(Reason::PageCached)
+            }
+        }
+    }
+
+    fn write_granted(&self, object: ObjectId) {
+        if let Err(error) = self.core.touch_written(object.0) {
+            tracing::warn!(ino = object.0, %error, "the times of a file mapped for writing were not updated");
+        }
+        self.cache.invalidate_attributes(object.0);
+    }
+}
+
+/// The engine, as file operations see it.
+pub struct EngineCoherence {
+    engine: Weak<Engine>,
+}
+
+impl EngineCoherence {
+    /// Weak, because the engine's exporter holds the operations.
+    pub fn new(engine: &Arc<Engine>) -> Self {
+        EngineCoherence { engine: Arc::downgrade(engine) }
+    }
+}
+
+impl Coherence for EngineCoherence {
+    fn close_range(&self, ino: Ino, range: Range, trigger: Trigger) -> ClosedRange {
+        match self.engine.upgrade() {
+            Some(engine) => Box::new(engine.close_range(ObjectId(ino), range, trigger)),
+            None => Box::new(()),
+        }
+    }
+
+    fn cached_read(&self, ino: Ino, range: Range, cpu_writers: u32) {
+        if let Some(engine) = self.engine.upgrade() {
+            engine.cpu_access(ObjectId(ino), range, CpuAccess::CachedRead { cpu_writers });
+        }
+    }
+
+    fn cached_write(&self, ino: Ino, range: Range) {
+        if let Some(engine) = self.engine.upgrade() {
+            engine.cpu_access(ObjectId(ino), range, CpuAccess::CachedWrite);
+        }
+    }
+
+    fn writable_cached_open(&self, ino: Ino) {
+        if let Some(engine) = self.engine.upgrade() {
+            engine.writable_cached_open(ObjectId(ino));
+        }
+    }
+
+    fn flush(&self, ino: Ino) -> Result<(), DeviceError> {
+        self.engine.upgrade().map_or(Ok(()), |engine| engine.flush_object(ObjectId(ino)))
+    }
+
+    fn size_changed(&self, ino: Ino, old_size: u64, new_size: u64) {
+        if let Some(engine) = self.engine.upgrade() {
+            engine.size_changed(ObjectId(ino), old_size, new_size);
+        }
+    }
+
+    fn is_mapped(&self, ino: Option<Ino>) -> bool {
+        self.engine.upgrade().is_some_and(|engine| engine.is_mapped(ino.map(ObjectId)))
+    }
+}

@@ -1,0 +1,222 @@
+//! A mounted volume: all parts put together, and taken apart in the right order.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use peerfs_blockdev::{DeviceError, DeviceSpec, OpenMode};
+use peerfs_p2p::{
+    ContextIds, DirectPolicy, Engine, EngineConfig, EngineParts, Exporter, GrantSocket, Guardian, GuardianError, SystemClock,
+};
+
+use crate::control::{Control, ControlParts, MountFacts};
+use crate::coherence::NoMappings;
+use crate::core::{Atime, Core, MountOptions};
+use crate::error::FsError;
+use crate::fuse::{Adapter, FuseCache, FuseMount, FuseOptions, MountError};
+use crate::mapping::{EngineCoherence, FileExporter};
+use crate::store::{FormatOptions, OpenOptions, StoreError, Volume};
+use crate::types::Timestamp;
+
+/// How long a mount waits for an earlier server of the volume to finish.
+const LOCK_WAIT: Duration = Duration::from_secs(10);
+
+/// Everything that can be chosen for a mount.
+#[derive(Debug, Clone)]
+pub struct ServerConfig {
+    /// What to mount.
+    pub device: DeviceSpec,
+    /// Size of the software CMB, bytes; `None` mounts without an aperture.
+    pub cmb_bytes: Option<u64>,
+    /// Where.
+    pub mountpoint: PathBuf,
+    /// No writes.
+    pub read_only: bool,
+    /// Policy of direct mapping.
+    pub direct: DirectPolicy,
+    /// How long an importer may take to acknowledge a revocation.
+    pub deadline: Duration,
+    /// Longest time a change stays uncommitted without fsync.
+    pub commit_interval: Duration,
+    /// Access times.
+    pub atime: Atime,
+    /// Source shown in /proc/mounts; the device if `None`.
+    pub fsname: Option<String>,
+    /// Generic mount options (`nodev`, `noexec`, ...).
+    pub generic: Vec<String>,
+    /// Hand grants over on a socket even where the mount itself could.
+    pub grants_by_socket: bool,
+    /// The program that runs the guardian: `peerfs`.
+    pub guardian_exe: PathBuf,
+}
+
+/// Why a volume could not be mounted, or closed cleanly.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The storage device.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// The volume on it.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// File operations could not start or stop.
+    #[error("{0}")]
+    Core(FsError),
+    /// The guardian process.
+    #[error(transparent)]
+    Guardian(#[from] GuardianError),
+    /// The socket for grants.
+    #[error("the grant socket: {0}")]
+    Socket(std::io::Error),
+    /// The mount itself.
+    #[error(transparent)]
+    Mount(#[from] MountError),
+    /// The transport failed while serving.
+    #[error("serving requests: {0}")]
+    Serving(std::io::Error),
+}
+
+/// Context ids out of the volume's never-reused supply.
+struct VolumeContextIds(Arc<Core>);
+
+impl ContextIds for VolumeContextIds {
+    fn next_id(&self) -> Option<u64> {
+        self.0.reserve_context_ids(1).ok().map(|ids| ids.start)
+    }
+}
+
+/// A mounted volume that serves requests.
+pub struct Server {
+    core: Arc<Core>,
+    engine: Arc<Engine>,
+    exporter: Arc<dyn Exporter>,
+    guardian: Arc<Guardian>,
+    socket: Option<GrantSocket>,
+    mount: FuseMount,
+}
+
+impl Server {
+    /// Opens the volume and mounts it. It is usable when this returns.
+    pub fn start(config: &ServerConfig) -> Result<Server, ServerError> {
+        let mode = if config.read_only { OpenMode::ReadOnly } else { OpenMode::ReadWrite };
+        let opened = config.device.open(config.cmb_bytes, mode, LOCK_WAIT)?;
+        if matches!(config.device, DeviceSpec::Mem { .. }) {
+            // Its content ends with the server, so nobody can have formatted it.
+            Volume::format(Arc::clone(&opened.device), &FormatOptions::default())?;
+        }
+        let options = OpenOptions { read_only: config.read_only, ..OpenOptions::default() };
+        let volume = Volume::open(Arc::clone(&opened.device), &options)?;
+        let summary = volume.summary();
+        let guardian = Arc::new(Guardian::spawn(&config.guardian_exe, opened.lock)?);
+
+        let options =
+            MountOptions { read_only: config.read_only, commit_interval: config.commit_interval, atime: config.atime };
+        let core = Core::open(volume, Arc::clone(&opened.device), Arc::new(NoMappings), options).map_err(ServerError::Core)?;
+        let engine_config = EngineConfig { deadline: config.deadline, ..EngineConfig::default() };
+        let engine = Engine::new(
+            engine_config,
+            EngineParts {
+                aperture: opened.aperture.clone(),
+                custody: guardian.clone(),
+                clock: Arc::new(SystemClock::default()),
+                context_ids: Arc::new(VolumeContextIds(Arc::clone(&core))),
+            },
+        );
+        let cache = Arc::new(FuseCache::default());
+        let exporter: Arc<dyn Exporter> =
+            Arc::new(FileExporter::new(Arc::clone(&core), cache.clone(), config.direct, config.read_only));
+        engine.attach_exporter(Arc::downgrade(&exporter));
+        engine.subscribe(&*opened.device);
+        core.set_coherence(Arc::new(EngineCoherence::new(&engine)));
+
+        let privileged = nix::unistd::geteuid().is_root();
+        let socket = if privileged && !config.grants_by_socket {
+            None
+        } else {
+            Some(GrantSocket::start(engine.clone()).map_err(ServerError::Socket)?)
+        };
+        let fsname = config.fsname.clone().unwrap_or_else(|| config.device.to_string());
+        let control = Control::new(ControlParts {
+            core: Arc::clone(&core),
+            engine: Arc::clone(&engine),
+            device: opened.device,
+            aperture: opened.aperture,
+            facts: MountFacts {
+                device: config.device.to_string(),
+                mountpoint: config.mountpoint.display().to_string(),
+                label: summary.label,
+                uuid: summary.uuid,
+                owner_uid: nix::unistd::geteuid().as_raw(),
+                started: now(),
+                deadline_ms: u32::try_from(config.deadline.as_millis()).unwrap_or(u32::MAX),
+                direct: direct_name(config.direct).to_owned(),
+                read_only: config.read_only,
+                limits: limits(privileged),
+            },
+            socket_path: socket.as_ref().map(|socket| socket.path().to_owned()),
+        });
+        let adapter = Adapter::new(core.clone(), Arc::new(control));
+        let options = FuseOptions {
+            mountpoint: config.mountpoint.clone(),
+            fsname,
+            read_only: config.read_only,
+            generic: config.generic.clone(),
+        };
+        match FuseMount::start(adapter, &cache, &options) {
+            Ok(mount) => Ok(Server { core, engine, exporter, guardian, socket, mount }),
+            Err(error) => {
+                core.close().map_err(ServerError::Core)?;
+                Err(error.into())
+            }
+        }
+    }
+
+    /// The absolute mount point.
+    pub fn mountpoint(&self) -> PathBuf {
+        self.mount.mountpoint().to_owned()
+    }
+
+    /// Something that ends every direct mapping, for use before an unmount is forced.
+    pub fn engine(&self) -> Arc<Engine> {
+        Arc::clone(&self.engine)
+    }
+
+    /// Waits until somebody unmounts it, then closes the volume.
+    pub fn wait(self) -> Result<(), ServerError> {
+        let served = self.mount.join();
+        // Every window ends before the last commit, so that what peers wrote is in it.
+        self.engine.shut_down()?;
+        drop(self.socket);
+        self.core.close().map_err(ServerError::Core)?;
+        drop(self.exporter);
+        drop(self.guardian);
+        served.map_err(ServerError::Serving)
+    }
+}
+
+/// Name of a policy, as in `-o direct=`.
+pub fn direct_name(policy: DirectPolicy) -> &'static str {
+    match policy {
+        DirectPolicy::Prefer => "prefer",
+        DirectPolicy::RespectCache => "respect-cache",
+        DirectPolicy::Never => "never",
+    }
+}
+
+/// What a mount by an ordinary user cannot do.
+fn limits(privileged: bool) -> Vec<String> {
+    if privileged {
+        return Vec::new();
+    }
+    vec![
+        "grants are memfds handed over on a socket: FUSE passthrough needs a privileged server".into(),
+        "processes of the server's own user can reopen a granted memfd for writing: use separate users".into(),
+        "read-ahead stays at the kernel's default: raising it needs privilege".into(),
+        "only the mounting user can use the mount".into(),
+    ]
+}
+
+fn now() -> Timestamp {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Timestamp { seconds: now.as_secs() as i64, nanoseconds: now.subsec_nanos() }
+}
