@@ -1,0 +1,42 @@
+//! The seam to the kernel: everything the library asks of a mount. The real
+//! implementation is in `kernel`; tests use a server in memory.
+
+use std::io;
+use std::time::Duration;
+
+use peerfs_abi::ioctl::{Context, Event, Info, Map, Revoke, Unmap};
+use peerfs_sys::Window;
+
+/// Calls on an open file.
+pub(crate) trait FileCalls: Send + Sync {
+    /// The decision table; nothing changes.
+    fn query(&self, argument: &mut Map) -> io::Result<()>;
+    /// Maps a range for a context.
+    fn map(&self, argument: &mut Map) -> io::Result<()>;
+    /// Revokes direct mappings.
+    fn revoke(&self, argument: &mut Revoke) -> io::Result<()>;
+    /// State of server and file.
+    fn info(&self, argument: &mut Info) -> io::Result<()>;
+    /// pread(2) past the page cache.
+    fn read_at(&self, offset: u64, target: &mut [u8]) -> io::Result<usize>;
+    /// pwrite(2) past the page cache.
+    fn write_at(&self, offset: u64, source: &[u8]) -> io::Result<usize>;
+}
+
+/// Calls on a session.
+pub(crate) trait SessionCalls: Send + Sync {
+    /// Registers the importer and binds the session; called once, first.
+    fn bind(&self, argument: &mut Context) -> io::Result<()>;
+    /// Maps a grant into the process.
+    fn window(&self, grant_id: u64, length: u64, writable: bool) -> io::Result<Window>;
+    /// Waits for events, [`SessionCalls::wake`] or the timeout.
+    fn wait(&self, timeout: Option<Duration>) -> io::Result<()>;
+    /// Ends the present or next wait. May be called from any thread.
+    fn wake(&self);
+    /// Adds the events that are pending; does not wait.
+    fn events(&self, events: &mut Vec<Event>) -> io::Result<()>;
+    /// Tells the server that a grant is no longer used.
+    fn acknowledge(&self, grant_id: u64) -> io::Result<()>;
+    /// Ends a mapping, or reports bytes moved through it.
+    fn unmap(&self, argument: &mut Unmap) -> io::Result<()>;
+}

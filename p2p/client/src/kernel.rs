@@ -1,0 +1,222 @@
+//! The real seam: ioctls, the control directory and the grant socket of a mount.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, send, socket};
+use nix::sys::stat::Mode;
+use peerfs_abi::ioctl::{self, Ack, Context, Event, Info, Map, Revoke, Unmap, unpack_name};
+use peerfs_abi::{ABI_VERSION, names, socket as message};
+use peerfs_sys::{Window, receive_with_fd};
+use zerocopy::{FromZeros, IntoBytes};
+
+use crate::backend::{FileCalls, SessionCalls};
+
+/// Most events taken from the session with one read(2).
+const EVENTS_PER_READ: usize = 64;
+
+/// A file's own handle. The server gives a handle opened with both flags no page cache.
+pub(crate) struct KernelFile(File);
+
+impl KernelFile {
+    pub(crate) fn open(path: &Path, options: &OpenOptions) -> io::Result<KernelFile> {
+        let direct = (OFlag::O_DIRECT | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC).bits();
+        let plain = (OFlag::O_NONBLOCK | OFlag::O_CLOEXEC).bits();
+        match options.clone().custom_flags(direct).open(path) {
+            // Directories and special files know no direct access, yet can be asked why they do not map.
+            Err(error) if error.raw_os_error() == Some(Errno::EINVAL as i32) => options.clone().custom_flags(plain).open(path),
+            other => other,
+        }
+        .map(KernelFile)
+    }
+
+    fn decide(&self, command: u32, argument: &mut Map) -> io::Result<()> {
+        argument.file_fd = self.0.as_raw_fd();
+        peerfs_sys::ioctl(&self.0, command, argument).map(drop)
+    }
+}
+
+impl FileCalls for KernelFile {
+    fn query(&self, argument: &mut Map) -> io::Result<()> {
+        self.decide(ioctl::QUERY, argument)
+    }
+
+    fn map(&self, argument: &mut Map) -> io::Result<()> {
+        self.decide(ioctl::MAP, argument)
+    }
+
+    fn revoke(&self, argument: &mut Revoke) -> io::Result<()> {
+        peerfs_sys::ioctl(&self.0, ioctl::REVOKE, argument).map(drop)
+    }
+
+    fn info(&self, argument: &mut Info) -> io::Result<()> {
+        peerfs_sys::ioctl(&self.0, ioctl::INFO, argument).map(drop)
+    }
+
+    fn read_at(&self, offset: u64, target: &mut [u8]) -> io::Result<usize> {
+        self.0.read_at(target, offset)
+    }
+
+    fn write_at(&self, offset: u64, source: &[u8]) -> io::Result<usize> {
+        self.0.write_at(source, offset)
+    }
+}
+
+/// How grants become descriptors.
+enum Transport {
+    Passthrough,
+    Socket(UnixAddr),
+}
+
+/// A session file and the directory it is in.
+pub(crate) struct KernelSession {
+    control: OwnedFd,
+    session: File,
+    wake: EventFd,
+    transport: OnceLock<Transport>,
+}
+
+impl KernelSession {
+    /// `directory` is any directory of the mount.
+    pub(crate) fn open(directory: &Path) -> io::Result<KernelSession> {
+        let path = directory.join(names::CONTROL_DIR);
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let control = nix::fcntl::open(&path, flags, Mode::empty())?;
+        let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let session = openat(&control, names::SESSION, flags, Mode::empty())?;
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        Ok(KernelSession {
+            control,
+            session: File::from(session),
+            wake: EventFd::from_value_and_flags(0, flags)?,
+            transport: OnceLock::new(),
+        })
+    }
+
+    fn grant(&self, grant_id: u64, writable: bool) -> io::Result<OwnedFd> {
+        match self.transport.get() {
+            Some(Transport::Passthrough) => {
+                let access = match writable {
+                    true => OFlag::O_RDWR,
+                    false => OFlag::O_RDONLY,
+                };
+                let name = names::grant_name(grant_id);
+                let flags = access | OFlag::O_CLOEXEC;
+                Ok(openat(&self.control, name.as_str(), flags, Mode::empty())?)
+            }
+            Some(Transport::Socket(address)) => ask_for_grant(address, grant_id),
+            None => Err(Errno::EBADF.into()),
+        }
+    }
+}
+
+impl SessionCalls for KernelSession {
+    fn bind(&self, argument: &mut Context) -> io::Result<()> {
+        // Kept open during the call only: the server takes a duplicate.
+        let memory = File::open("/proc/self/mem")?;
+        argument.mem_fd = memory.as_raw_fd();
+        peerfs_sys::ioctl(&self.session, ioctl::CONTEXT, argument)?;
+        let transport = transport(argument)?;
+        self.transport.get_or_init(|| transport);
+        Ok(())
+    }
+
+    fn window(&self, grant_id: u64, length: u64, writable: bool) -> io::Result<Window> {
+        let length = usize::try_from(length).map_err(|_| Errno::ENOMEM)?;
+        Window::map(self.grant(grant_id, writable)?, length, writable)
+    }
+
+    fn wait(&self, timeout: Option<Duration>) -> io::Result<()> {
+        let mut fds = [PollFd::new(self.session.as_fd(), PollFlags::POLLIN), PollFd::new(self.wake.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, poll_timeout(timeout)) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let seen = fds[0].revents().unwrap_or(PollFlags::empty());
+        // An error without events is how a FUSE file says that its server is gone.
+        if seen.contains(PollFlags::POLLERR) && !seen.contains(PollFlags::POLLIN) {
+            return Err(Errno::ENOTCONN.into());
+        }
+        match self.wake.read() {
+            Ok(_) | Err(Errno::EAGAIN | Errno::EINTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn wake(&self) {
+        // It fails only when the counter is full, and then the waiter is awake anyway.
+        let _ = self.wake.write(1);
+    }
+
+    fn events(&self, events: &mut Vec<Event>) -> io::Result<()> {
+        loop {
+            let mut batch = [Event::new_zeroed(); EVENTS_PER_READ];
+            let count = match (&self.session).read(batch.as_mut_bytes()) {
+                Ok(bytes) => bytes / size_of::<Event>(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
+            events.extend_from_slice(&batch[..count]);
+            if count < EVENTS_PER_READ {
+                return Ok(());
+            }
+        }
+    }
+
+    fn acknowledge(&self, grant_id: u64) -> io::Result<()> {
+        let mut argument = Ack { abi_version: ABI_VERSION, reserved: 0, grant_id };
+        peerfs_sys::ioctl(&self.session, ioctl::ACK, &mut argument).map(drop)
+    }
+
+    fn unmap(&self, argument: &mut Unmap) -> io::Result<()> {
+        peerfs_sys::ioctl(&self.session, ioctl::UNMAP, argument).map(drop)
+    }
+}
+
+fn transport(context: &Context) -> io::Result<Transport> {
+    match context.transport {
+        ioctl::transport::PASSTHROUGH => Ok(Transport::Passthrough),
+        ioctl::transport::SOCKET => {
+            let path = unpack_name(&context.socket_path).ok_or(Errno::EPROTO)?;
+            Ok(Transport::Socket(UnixAddr::new(path)?))
+        }
+        _ => Err(Errno::EPROTO.into()),
+    }
+}
+
+/// Rounded up, so that a wait for a deadline does not end just before it.
+fn poll_timeout(timeout: Option<Duration>) -> PollTimeout {
+    let Some(timeout) = timeout else {
+        return PollTimeout::NONE;
+    };
+    let milliseconds = timeout.as_micros().div_ceil(1000);
+    PollTimeout::try_from(milliseconds).unwrap_or(PollTimeout::MAX)
+}
+
+/// A connection for each request: the kernel attaches the credentials of the sender, which a server checks.
+fn ask_for_grant(address: &UnixAddr, grant_id: u64) -> io::Result<OwnedFd> {
+    let connection = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
+    connect(connection.as_raw_fd(), address)?;
+    let request = message::Request { magic: message::MAGIC, abi_version: ABI_VERSION, grant_id };
+    let raw = connection.as_raw_fd();
+    send(raw, request.as_bytes(), MsgFlags::MSG_NOSIGNAL)?;
+    let mut reply = message::Reply::new_zeroed();
+    let (bytes, fd) = receive_with_fd(&connection, reply.as_mut_bytes())?;
+    if bytes != size_of::<message::Reply>() || reply.magic != message::MAGIC || reply.grant_id != grant_id {
+        return Err(Errno::EPROTO.into());
+    }
+    match reply.error {
+        0 => fd.ok_or_else(|| Errno::EPROTO.into()),
+        error => Err(io::Error::from_raw_os_error(error.cast_signed())),
+    }
+}

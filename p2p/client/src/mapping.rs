@@ -1,0 +1,319 @@
+//! A mapping: the segments of a file's range, and moving bytes through them.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use peerfs_abi::ioctl::Unmap;
+use peerfs_abi::{ABI_VERSION, MapFlags, Path, Reason};
+use peerfs_sys::{Fault, Window};
+
+use crate::grant::{Grant, Revocation, Shared};
+use crate::registry::lock;
+use crate::segment::Granted;
+use crate::session::Owner;
+use crate::{AccessGuard, Attestation, Error, File, Segment};
+
+/// A mapped range of a file. Dropping it ends the mapping.
+pub struct Mapping {
+    owner: Arc<Owner>,
+    file: File,
+    id: u64,
+    start: u64,
+    end: u64,
+    flags: MapFlags,
+    retry_after: Option<Duration>,
+    segments: Vec<Segment>,
+    /// Parallel to `segments`.
+    places: Vec<Option<Place>>,
+    shared: Arc<Shared>,
+    reported: Mutex<Attestation>,
+    ended: AtomicBool,
+}
+
+/// Where a segment lies in its grant.
+#[derive(Clone)]
+pub(crate) struct Place {
+    pub(crate) grant: Arc<Grant>,
+    /// Offset in the window, bytes.
+    pub(crate) offset: u64,
+}
+
+/// A part of a transfer that lies in one segment.
+struct Part {
+    length: usize,
+    place: Option<Place>,
+}
+
+impl Mapping {
+    pub(crate) fn new(owner: Arc<Owner>, file: File, start: u64, flags: MapFlags) -> Mapping {
+        Mapping {
+            owner,
+            file,
+            id: 0,
+            start,
+            end: start,
+            flags,
+            retry_after: None,
+            segments: Vec::new(),
+            places: Vec::new(),
+            shared: Arc::new(Shared::default()),
+            reported: Mutex::new(Attestation::default()),
+            ended: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn note_answer(&mut self, id: u64, end: u64, retry_after: Option<Duration>) {
+        self.id = id;
+        self.shared.mapping_id.store(id, Ordering::Release);
+        self.end = end.max(self.start);
+        self.retry_after = self.retry_after.max(retry_after);
+    }
+
+    pub(crate) fn push(&mut self, piece: Granted, grant: Option<Arc<Grant>>) {
+        let offset = piece.grant.map_or(0, |place| place.offset);
+        self.segments.push(piece.segment);
+        self.places.push(grant.map(|grant| Place { grant, offset }));
+    }
+
+    pub(crate) fn writable(&self) -> bool {
+        self.flags.contains(MapFlags::WRITE)
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// The segments with their grants.
+    pub(crate) fn pieces(&self) -> impl Iterator<Item = (&Segment, Option<&Place>)> {
+        self.segments.iter().zip(self.places.iter().map(Option::as_ref))
+    }
+
+    /// The server's number of the mapping.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The range that is mapped, in the file, bytes.
+    pub fn range(&self) -> Range<u64> {
+        self.start..self.end
+    }
+
+    /// How each stretch was decided when it was mapped; a revocation does not change it.
+    pub fn segments(&self) -> &[Segment] {
+        &self.segments
+    }
+
+    /// After a refusal: when it is worth mapping again.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
+    }
+
+    /// What has moved through this mapping so far.
+    pub fn moved(&self) -> Attestation {
+        self.shared.counters.total()
+    }
+
+    /// Calls back from the session's service thread when part of the mapping is revoked, before
+    /// the revocation is acknowledged. The importer must have stopped using the range, or at
+    /// least hold an [`AccessGuard`], when the callback returns. It must not block. A revocation
+    /// that came before this call is not reported: an access finds out.
+    pub fn on_revoke(&self, callback: impl Fn(&Revocation) + Send + Sync + 'static) {
+        self.shared.on_revoke(Arc::new(callback));
+    }
+
+    /// Reads from the file offset on until the buffer is full or the file ends. Never raises SIGBUS:
+    /// what is revoked on the way is read through the filesystem.
+    ///
+    /// # Errors
+    /// [`Error::Range`] outside the mapping, [`Error::ServerGone`], [`Error::StaleContext`], or what pread(2) answers.
+    pub fn read_at(&self, offset: u64, target: &mut [u8]) -> Result<Attestation, Error> {
+        self.check(offset, target.len())?;
+        let mut moved = Attestation::default();
+        let mut done = 0;
+        while done < target.len() {
+            let part = self.part(offset + done as u64, target.len() - done);
+            let piece = &mut target[done..done + part.length];
+            let path = direct(part.place.as_ref(), |window, at| window.read(at, piece))?;
+            let count = match path {
+                Some(_) => part.length,
+                None => self.file.read_at(offset + done as u64, piece)?,
+            };
+            moved.count(path.unwrap_or(Path::Fallback), count as u64);
+            done += count;
+            if count < part.length {
+                break;
+            }
+        }
+        self.shared.counters.add(moved);
+        Ok(moved)
+    }
+
+    /// Writes all of `source` at the file offset, with the same promise as [`Mapping::read_at`].
+    ///
+    /// # Errors
+    /// As [`Mapping::read_at`]; [`Error::ReadOnly`] when not mapped with [`MapFlags::WRITE`].
+    pub fn write_at(&self, offset: u64, source: &[u8]) -> Result<Attestation, Error> {
+        if !self.writable() {
+            return Err(Error::ReadOnly);
+        }
+        self.check(offset, source.len())?;
+        let mut moved = Attestation::default();
+        let mut done = 0;
+        while done < source.len() {
+            let part = self.part(offset + done as u64, source.len() - done);
+            let piece = &source[done..done + part.length];
+            let path = direct(part.place.as_ref(), |window, at| window.write(at, piece))?;
+            if path.is_none() {
+                self.file.write_at(offset + done as u64, piece)?;
+            }
+            moved.count(path.unwrap_or(Path::Fallback), part.length as u64);
+            done += part.length;
+        }
+        self.shared.counters.add(moved);
+        Ok(moved)
+    }
+
+    /// Takes the address of a directly mapped range. While the guard lives, a revocation is not
+    /// acknowledged, but enforced at its deadline.
+    ///
+    /// # Errors
+    /// [`Error::Fallback`] or [`Error::Revoked`] when the range is not direct (any more), [`Error::Split`]
+    /// when it is in several pieces; otherwise as [`Mapping::read_at`].
+    pub fn access(&self, range: Range<u64>) -> Result<AccessGuard, Error> {
+        let length = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX);
+        if length == 0 {
+            return Err(self.outside(range.start, range.end));
+        }
+        self.check(range.start, length)?;
+        let file_offset = range.start;
+        let part = self.part(file_offset, length);
+        let Some(place) = part.place else {
+            return Err(Error::Fallback { file_offset, reason: self.reason_at(file_offset) });
+        };
+        if part.length < length {
+            return Err(Error::Split { file_offset, available: part.length as u64 });
+        }
+        match place.grant.enter()? {
+            Some(entered) => Ok(AccessGuard::new(entered, place.offset, length)),
+            None => Err(Error::Revoked { file_offset }),
+        }
+    }
+
+    /// Tells the server what has moved since the last report.
+    ///
+    /// # Errors
+    /// [`Error::StaleContext`], [`Error::ServerGone`], or what the ioctl answers.
+    pub fn report(&self) -> Result<(), Error> {
+        self.owner.core.check()?;
+        self.send(true)
+    }
+
+    /// Ends the mapping and answers what has moved through it.
+    ///
+    /// # Errors
+    /// As [`Mapping::report`].
+    pub fn unmap(self) -> Result<Attestation, Error> {
+        self.owner.core.check()?;
+        self.end_now()?;
+        Ok(self.moved())
+    }
+
+    fn end_now(&self) -> Result<(), Error> {
+        if self.ended.swap(true, Ordering::AcqRel) || self.id == 0 {
+            return Ok(());
+        }
+        for place in self.places.iter().flatten() {
+            self.owner.core.registry.remove(&place.grant);
+            place.grant.close();
+        }
+        self.send(false)
+    }
+
+    fn send(&self, report_only: bool) -> Result<(), Error> {
+        let mut reported = lock(&self.reported);
+        let total = self.moved();
+        let mut argument = Unmap {
+            abi_version: ABI_VERSION,
+            report_only: report_only.into(),
+            mapping_id: self.id,
+            bytes_direct: total.direct() - reported.direct(),
+            bytes_fallback: total.fallback - reported.fallback,
+        };
+        let core = &self.owner.core;
+        core.calls.unmap(&mut argument).map_err(|source| Error::command("end a mapping of", &self.file.name, source))?;
+        *reported = total;
+        Ok(())
+    }
+
+    fn check(&self, offset: u64, length: usize) -> Result<(), Error> {
+        self.owner.core.check()?;
+        let end = offset.saturating_add(length as u64);
+        match offset >= self.start && end <= self.end {
+            true => Ok(()),
+            false => Err(self.outside(offset, end)),
+        }
+    }
+
+    fn outside(&self, start: u64, end: u64) -> Error {
+        Error::Range { start, end, limit_start: self.start, limit_end: self.end }
+    }
+
+    fn index_at(&self, offset: u64) -> Option<usize> {
+        let after = self.segments.partition_point(|segment| segment.file_offset <= offset);
+        let index = after.checked_sub(1)?;
+        (offset < self.segments[index].end()).then_some(index)
+    }
+
+    fn reason_at(&self, offset: u64) -> Reason {
+        let segment = self.index_at(offset).map(|index| self.segments[index]);
+        segment.and_then(|segment| segment.reason).unwrap_or(Reason::BeyondEof)
+    }
+
+    /// The longest part from `offset` on that lies in one segment. What no segment covers falls back.
+    fn part(&self, offset: u64, length: usize) -> Part {
+        let Some(index) = self.index_at(offset) else {
+            return Part { length, place: None };
+        };
+        let segment = &self.segments[index];
+        let left = usize::try_from(segment.end() - offset).unwrap_or(usize::MAX);
+        let place = self.places[index]
+            .as_ref()
+            .map(|place| Place { grant: Arc::clone(&place.grant), offset: place.offset + (offset - segment.file_offset) });
+        Part { length: length.min(left), place }
+    }
+}
+
+/// Copies through the window; the path when it was valid before and after, `None` when the bytes must go another way.
+pub(crate) fn direct(
+    place: Option<&Place>,
+    copy: impl FnOnce(&Window, usize) -> Result<(), Fault>,
+) -> Result<Option<Path>, Error> {
+    let Some(place) = place else {
+        return Ok(None);
+    };
+    let (Some(entered), Ok(at)) = (place.grant.enter()?, usize::try_from(place.offset)) else {
+        return Ok(None);
+    };
+    let copied = copy(entered.window(), at).is_ok();
+    let valid = entered.still_valid()?;
+    Ok((copied && valid).then(|| place.grant.path()))
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        if self.owner.core.check().is_ok() {
+            // Nobody is left to tell; the server ends the mapping with the session at the latest.
+            let _ = self.end_now();
+        }
+    }
+}
+
+impl fmt::Debug for Mapping {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Range { start, end } = self.range();
+        write!(f, "Mapping({} of {}, {start}..{end})", self.id, self.file.name)
+    }
+}

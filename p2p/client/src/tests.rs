@@ -1,0 +1,280 @@
+//! The library against a server in memory.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use crate::cpu::{Device, DeviceConfig};
+use crate::fake::{CHUNK, FakeServer, Outcome};
+use crate::{Error, MapFlags, Path, Reason, SessionOptions};
+
+/// Far longer than any acknowledgement takes.
+const PATIENT: Duration = Duration::from_secs(20);
+const SHORT: Duration = Duration::from_millis(30);
+
+fn pattern(length: u64) -> Vec<u8> {
+    (0..length).map(|at| (at / 4096 * 31 + at % 251) as u8).collect()
+}
+
+fn outcome(grants: usize, enforced: usize) -> Outcome {
+    Outcome { grants, enforced }
+}
+
+#[test]
+fn long_answers_are_continued_and_bytes_go_both_ways() {
+    let size = 3 * CHUNK + 1000;
+    let holes = vec![8192..12288, CHUNK..CHUNK + 4096];
+    let server = FakeServer::with_holes(pattern(size), holes, 2);
+    let session = server.session(SessionOptions::default());
+    let file = server.file();
+    let table = file.query(.., MapFlags::empty(), "").expect("query");
+    let mapping = session.map(&file, .., MapFlags::WRITE).expect("map");
+    assert_eq!(table.end, size);
+    assert_eq!(table.segments.len(), 7);
+    let summary = |segment: &crate::Segment| (segment.file_offset, segment.length, segment.reason);
+    let mapped: Vec<_> = mapping.segments().iter().map(summary).collect();
+    assert_eq!(mapped, table.segments.iter().map(summary).collect::<Vec<_>>());
+    assert_eq!(table.segments[1].reason, Some(Reason::Hole));
+
+    let mut buffer = vec![0; size as usize];
+    let moved = mapping.read_at(0, &mut buffer).expect("read");
+    assert!(buffer == pattern(size));
+    assert_eq!((moved.fallback, moved.direct_window), (8192, size - 8192));
+    let moved = mapping.write_at(8000, &[9; 400]).expect("write");
+    assert_eq!((moved.direct_window, moved.fallback), (192, 208));
+    let mut back = [0; 402];
+    mapping.read_at(7999, &mut back).expect("read");
+    assert!(back[1..401].iter().all(|byte| *byte == 9) && back[0] != 9);
+
+    let total = mapping.unmap().expect("unmap");
+    let [report] = server.unmapped()[..] else {
+        panic!("one report");
+    };
+    assert_eq!(report.bytes_direct, total.direct());
+    assert_eq!(report.bytes_fallback, total.fallback);
+    assert!(total.fallback > 8192);
+}
+
+#[test]
+fn a_revocation_is_acknowledged_and_the_same_call_falls_back() {
+    let server = FakeServer::new(pattern(CHUNK));
+    let session = server.session(SessionOptions::default());
+    let file = server.file();
+    let mapping = session.map(&file, .., MapFlags::WRITE).expect("map");
+    let (sender, receiver) = mpsc::channel();
+    mapping.on_revoke(move |revocation| sender.send(*revocation).expect("receiver"));
+    mapping.write_at(0, b"kept").expect("write");
+
+    // From the only thread of the program, as its own truncate would.
+    assert_eq!(server.revoke(0..1, PATIENT), outcome(1, 0));
+    let heard = receiver.try_recv().expect("called before the acknowledgement");
+    assert_eq!((heard.mapping_id, heard.file_offset), (7, 0));
+    assert_eq!(heard.trigger, Some(crate::Trigger::Truncate));
+    assert_eq!(session.revocations(), 1);
+    assert!(matches!(mapping.access(0..8), Err(Error::Revoked { .. })));
+    let mut buffer = [0; 4];
+    let moved = mapping.read_at(0, &mut buffer).expect("read");
+    assert_eq!((&buffer, moved.fallback), (b"kept", 4));
+    mapping.write_at(2, b"!!").expect("write");
+    assert_eq!(&server.content()[..4], b"ke!!");
+}
+
+#[test]
+fn a_guard_delays_the_acknowledgement_but_not_beyond_the_deadline() {
+    let server = FakeServer::new(pattern(CHUNK));
+    let session = server.session(SessionOptions::default());
+    let mapping = session.map(&server.file(), .., MapFlags::empty()).expect("map");
+    let guard = mapping.access(4096..8192).expect("guard");
+    assert_eq!(guard.path(), Path::DirectWindow);
+    assert_eq!(guard.load(3).expect("load"), pattern(4100)[4099]);
+    assert!(guard.still_valid() && guard.as_mut_ptr().is_none());
+    assert_eq!(server.revoke(0..1, SHORT), outcome(1, 1));
+    assert!(!guard.still_valid());
+    drop(guard);
+
+    let mapping = session.map(&server.file(), .., MapFlags::empty()).expect("map");
+    let guard = mapping.access(0..1).expect("guard");
+    thread::scope(|scope| {
+        let revoking = scope.spawn(|| server.revoke(0..1, PATIENT));
+        // The acknowledgement waits for exactly this.
+        drop(guard);
+        assert_eq!(revoking.join().expect("no panic"), outcome(1, 0));
+    });
+}
+
+#[test]
+fn a_hung_importer_is_cut_and_still_gets_right_bytes_by_copying() {
+    let server = FakeServer::new(pattern(CHUNK));
+    let session = server.session(SessionOptions { acknowledge: false });
+    let mapping = session.map(&server.file(), .., MapFlags::WRITE).expect("map");
+    let guard = mapping.access(0..4096).expect("guard");
+    guard.store(8, 0x1122_3344_5566_7788).expect("store");
+    assert_eq!(server.revoke(0..1, SHORT), outcome(1, 1));
+    let mut buffer = [0; 8];
+    let moved = mapping.read_at(8, &mut buffer).expect("read");
+    assert_eq!(moved.fallback, 8);
+    assert_eq!(u64::from_ne_bytes(buffer), 0x1122_3344_5566_7788);
+    assert!(!guard.still_valid());
+}
+
+#[test]
+fn a_callback_that_panics_leaves_the_revocation_to_be_enforced() {
+    let server = FakeServer::new(pattern(2 * CHUNK));
+    let session = server.session(SessionOptions::default());
+    let mapping = session.map(&server.file(), .., MapFlags::empty()).expect("map");
+    let first = AtomicBool::new(true);
+    mapping.on_revoke(move |_| assert!(!first.swap(false, Ordering::Relaxed), "on purpose"));
+    assert_eq!(server.revoke(0..1, SHORT), outcome(1, 1));
+    assert_eq!(server.revoke(CHUNK..CHUNK + 1, PATIENT), outcome(1, 0));
+}
+
+#[test]
+fn a_dead_server_is_an_error_and_never_old_bytes() {
+    let server = FakeServer::new(pattern(CHUNK));
+    let session = server.session(SessionOptions::default());
+    let file = server.file();
+    let mapping = session.map(&file, .., MapFlags::empty()).expect("map");
+    let guard = mapping.access(0..8).expect("guard");
+    server.die();
+    assert!(!guard.still_valid());
+    assert!(matches!(mapping.read_at(0, &mut [0; 8]), Err(Error::ServerGone)));
+    assert!(matches!(file.read_at(0, &mut [0; 8]), Err(Error::ServerGone)));
+    assert!(matches!(session.map(&file, .., MapFlags::empty()), Err(Error::ServerGone)));
+    assert!(matches!(mapping.unmap(), Err(Error::ServerGone)));
+}
+
+#[test]
+fn wrong_ranges_are_refused_and_the_end_of_the_file_is_short() {
+    let server = FakeServer::new(pattern(10_000));
+    let session = server.session(SessionOptions::default());
+    let file = server.file();
+    let mapping = session.map(&file, 4096.., MapFlags::empty()).expect("map");
+    assert_eq!(mapping.range(), 4096..10_000);
+    for (offset, length) in [(0, 8), (9_999, 2), (u64::MAX, 8)] {
+        let answer = mapping.read_at(offset, &mut vec![0; length]);
+        assert!(matches!(answer, Err(Error::Range { .. })), "{offset}");
+    }
+    assert!(matches!(mapping.write_at(4096, b"x"), Err(Error::ReadOnly)));
+    assert!(matches!(mapping.access(5000..5000), Err(Error::Range { .. })));
+    server.truncate(6000);
+    let moved = mapping.read_at(5000, &mut [0; 5000]).expect("read");
+    assert_eq!((moved.fallback, moved.direct()), (1000, 0));
+}
+
+#[test]
+fn readers_and_writers_survive_a_storm_of_revocations() {
+    let server = FakeServer::new(vec![0; CHUNK as usize]);
+    let session = server.session(SessionOptions::default());
+    let file = server.file();
+    let done = AtomicBool::new(false);
+    let direct = AtomicU64::new(0);
+    thread::scope(|scope| {
+        let worker = |page: u64| {
+            let (session, file, done, direct) = (&session, &file, &done, &direct);
+            move || {
+                let mut round = 0_u64;
+                while !done.load(Ordering::Relaxed) {
+                    let mapping = session.map(file, .., MapFlags::WRITE).expect("map");
+                    for _ in 0..20 {
+                        round += 1;
+                        let word = round.to_ne_bytes();
+                        let mut moved = mapping.write_at(page * 4096, &word).expect("write");
+                        let mut back = [0; 8];
+                        moved += mapping.read_at(page * 4096, &mut back).expect("read");
+                        assert_eq!(u64::from_ne_bytes(back), round, "page {page}");
+                        direct.fetch_add(moved.direct(), Ordering::Relaxed);
+                    }
+                }
+                (page, round)
+            }
+        };
+        let workers: Vec<_> = (0..2).map(|page| scope.spawn(worker(page))).collect();
+        let mut revoked = 0;
+        while revoked < 100 {
+            revoked += server.revoke(0..u64::MAX, PATIENT).grants;
+            thread::yield_now();
+        }
+        done.store(true, Ordering::Relaxed);
+        let last: Vec<_> = workers.into_iter().map(|worker| worker.join().expect("no panic")).collect();
+        server.revoke(0..u64::MAX, PATIENT);
+        let content = server.content();
+        for (page, round) in last {
+            let start = page as usize * 4096;
+            assert_eq!(content[start..start + 8], round.to_ne_bytes());
+        }
+    });
+    let direct = direct.into_inner();
+    println!("{direct} bytes went directly");
+    assert!(direct > 0, "nothing went directly");
+}
+
+#[test]
+fn the_device_faults_caches_and_is_shot_down() {
+    let size = 2 * CHUNK + 5000;
+    let server = FakeServer::with_holes(pattern(size), std::iter::once(CHUNK..CHUNK + 4096).collect(), 100);
+    let session = server.session(SessionOptions::default());
+    let file = server.file();
+    let device = Device::new(&session, DeviceConfig::default());
+    let base = 1 << 40;
+    device.bind(base, &file, 0, size, true).expect("bind");
+    let mut buffer = vec![0; size as usize];
+    assert_eq!(device.load(base, &mut buffer).expect("load"), size as usize);
+    assert!(buffer == pattern(size));
+    let stats = device.stats();
+    assert_eq!(stats.faults, 3, "one for each large page");
+    assert_eq!((stats.moved.fallback, stats.moved.direct()), (4096, size - 4096));
+
+    // The sweep has pushed the first translation out of the cache; the second access finds it.
+    device.load(base + 77, &mut [0; 8]).expect("load");
+    let cold = device.stats();
+    assert_eq!((cold.cache_hits, cold.faults), (stats.cache_hits, 3));
+    device.load(base + 4096, &mut [0; 8]).expect("load");
+    assert_eq!(device.stats().cache_hits, cold.cache_hits + 1);
+    device.store(base + 77, b"device").expect("store");
+    assert_eq!(server.revoke(0..1, PATIENT), outcome(1, 0));
+    assert_eq!(device.stats().shootdowns, 1);
+    assert_eq!(&server.content()[77..83], b"device");
+    let mut back = [0; 6];
+    device.load(base + 77, &mut back).expect("load");
+    assert_eq!((&back, device.stats().faults), (b"device", 4));
+
+    assert_eq!(device.copy(base + CHUNK, base, 9000).expect("copy"), 9000);
+    let mut copied = vec![0; 9000];
+    device.load(base + CHUNK, &mut copied).expect("load");
+    assert_eq!(&copied[77..83], b"device");
+    device.unbind(base).expect("unbind");
+    assert!(matches!(device.load(base, &mut back), Err(Error::DeviceAddress { .. })));
+    assert!(!server.unmapped().is_empty());
+}
+
+#[test]
+fn device_addresses_are_checked() {
+    let server = FakeServer::new(pattern(CHUNK));
+    let session = server.session(SessionOptions::default());
+    let file = server.file();
+    let config = DeviceConfig { va_bits: 32, ..DeviceConfig::default() };
+    let device = Device::new(&session, config);
+    device.bind(8192, &file, 4096, 10_000, false).expect("bind");
+    for (address, offset, length) in [(1, 0, 1), (0, 1, 1), (0, 0, 0), (4096, 0, 4097), (16384, 0, 1), (1 << 32, 0, 1)] {
+        let answer = device.bind(address, &file, offset, length, false);
+        assert!(matches!(answer, Err(Error::DeviceAddress { .. })), "{address}");
+    }
+    assert!(matches!(device.store(8192, b"x"), Err(Error::ReadOnly)));
+    assert!(device.load(8192 + 9_999, &mut [0; 1]).is_ok());
+    assert!(device.load(8192 + 9_999, &mut [0; 2]).is_err());
+    let misaligned = Device::new(&session, DeviceConfig { fallback_lifetime: Duration::ZERO, ..config });
+    assert!(misaligned.load(0, &mut [0; 1]).is_err());
+}
+
+#[test]
+fn a_session_ends_with_its_last_user() {
+    let server = FakeServer::new(pattern(CHUNK));
+    let session = server.session(SessionOptions::default());
+    let mapping = session.map(&server.file(), .., MapFlags::empty()).expect("map");
+    drop(session);
+    assert_eq!(server.revoke(0..1, PATIENT), outcome(1, 0));
+    let keep = Arc::clone(&server);
+    drop(mapping);
+    assert_eq!(keep.unmapped().len(), 1);
+}
