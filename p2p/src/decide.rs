@@ -19,7 +19,7 @@ pub fn decide(survey: &Survey, request: &MapRequest, importer: &Importer, apertu
     let blocked = Blocked::new(survey, request);
     let mut budget = aperture_budget(aperture);
     let mut decisions = Vec::new();
-    for piece in pieces(survey, request) {
+    for piece in pieces(survey, request.range, &blocked) {
         let reason = piece_reason(survey, request, &blocked, &piece);
         match (reason.into_iter().chain(everywhere).min(), piece.device_offset()) {
             // The aperture's space is asked about after the filesystem, before everything else.
@@ -104,9 +104,7 @@ fn block_ceil(offset: u64) -> u64 {
 }
 
 /// Cuts the request wherever the answer may change.
-fn pieces(survey: &Survey, request: &MapRequest) -> Vec<Piece> {
-    let range = request.range;
-    let blocked = Blocked::new(survey, request);
+fn pieces(survey: &Survey, range: Range, blocked: &Blocked) -> Vec<Piece> {
     let mut cuts = vec![range.start, range.end, survey.size, blocked.aligned.start, blocked.aligned.end];
     for extent in &survey.extents {
         cuts.extend([extent.file_offset, extent.file_offset.saturating_add(extent.length)]);

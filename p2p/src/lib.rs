@@ -7,6 +7,8 @@ mod custody;
 mod decide;
 mod engine;
 mod exporter;
+mod grant_socket;
+pub mod guardian;
 mod sync;
 mod types;
 
@@ -16,5 +18,7 @@ pub use custody::{Custody, MemoryCustody};
 pub use decide::decide;
 pub use engine::*;
 pub use exporter::Exporter;
+pub use grant_socket::GrantSocket;
+pub use guardian::Guardian;
 pub use peerfs_abi::{ImporterFlags, MapFlags, Path, Reason, Stage, Trigger};
 pub use types::*;

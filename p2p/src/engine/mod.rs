@@ -1,148 +1,183 @@
-//! The mapping engine.
+//! The mapping engine: takes decisions into effect, and takes them back.
+//!
+//! Locks, outermost first: the state of one object; then leaves (session,
+//! mapping, order of use, reverse map, ledger, shards of the tables other than
+//! `objects`). A shard of `objects` is locked before an object's state, never
+//! after. No lock is held across a wait, device I/O, or a call of the exporter,
+//! of custody or of a session's wake-up.
 
-use std::os::fd::OwnedFd;
-use std::sync::{Arc, Weak};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 
-use peerfs_abi::Trigger;
-use peerfs_blockdev::{BlockDevice, DeviceError, DeviceEvent};
+use dashmap::DashMap;
+use peerfs_blockdev::Aperture;
 
-use crate::api::*;
+use crate::api::{EngineConfig, EngineParts, MapError, SessionId};
+use crate::clock::Clock;
+use crate::custody::Custody;
 use crate::exporter::Exporter;
-use crate::types::*;
+use crate::sync::lock;
+use crate::types::{ContextId, GrantId, ObjectId};
 
+mod build;
+mod closing;
+mod coherence;
+mod context;
+mod device_state;
+mod enter;
+mod events;
+mod evict;
+mod grant;
 mod ledger;
+mod map;
+mod mappings;
+mod object;
+mod order;
+mod plan;
+mod revoke;
+mod session;
+mod snapshot;
+mod thrash;
+mod write_back;
+
+#[cfg(test)]
+mod tests;
+
+pub use closing::ClosedRange;
 pub use ledger::{ContextRecord, Latency, MappingRecord, ObjectCounters, RefusalRecord, Snapshot, TriggerRecord};
 
+use context::Context;
+use device_state::DeviceState;
+use grant::Grant;
+use ledger::Ledger;
+use mappings::MappingTable;
+use object::{Object, ObjectState};
+use order::{ReverseMap, UseOrder};
+use session::Session;
+use thrash::Thrash;
+use write_back::HeldWindow;
+
 /// The engine of one mount.
-pub struct Engine;
-
-/// Keeps a range closed to new maps until it is dropped.
-pub struct ClosedRange;
-
-impl ClosedRange {
-    /// What closing it took.
-    pub fn report(&self) -> RevokeReport {
-        unimplemented!()
-    }
+pub struct Engine {
+    config: EngineConfig,
+    aperture: Option<Arc<dyn Aperture>>,
+    custody: Arc<dyn Custody>,
+    clock: Arc<dyn Clock>,
+    context_ids: Arc<dyn crate::api::ContextIds>,
+    exporter: OnceLock<Weak<dyn Exporter>>,
+    sessions: DashMap<SessionId, Arc<Session>>,
+    contexts: DashMap<ContextId, Arc<Context>>,
+    grants: DashMap<GrantId, Arc<Grant>>,
+    mappings: MappingTable,
+    objects: DashMap<ObjectId, Arc<Object>>,
+    /// Chunks in any state, over all objects.
+    live_chunks: AtomicUsize,
+    order: UseOrder,
+    reverse: ReverseMap,
+    thrash: Thrash,
+    ledger: Ledger,
+    device: DeviceState,
+    held: Mutex<Vec<Arc<HeldWindow>>>,
+    shutting_down: AtomicBool,
+    /// Source of session, chunk and closer numbers.
+    next_number: AtomicU64,
 }
 
 impl Engine {
-    /// An engine with no object yet.
-    pub fn new(_config: EngineConfig, _parts: EngineParts) -> Arc<Engine> {
-        unimplemented!()
+    /// An engine with nothing mapped.
+    pub fn new(config: EngineConfig, parts: EngineParts) -> Arc<Engine> {
+        Arc::new(Engine {
+            thrash: Thrash::new(config.thrash_revocations, config.thrash_window),
+            ledger: Ledger::new(config.refusals_kept, config.counted_objects),
+            config,
+            aperture: parts.aperture,
+            custody: parts.custody,
+            clock: parts.clock,
+            context_ids: parts.context_ids,
+            exporter: OnceLock::new(),
+            sessions: DashMap::new(),
+            contexts: DashMap::new(),
+            grants: DashMap::new(),
+            mappings: MappingTable::new(),
+            objects: DashMap::new(),
+            live_chunks: AtomicUsize::new(0),
+            order: UseOrder::default(),
+            reverse: ReverseMap::default(),
+            device: DeviceState::default(),
+            held: Mutex::default(),
+            shutting_down: AtomicBool::new(false),
+            next_number: AtomicU64::new(1),
+        })
     }
-    /// Names the exporter, once. Until then, and after it is gone, every map answers `NoObject`.
-    pub fn attach_exporter(&self, _exporter: Weak<dyn Exporter>) {
-        unimplemented!()
-    }
-    /// Reacts to events of the device from now on, on a thread of its own.
-    pub fn subscribe(self: &Arc<Self>, _device: &dyn BlockDevice) {
-        unimplemented!()
-    }
-    /// A client opened the session file.
-    pub fn open_session(&self, _uid: u32, _wake: Wake) -> Result<SessionId, SessionError> {
-        unimplemented!()
-    }
-    /// Binds an importer to the caller's address space.
-    pub fn bind_context(
-        &self,
-        _session: SessionId,
-        _importer: Importer,
-        _owner: Client,
-        _mem: Option<OwnedFd>,
-    ) -> Result<BoundContext, BindError> {
-        unimplemented!()
-    }
-    /// Takes up to `max` events off a session's queue.
-    pub fn events(&self, _session: SessionId, _max: usize) -> Vec<Event> {
-        unimplemented!()
-    }
-    /// A session's queue is not empty.
-    pub fn has_events(&self, _session: SessionId) -> bool {
-        unimplemented!()
-    }
-    /// The importer has stopped using a grant. False: no such grant of this session.
-    pub fn ack(&self, _session: SessionId, _grant: GrantId) -> bool {
-        unimplemented!()
-    }
-    /// The last descriptor of the session was closed: all it holds ends at once.
-    pub fn close_session(&self, _session: SessionId) {
-        unimplemented!()
-    }
-    /// Looks a grant up.
-    pub fn grant(&self, _id: GrantId) -> Option<GrantView> {
-        unimplemented!()
-    }
-    /// Hands a grant's descriptor over, once. `writable`: as the caller opens it.
-    pub fn take_grant(&self, _id: GrantId, _client: Client, _writable: bool) -> Result<OwnedFd, GrantError> {
-        unimplemented!()
-    }
-    /// Ends direct mappings of the range and keeps it closed.
-    pub fn close_range(self: &Arc<Self>, _object: ObjectId, _range: Range, _trigger: Trigger) -> ClosedRange {
-        unimplemented!()
-    }
-    /// Before a cached READ is answered or a cached WRITE carried out.
-    pub fn cpu_access(&self, _object: ObjectId, _range: Range, _access: CpuAccess) {
-        unimplemented!()
-    }
-    /// Before the first writable cached handle is opened (count it in `cpu_writers` first).
-    pub fn writable_cached_open(&self, _object: ObjectId) {
-        unimplemented!()
-    }
-    /// Copies what peers wrote to the device.
-    pub fn flush_object(&self, _object: ObjectId) -> Result<(), DeviceError> {
-        unimplemented!()
-    }
-    /// The size changed.
-    pub fn size_changed(&self, _object: ObjectId, _old: u64, _new: u64) {
-        unimplemented!()
-    }
-    /// A mapping of the object (`None`: of any) exists or is being made.
-    pub fn is_mapped(&self, _object: Option<ObjectId>) -> bool {
-        unimplemented!()
-    }
-    /// Live mappings of an object that hold at least one grant.
-    pub fn mapping_count(&self, _object: Option<ObjectId>) -> u64 {
-        unimplemented!()
-    }
-    /// Revokes a range of one object, or (`None`) every mapping.
-    pub fn revoke(&self, _object: Option<ObjectId>, _range: Range, _trigger: Trigger) -> RevokeReport {
-        unimplemented!()
-    }
-    /// Refuses new maps for good, revokes everything, writes everything back.
-    pub fn shut_down(&self) -> Result<(), DeviceError> {
-        unimplemented!()
-    }
-    /// What [`Engine::subscribe`] calls.
-    pub fn device_event(&self, _event: &DeviceEvent) {
-        unimplemented!()
-    }
-    /// The device works again.
-    pub fn clear_device_events(&self) {
-        unimplemented!()
-    }
-    /// The ledger.
-    pub fn snapshot(&self) -> Snapshot {
-        unimplemented!()
-    }
-    /// Bytes moved for an object.
-    pub fn object_counters(&self, _object: ObjectId) -> ObjectCounters {
-        unimplemented!()
-    }
-    /// Revocations since the start, and those of them that were enforced.
-    pub fn revocation_totals(&self) -> (u64, u64) {
-        unimplemented!()
-    }
-}
 
-impl DeviceMapOps for Engine {
-    fn device_query(&self, _asker: Asker<'_>, _request: &MapRequest, _segments_max: usize) -> Result<QueryAnswer, MapError> {
-        unimplemented!()
+    /// Names the exporter; a second one is ignored. Until then, and after it is gone, every map answers `NoObject`.
+    pub fn attach_exporter(&self, exporter: Weak<dyn Exporter>) {
+        if self.exporter.set(exporter).is_err() {
+            tracing::warn!("an exporter is attached already; the second one is ignored");
+        }
     }
-    fn device_map(&self, _call: &MapCall<'_>) -> Result<MapAnswer, MapError> {
-        unimplemented!()
+
+    fn exporter(&self, object: ObjectId) -> Result<Arc<dyn Exporter>, MapError> {
+        self.exporter.get().and_then(Weak::upgrade).ok_or(MapError::NoObject { object })
     }
-    fn device_unmap(&self, _call: &UnmapCall) -> Result<(), MapError> {
-        unimplemented!()
+
+    fn new_number(&self) -> u64 {
+        self.next_number.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn new_grant_id(&self) -> Option<GrantId> {
+        match peerfs_sys::random_u64() {
+            // Zero means "no grant" in answers.
+            Ok(id) => Some(GrantId(id.max(1))),
+            Err(err) => {
+                tracing::error!("no grant can be named: getrandom: {err}");
+                None
+            }
+        }
+    }
+
+    /// The object, made when it has no entry.
+    fn object_entry(&self, id: ObjectId) -> Arc<Object> {
+        if let Some(object) = self.objects.get(&id) {
+            return object.value().clone();
+        }
+        self.objects.entry(id).or_insert_with(|| Object::new(id)).value().clone()
+    }
+
+    fn object_of(&self, id: ObjectId) -> Option<Arc<Object>> {
+        Some(self.objects.get(&id)?.value().clone())
+    }
+
+    fn all_objects(&self) -> Vec<Arc<Object>> {
+        self.objects.iter().map(|entry| entry.value().clone()).collect()
+    }
+
+    /// Calls `work` on the state of the object's current entry.
+    fn with_object<T>(&self, id: ObjectId, work: impl FnOnce(&Arc<Object>, &mut MutexGuard<'_, ObjectState>) -> T) -> T {
+        loop {
+            let object = self.object_entry(id);
+            let mut state = lock(&object.state);
+            if !state.dead {
+                return work(&object, &mut state);
+            }
+        }
+    }
+
+    /// Takes the object out of the table if nothing is left in it.
+    fn retire(&self, object: &Arc<Object>) {
+        self.objects.remove_if(&object.id, |_, found| {
+            let mut state = lock(&found.state);
+            let gone = Arc::ptr_eq(found, object) && state.is_empty();
+            state.dead |= gone;
+            gone
+        });
+    }
+
+    /// Takes a chunk out of its object and tells whoever waits for that.
+    fn remove_chunk(&self, object: &Object, state: &mut ObjectState, number: u64) {
+        if state.chunks.remove(&number).is_some() {
+            self.live_chunks.fetch_sub(1, Ordering::SeqCst);
+            object.gate.notify();
+        }
     }
 }

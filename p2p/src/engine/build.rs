@@ -1,0 +1,332 @@
+//! Mapping one chunk: prove the page cache empty, look the blocks up, open a
+//! window, give it into custody, and only then make it live, unless the CPU or
+//! somebody who changes the blocks came in between.
+
+use std::sync::Arc;
+
+use peerfs_abi::{Reason, Trigger};
+use peerfs_blockdev::{Aperture, Run, Window, WindowError, WindowSpec};
+
+use super::Engine;
+use super::context::Context;
+use super::enter::{Entry, Refusal, Ticket, to_blocks};
+use super::mappings::Mapping;
+use super::object::{Active, ChunkState, Object, Phase, valid_length};
+use super::order::ChunkKey;
+use super::plan::{is_write, milliseconds};
+use crate::api::{GrantPart, MapSegment};
+use crate::exporter::Exporter;
+use crate::sync::lock;
+use crate::types::{Decision, MapRequest, Placement, Range};
+
+/// One chunk of a map request.
+pub(super) struct ChunkJob<'a> {
+    pub(super) exporter: &'a dyn Exporter,
+    pub(super) context: &'a Arc<Context>,
+    pub(super) mapping: &'a Arc<Mapping>,
+    pub(super) request: &'a MapRequest,
+    /// Number of the chunk in the object.
+    pub(super) chunk: u64,
+    /// What was decided of the request's part in this chunk; some of it is direct.
+    pub(super) decisions: &'a [Decision],
+}
+
+/// Why a claimed chunk was not built.
+enum Failure {
+    Refused(Reason),
+    /// The CPU, or a change of the blocks, came in between.
+    Again,
+    /// Room is missing.
+    Full {
+        needed_bytes: u64,
+    },
+}
+
+impl From<Reason> for Failure {
+    fn from(reason: Reason) -> Self {
+        Failure::Refused(reason)
+    }
+}
+
+/// A chunk this map has claimed. Given up when dropped, unless it became live.
+struct Claim<'a> {
+    engine: &'a Engine,
+    object: Arc<Object>,
+    number: u64,
+    id: u64,
+    cover: Range,
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        let mut state = lock(&self.object.state);
+        let pending = |chunk: &mut super::object::Chunk| matches!(chunk.state, ChunkState::Pending(_));
+        if state.same(self.number, self.id).is_some_and(pending) {
+            self.engine.remove_chunk(&self.object, &mut state, self.number);
+        }
+        drop(state);
+        self.engine.retire(&self.object);
+    }
+}
+
+impl Engine {
+    /// Segments for the part of the request in this chunk.
+    pub(super) fn map_chunk(&self, job: &ChunkJob<'_>) -> Result<Vec<MapSegment>, Refusal> {
+        let object = job.request.object;
+        let mut wide = false;
+        for _ in 0..self.config.map_attempts {
+            if let Some(left) = self.thrash.blocked(object, job.chunk, self.clock.now()) {
+                return Err(Refusal { reason: Reason::Busy, retry_after_ms: milliseconds(left) });
+            }
+            let mut ticket = self.draw_ticket(job.context).ok_or(Reason::ImporterQuota)?;
+            match self.enter(job, wide, &mut ticket) {
+                Entry::Joined(part, start) => {
+                    let segments = segments(job.decisions, job.decisions, part, start);
+                    return self.granted(job, ticket, segments);
+                }
+                Entry::Unfit(object, id) => {
+                    self.revoke_chunk(&object, job.chunk, id, Trigger::Relocation);
+                    wide = true;
+                }
+                Entry::Busy => return Err(self.busy()),
+                Entry::Claimed(object, id, cover) => {
+                    let number = job.chunk;
+                    let claim = Claim { engine: self, object, number, id, cover };
+                    match self.build(job, claim, &mut ticket) {
+                        Ok(segments) => return self.granted(job, ticket, segments),
+                        Err(Failure::Again) => {}
+                        Err(Failure::Refused(reason)) => return Err(reason.into()),
+                        Err(Failure::Full { needed_bytes }) => {
+                            if !self.make_room(job, needed_bytes) {
+                                return Err(Reason::ApertureFull.into());
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        Err(self.busy())
+    }
+
+    fn busy(&self) -> Refusal {
+        Refusal { reason: Reason::Busy, retry_after_ms: milliseconds(self.config.deadline) }
+    }
+
+    /// The grant exists. If its session or mapping ended meanwhile nobody else knows of it: end it here.
+    fn granted(&self, job: &ChunkJob<'_>, ticket: Ticket, segments: Vec<MapSegment>) -> Result<Vec<MapSegment>, Refusal> {
+        let unmapped = || self.mappings.get(job.mapping.id).is_none();
+        if job.context.session.is_closed() || unmapped() {
+            self.release_grants(&[ticket.id], Trigger::ClientGone);
+            return Err(Reason::StaleContext.into());
+        }
+        if is_write(job.request) && segments.iter().any(|segment| segment.access.is_ok()) {
+            job.exporter.write_granted(job.request.object);
+        }
+        Ok(segments)
+    }
+
+    fn build(&self, job: &ChunkJob<'_>, claim: Claim<'_>, ticket: &mut Ticket) -> Result<Vec<MapSegment>, Failure> {
+        let aperture = self.aperture.as_ref().ok_or(Reason::NoAperture)?;
+        job.exporter.quiesce(job.request.object, claim.cover, job.request.cache_probe)?;
+        claim.begin_opening()?;
+        let request = MapRequest { range: claim.cover, ..job.request.clone() };
+        let info = aperture.info();
+        let (survey, decisions) =
+            self.decide_range(job.exporter, &request, &job.context.importer, Some(&info), &[]).ok_or(Reason::Hole)?;
+        let Some(layout) = Layout::of(&decisions) else {
+            return Ok(segments_of_fallbacks(job.decisions, &decisions));
+        };
+        let valid = valid_length(layout.range, survey.size);
+        let window = self.open(&**aperture, job, &layout, valid)?;
+        if let Err(err) = self.custody_of(&claim, &*window) {
+            tracing::error!("a window was not taken into custody, so it is not granted: {err}");
+            self.discard(&claim, window, layout.range, survey.size);
+            return Err(Failure::Refused(Reason::Busy));
+        }
+        if is_write(job.request) {
+            window.set_writable();
+        }
+        let start = layout.range.start;
+        let part = self.activate(job, &claim, layout, window, survey.size, ticket)?;
+        Ok(segments(job.decisions, &decisions, part, start))
+    }
+
+    fn open(
+        &self,
+        aperture: &dyn Aperture,
+        job: &ChunkJob<'_>,
+        layout: &Layout,
+        valid_length: u64,
+    ) -> Result<Arc<dyn Window>, Failure> {
+        let spec =
+            || WindowSpec { owner: job.request.object.0, length: layout.range.length(), runs: layout.runs.clone(), valid_length };
+        let mut opened = aperture.open_window(spec());
+        if matches!(opened, Err(WindowError::Overlap { .. })) && self.retry_held().is_ok() {
+            // A window whose write-back had failed was in the way.
+            opened = aperture.open_window(spec());
+        }
+        opened.map_err(|err| match err {
+            WindowError::Full { needed_bytes } => Failure::Full { needed_bytes },
+            WindowError::Overlap { .. } => Failure::Refused(Reason::Busy),
+            WindowError::Device(err) => {
+                tracing::warn!("object {}: a window could not be filled: {err}", job.request.object.0);
+                Failure::Refused(Reason::MediaError)
+            }
+        })
+    }
+
+    fn custody_of(&self, claim: &Claim<'_>, window: &dyn Window) -> std::io::Result<()> {
+        let fd = window.grant_fd(true).map_err(std::io::Error::other)?;
+        self.custody.hold(claim.id, fd)
+    }
+
+    /// Makes the window live, unless the claim was spoiled or aborted.
+    fn activate(
+        &self,
+        job: &ChunkJob<'_>,
+        claim: &Claim<'_>,
+        layout: Layout,
+        window: Arc<dyn Window>,
+        size: u64,
+        ticket: &mut Ticket,
+    ) -> Result<GrantPart, Failure> {
+        let key = ChunkKey { object: claim.object.id, number: claim.number, id: claim.id };
+        let mut state = lock(&claim.object.state);
+        let chunk = state.same(claim.number, claim.id);
+        let standing = chunk.and_then(|chunk| match &chunk.state {
+            ChunkState::Pending(pending) => {
+                let aborted = pending.phase != Phase::Opening { aborted: false };
+                Some((pending.new_size, pending.spoiled || aborted))
+            }
+            ChunkState::Active(_) | ChunkState::Revoking(_) => None,
+        });
+        let (new_size, lost) = standing.unwrap_or((None, true));
+        if lost {
+            drop(state);
+            self.discard(claim, window, layout.range, new_size.unwrap_or(size));
+            return Err(Failure::Again);
+        }
+        self.reverse.insert(window.runs(), key);
+        let mut active = Active {
+            range: layout.range,
+            parts: layout.parts,
+            writable: is_write(job.request),
+            holders: Vec::new(),
+            tick: self.order.insert(key, window.length()),
+            window,
+        };
+        if let Some(size) = new_size {
+            active.apply_size(size);
+        }
+        let grant = ticket.redeem(job, &claim.object, claim.id, active.window.clone());
+        let part = self.admit(&mut active, grant, layout.path);
+        if let Some(chunk) = state.same(claim.number, claim.id) {
+            chunk.state = ChunkState::Active(active);
+        }
+        claim.object.gate.notify();
+        Ok(part)
+    }
+
+    /// Takes a window back that nobody was given.
+    fn discard(&self, claim: &Claim<'_>, window: Arc<dyn Window>, range: Range, size: u64) {
+        window.cut();
+        self.custody.release(claim.id);
+        window.set_valid_length(valid_length(range, size));
+        self.write_back_or_hold(claim.object.id, window);
+    }
+}
+
+impl Claim<'_> {
+    /// From here on whoever changes the blocks waits for this map.
+    fn begin_opening(&self) -> Result<(), Failure> {
+        let mut state = lock(&self.object.state);
+        let Some(chunk) = state.same(self.number, self.id) else {
+            return Err(Failure::Again);
+        };
+        match &mut chunk.state {
+            ChunkState::Pending(pending) if !pending.spoiled => {
+                pending.phase = Phase::Opening { aborted: false };
+                Ok(())
+            }
+            _ => Err(Failure::Again),
+        }
+    }
+}
+
+/// The shape of a window: from the first direct block to the last.
+struct Layout {
+    range: Range,
+    parts: Vec<Range>,
+    runs: Vec<Run>,
+    path: peerfs_blockdev::PathKind,
+}
+
+impl Layout {
+    fn of(decisions: &[Decision]) -> Option<Layout> {
+        let mut layout: Option<Layout> = None;
+        for decision in decisions {
+            let Placement::Direct { path, device_offset } = decision.placement else {
+                continue;
+            };
+            let blocks = to_blocks(decision.range);
+            let layout = layout.get_or_insert_with(|| Layout { range: blocks, parts: Vec::new(), runs: Vec::new(), path });
+            layout.range.end = blocks.end;
+            match layout.parts.last_mut() {
+                Some(last) if last.end == blocks.start => last.end = blocks.end,
+                _ => layout.parts.push(blocks),
+            }
+            layout.runs.push(Run { window_offset: blocks.start - layout.range.start, device_offset, length: blocks.length() });
+        }
+        layout
+    }
+}
+
+/// What was asked, as what it became: stretches that were direct take the newer decision.
+fn segments(asked: &[Decision], now: &[Decision], part: GrantPart, window_start: u64) -> Vec<MapSegment> {
+    let mut out: Vec<MapSegment> = Vec::new();
+    for (range, placement) in newest(asked, now) {
+        let access = match placement {
+            Placement::Fallback(reason) => Err(reason),
+            Placement::Direct { .. } => {
+                if let Some(last) = out.last_mut()
+                    && last.access.is_ok()
+                    && last.range.end == range.start
+                {
+                    last.range.end = range.end;
+                    continue;
+                }
+                let offset = range.start - window_start;
+                Ok(GrantPart { offset, ..part })
+            }
+        };
+        out.push(MapSegment { range, access });
+    }
+    out
+}
+
+fn segments_of_fallbacks(asked: &[Decision], now: &[Decision]) -> Vec<MapSegment> {
+    newest(asked, now)
+        .into_iter()
+        .filter_map(|(range, placement)| match placement {
+            Placement::Fallback(reason) => Some(MapSegment { range, access: Err(reason) }),
+            Placement::Direct { .. } => None,
+        })
+        .collect()
+}
+
+fn newest(asked: &[Decision], now: &[Decision]) -> Vec<(Range, Placement)> {
+    let mut out = Vec::new();
+    for decision in asked {
+        if let Placement::Fallback(_) = decision.placement {
+            out.push((decision.range, decision.placement));
+            continue;
+        }
+        for newer in now {
+            let common = newer.range.intersect(decision.range);
+            if !common.is_empty() {
+                out.push((common, newer.placement));
+            }
+        }
+    }
+    out
+}

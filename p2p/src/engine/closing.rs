@@ -1,0 +1,89 @@
+//! Ranges kept closed while their blocks change, and revocation by hand.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use peerfs_abi::Trigger;
+use peerfs_blockdev::DeviceError;
+
+use super::Engine;
+use super::object::Object;
+use super::revoke::Batch;
+use crate::api::RevokeReport;
+use crate::sync::lock;
+use crate::types::{ObjectId, Range};
+
+/// Keeps a range closed to new maps until it is dropped.
+pub struct ClosedRange {
+    engine: Arc<Engine>,
+    object: Arc<Object>,
+    number: u64,
+    report: RevokeReport,
+}
+
+impl ClosedRange {
+    /// What closing it took.
+    pub fn report(&self) -> RevokeReport {
+        self.report
+    }
+}
+
+impl fmt::Debug for ClosedRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ClosedRange(object {})", self.object.id.0)
+    }
+}
+
+impl Drop for ClosedRange {
+    fn drop(&mut self) {
+        lock(&self.object.state).closed.retain(|(number, _)| *number != self.number);
+        self.object.gate.notify();
+        self.engine.retire(&self.object);
+    }
+}
+
+impl Engine {
+    /// Ends direct mappings of the range, the caller's own included, and keeps it closed: before its blocks are
+    /// freed, moved or zeroed in place. It must not be left out because [`Engine::is_mapped`] says no: a map may
+    /// begin at any moment. Waits until the deadline at most, and for device I/O.
+    pub fn close_range(self: &Arc<Self>, object: ObjectId, range: Range, trigger: Trigger) -> ClosedRange {
+        let number = self.new_number();
+        let mut batch = Batch::default();
+        let object = self.with_object(object, |object, state| {
+            state.closed.push((number, range));
+            self.seize_range(object, state, range, trigger, &mut batch);
+            object.clone()
+        });
+        let report = self.carry_out(batch, trigger);
+        ClosedRange { engine: self.clone(), object, number, report }
+    }
+
+    /// Revokes a range of one object, or (`None`) every mapping; the ranges stay open.
+    pub fn revoke(&self, object: Option<ObjectId>, range: Range, trigger: Trigger) -> RevokeReport {
+        let objects = match object {
+            Some(id) => self.object_of(id).into_iter().collect(),
+            None => self.all_objects(),
+        };
+        let range = match object {
+            Some(_) => range,
+            None => Range::ALL,
+        };
+        let mut batch = Batch::default();
+        for object in &objects {
+            let mut state = lock(&object.state);
+            self.seize_range(object, &mut state, range, trigger, &mut batch);
+        }
+        self.carry_out(batch, trigger)
+    }
+
+    /// Before the volume is closed: refuses new maps for good, revokes everything and writes everything back.
+    ///
+    /// # Errors
+    /// The device would not take what peers wrote; the call may be repeated.
+    pub fn shut_down(&self) -> Result<(), DeviceError> {
+        self.shutting_down.store(true, Ordering::SeqCst);
+        self.revoke(None, Range::ALL, Trigger::Unmount);
+        self.retry_held()
+    }
+}

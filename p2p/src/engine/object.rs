@@ -1,0 +1,143 @@
+//! The engine's view of one object: its chunks, and the ranges closed at present.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use peerfs_blockdev::Window;
+
+use super::grant::Grant;
+use crate::api::CHUNK_BYTES;
+use crate::clock::Gate;
+use crate::types::{ObjectId, Range};
+
+/// An object with live chunks or closed ranges. `gate` is notified at each change of the state.
+pub(super) struct Object {
+    pub(super) id: ObjectId,
+    pub(super) state: Mutex<ObjectState>,
+    pub(super) gate: Arc<Gate>,
+}
+
+#[derive(Default)]
+pub(super) struct ObjectState {
+    pub(super) chunks: BTreeMap<u64, Chunk>,
+    /// (number of the closer, range).
+    pub(super) closed: Vec<(u64, Range)>,
+    /// Taken out of the table: look the object up again.
+    pub(super) dead: bool,
+}
+
+/// A chunk that is mapped, or on its way there or back. `id` is never reused, so it also tells whether a chunk is
+/// still the one that was looked at before a lock was released.
+pub(super) struct Chunk {
+    pub(super) id: u64,
+    pub(super) state: ChunkState,
+}
+
+pub(super) enum ChunkState {
+    Pending(Pending),
+    Active(Active),
+    /// A revoker owns it; the holders may acknowledge.
+    Revoking(Active),
+}
+
+/// A map under way.
+pub(super) struct Pending {
+    /// Blocks it is going to cover.
+    pub(super) range: Range,
+    pub(super) write: bool,
+    pub(super) phase: Phase,
+    /// The CPU touched the range: what was proved of the page cache no longer holds.
+    pub(super) spoiled: bool,
+    /// A size that was set since the blocks were looked up.
+    pub(super) new_size: Option<u64>,
+}
+
+/// A map that is `Quiescing` depends on no block: whoever closes the range removes it and goes on. (It may be waiting
+/// for the very request that wants to close the range.) One that is `Opening` does device I/O only, so the closer waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    Quiescing,
+    Opening { aborted: bool },
+}
+
+pub(super) struct Active {
+    pub(super) window: Arc<dyn Window>,
+    /// From the first byte of the window to its last.
+    pub(super) range: Range,
+    /// Stretches of the object that the window holds, whole blocks, sorted.
+    pub(super) parts: Vec<Range>,
+    /// Some holder may write, or could once.
+    pub(super) writable: bool,
+    pub(super) holders: Vec<Holder>,
+    /// Place in the order of use.
+    pub(super) tick: u64,
+}
+
+pub(super) struct Holder {
+    pub(super) grant: Arc<Grant>,
+    pub(super) acked: bool,
+}
+
+impl Object {
+    pub(super) fn new(id: ObjectId) -> Arc<Object> {
+        Arc::new(Object { id, state: Mutex::default(), gate: Arc::default() })
+    }
+}
+
+impl ObjectState {
+    pub(super) fn is_empty(&self) -> bool {
+        self.chunks.is_empty() && self.closed.is_empty()
+    }
+
+    /// Numbers of the chunks that cover bytes of the range.
+    pub(super) fn overlapping(&self, range: Range) -> Vec<u64> {
+        if range.is_empty() {
+            return Vec::new();
+        }
+        self.chunks
+            .range(range.start / CHUNK_BYTES..=(range.end - 1) / CHUNK_BYTES)
+            .filter(|(_, chunk)| chunk.range().overlaps(range))
+            .map(|(number, _)| *number)
+            .collect()
+    }
+
+    pub(super) fn is_closed(&self, range: Range) -> bool {
+        self.closed.iter().any(|(_, closed)| closed.overlaps(range))
+    }
+
+    /// The chunk, if it is still the one with this id.
+    pub(super) fn same(&mut self, number: u64, id: u64) -> Option<&mut Chunk> {
+        self.chunks.get_mut(&number).filter(|chunk| chunk.id == id)
+    }
+}
+
+impl Chunk {
+    pub(super) fn range(&self) -> Range {
+        match &self.state {
+            ChunkState::Pending(pending) => pending.range,
+            ChunkState::Active(active) | ChunkState::Revoking(active) => active.range,
+        }
+    }
+}
+
+impl Active {
+    pub(super) fn covers(&self, needed: &[Range]) -> bool {
+        needed.iter().all(|need| self.parts.iter().any(|p| p.start <= need.start && need.end <= p.end))
+    }
+
+    /// A holder's mapping was used after this moment.
+    pub(super) fn used_after(&self, moment: Duration) -> bool {
+        self.holders.iter().any(|holder| holder.grant.mapping().is_some_and(|m| m.used() > moment))
+    }
+
+    /// Where the object ends inside the window.
+    pub(super) fn apply_size(&self, size: u64) {
+        self.window.set_valid_length(valid_length(self.range, size));
+    }
+}
+
+/// How many bytes of a window lie before the end of the object.
+pub(super) fn valid_length(window: Range, size: u64) -> u64 {
+    size.saturating_sub(window.start).min(window.length())
+}

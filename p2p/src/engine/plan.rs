@@ -1,0 +1,181 @@
+//! From a request to decisions: the pure decision, joined with what only the
+//! engine knows (closed ranges, the device's state, contested chunks).
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use peerfs_abi::{MapFlags, Reason};
+use peerfs_blockdev::{ApertureInfo, ApertureKind};
+
+use super::Engine;
+use crate::api::{Asker, CHUNK_BYTES, MapError, QueryAnswer};
+use crate::decide::{decide, push};
+use crate::exporter::Exporter;
+use crate::sync::lock;
+use crate::types::{Decision, Importer, MapRequest, ObjectId, Placement, Range, Survey};
+
+/// Objects are surveyed in stretches of at most this many bytes.
+pub(super) const SLICE_BYTES: u64 = 128 * CHUNK_BYTES;
+
+/// A request whose end is known.
+pub(super) struct Walk<'a> {
+    pub(super) exporter: &'a dyn Exporter,
+    pub(super) request: MapRequest,
+    importer: &'a Importer,
+    aperture: Option<ApertureInfo>,
+    /// Ranges to be answered `Busy`. A map leaves this empty and waits for them.
+    busy: Vec<Range>,
+    /// Where the next slice starts.
+    pub(super) at: u64,
+    /// Size of the object when the walk began.
+    pub(super) size: u64,
+}
+
+impl<'a> Walk<'a> {
+    pub(super) fn is_done(&self) -> bool {
+        self.at >= self.request.range.end
+    }
+
+    /// The next slice: up to a chunk boundary, or all that lies beyond the end of the object.
+    fn next_range(&self) -> Range {
+        let end = self.request.range.end;
+        let boundary = self.at - self.at % CHUNK_BYTES;
+        let slice_end = match boundary.saturating_add(SLICE_BYTES) {
+            slice_end if slice_end < self.size => slice_end.min(end),
+            _ => end,
+        };
+        Range { start: self.at, end: slice_end }
+    }
+}
+
+impl Engine {
+    pub(super) fn walk<'a>(
+        &self,
+        exporter: &'a dyn Exporter,
+        request: &MapRequest,
+        importer: &'a Importer,
+    ) -> Result<Walk<'a>, MapError> {
+        let start = request.range.start;
+        let survey =
+            exporter.survey(request, Range { start, end: start }).ok_or(MapError::NoObject { object: request.object })?;
+        let mut request = request.clone();
+        if request.range.end == u64::MAX {
+            request.range.end = survey.size.max(start);
+        } else if request.range.is_empty() {
+            return Err(MapError::Invalid);
+        }
+        Ok(Walk {
+            exporter,
+            at: start,
+            busy: Vec::new(),
+            size: survey.size,
+            importer,
+            aperture: self.aperture.as_ref().map(|aperture| aperture.info()),
+            request,
+        })
+    }
+
+    /// Decides the next slice of a walk.
+    pub(super) fn next_slice(&self, walk: &mut Walk<'_>) -> Result<Vec<Decision>, MapError> {
+        let range = walk.next_range();
+        let request = MapRequest { range, ..walk.request.clone() };
+        let (_, decisions) = self
+            .decide_range(walk.exporter, &request, walk.importer, walk.aperture.as_ref(), &walk.busy)
+            .ok_or(MapError::NoObject { object: request.object })?;
+        walk.at = range.end;
+        spend(&mut walk.aperture, &decisions);
+        Ok(decisions)
+    }
+
+    /// Surveys and decides one range now.
+    pub(super) fn decide_range(
+        &self,
+        exporter: &dyn Exporter,
+        request: &MapRequest,
+        importer: &Importer,
+        aperture: Option<&ApertureInfo>,
+        busy: &[Range],
+    ) -> Option<(Survey, Vec<Decision>)> {
+        let mut survey = exporter.survey(request, request.range)?;
+        survey.closed.extend_from_slice(busy);
+        if self.shutting_down.load(Ordering::SeqCst) {
+            survey.closed = vec![Range::ALL];
+        }
+        let decisions = decide(&survey, request, importer, aperture);
+        Some((survey, self.device.restrict(decisions)))
+    }
+
+    pub(super) fn query(&self, asker: Asker<'_>, request: &MapRequest, segments_max: usize) -> Result<QueryAnswer, MapError> {
+        let context = match asker {
+            Asker::Importer(_) => None,
+            Asker::Context(id, client) => Some(self.live_context(id, client).ok_or(MapError::StaleContext)?),
+        };
+        let importer = match (&context, asker) {
+            (Some(context), _) => &context.importer,
+            (None, Asker::Importer(importer)) => importer,
+            (None, Asker::Context(..)) => return Err(MapError::StaleContext),
+        };
+        let exporter = self.exporter(request.object)?;
+        let mut walk = self.walk(&*exporter, request, importer)?;
+        let contested = self.thrash.blocked_chunks(request.object, self.clock.now());
+        walk.busy = contested.iter().map(|(chunk, _)| chunk_range(*chunk)).collect();
+        if let Some(object) = self.object_of(request.object) {
+            walk.busy.extend(lock(&object.state).closed.iter().map(|closed| closed.1));
+        }
+        let mut decisions: Vec<Decision> = Vec::new();
+        while !walk.is_done() && decisions.len() <= segments_max {
+            for decision in self.next_slice(&mut walk)? {
+                push(&mut decisions, decision.range, decision.placement);
+            }
+        }
+        decisions.truncate(segments_max);
+        let start = walk.request.range.start;
+        let answered = Range { start, end: decisions.last().map_or(start, |last| last.range.end) };
+        Ok(QueryAnswer {
+            next_offset: answered.end,
+            end_offset: walk.request.range.end,
+            retry_after_ms: retry_after(&contested, answered),
+            decisions,
+        })
+    }
+
+    pub(super) fn note_refusal(&self, object: ObjectId, range: Range, reason: Reason) {
+        self.ledger.refuse(self.clock.now(), object, range, reason);
+    }
+}
+
+/// Takes direct stretches of one slice off the capacity that the next slices are decided with.
+fn spend(aperture: &mut Option<ApertureInfo>, decisions: &[Decision]) {
+    let Some(info) = aperture.as_mut().filter(|info| info.kind == ApertureKind::Windowed) else {
+        return;
+    };
+    let direct: u64 = decisions
+        .iter()
+        .filter(|decision| matches!(decision.placement, Placement::Direct { .. }))
+        .map(|decision| decision.range.length())
+        .sum();
+    info.capacity_bytes = info.capacity_bytes.saturating_sub(direct);
+}
+
+fn retry_after(contested: &[(u64, Duration)], answered: Range) -> u32 {
+    contested
+        .iter()
+        .filter(|(chunk, _)| chunk_range(*chunk).overlaps(answered))
+        .map(|(_, left)| milliseconds(*left))
+        .max()
+        .unwrap_or(0)
+}
+
+/// Rounded up, so that waiting this long is enough.
+pub(super) fn milliseconds(time: Duration) -> u32 {
+    u32::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX)
+}
+
+pub(super) fn chunk_range(number: u64) -> Range {
+    Range::new(number.saturating_mul(CHUNK_BYTES), CHUNK_BYTES)
+}
+
+/// A pin or an atomic mapping writes only when it says so.
+pub(super) fn is_write(request: &MapRequest) -> bool {
+    request.flags.contains(MapFlags::WRITE)
+}

@@ -1,0 +1,75 @@
+//! The engine's state for people and metrics.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::Engine;
+use super::context::Context;
+use super::ledger::{ContextRecord, MappingRecord, ObjectCounters, Snapshot};
+use super::mappings::Mapping;
+use crate::types::ObjectId;
+
+impl Engine {
+    /// The ledger: who maps what, last refusals, what revocations cost.
+    pub fn snapshot(&self) -> Snapshot {
+        let now = self.clock.now();
+        let mut contexts: Vec<ContextRecord> = self.contexts.iter().map(|entry| context_record(entry.value())).collect();
+        contexts.sort_by_key(|record| record.context);
+        let mut mappings: Vec<MappingRecord> = self.mappings.all().iter().map(|mapping| mapping_record(mapping, now)).collect();
+        mappings.sort_by_key(|record| (record.object, record.offset, record.mapping));
+        Snapshot {
+            sessions: self.sessions.len() as u64,
+            contexts,
+            mappings,
+            windows: self.order.len(),
+            windows_held: self.held_count(),
+            refusals: self.ledger.refusal_records(now),
+            revocations: self.ledger.trigger_records(),
+        }
+    }
+
+    /// Bytes moved for an object, as importers reported them.
+    pub fn object_counters(&self, object: ObjectId) -> ObjectCounters {
+        self.ledger.counters(object)
+    }
+
+    /// Grants revoked since the start, and those of them that were cut without an acknowledgement.
+    pub fn revocation_totals(&self) -> (u64, u64) {
+        self.ledger.totals()
+    }
+
+    /// Mappings, of one object or all, that hold at least one grant.
+    pub fn mapping_count(&self, object: Option<ObjectId>) -> u64 {
+        let live = |mapping: &Mapping| object.is_none_or(|id| mapping.object == id) && mapping.grant_count() > 0;
+        self.mappings.all().iter().filter(|mapping| live(mapping)).count() as u64
+    }
+}
+
+fn context_record(context: &Context) -> ContextRecord {
+    ContextRecord {
+        context: context.id.0,
+        importer: context.importer.name.clone(),
+        pid: context.owner.tgid,
+        uid: context.owner.uid,
+    }
+}
+
+fn mapping_record(mapping: &Mapping, now: Duration) -> MappingRecord {
+    let range = mapping.range();
+    MappingRecord {
+        mapping: mapping.id.0,
+        context: mapping.context.id.0,
+        importer: mapping.context.importer.name.clone(),
+        pid: mapping.context.owner.tgid,
+        uid: mapping.context.owner.uid,
+        object: mapping.object.0,
+        offset: range.start,
+        length: range.length(),
+        flags: mapping.flags.bits(),
+        age_ms: u64::try_from(now.saturating_sub(mapping.created).as_millis()).unwrap_or(u64::MAX),
+        grants: mapping.grant_count(),
+        segments: mapping.segments.load(Ordering::Relaxed),
+        bytes_direct: mapping.bytes_direct.load(Ordering::Relaxed),
+        bytes_fallback: mapping.bytes_fallback.load(Ordering::Relaxed),
+    }
+}

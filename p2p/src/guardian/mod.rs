@@ -1,0 +1,16 @@
+//! The guardian: a small process that outlives the server by a moment.
+//!
+//! It holds a descriptor of every window, of every sequence page, and of the
+//! volume's lock. When the server dies, however it dies, the guardian tells the
+//! clients, truncates the windows, and only then lets go of the lock, so that no
+//! second server starts while a client still has memory of the first.
+
+mod keeper;
+mod process;
+mod protocol;
+
+#[cfg(test)]
+mod tests;
+
+pub use keeper::run;
+pub use process::Guardian;
