@@ -220,3 +220,65 @@ fn ask_for_grant(address: &UnixAddr, grant_id: u64) -> io::Result<OwnedFd> {
         error => Err(io::Error::from_raw_os_error(error.cast_signed())),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::IoSlice;
+    use std::thread;
+
+    use nix::sys::memfd::{MFdFlags, memfd_create};
+    use nix::sys::socket::{Backlog, ControlMessage, accept, bind, listen, recv, sendmsg};
+
+    use super::*;
+
+    /// Answers one request on a fresh socket with `reply`, and asks for `grant_id` there.
+    fn exchange(grant_id: u64, reply: message::Reply) -> io::Result<OwnedFd> {
+        let folder = tempfile::tempdir()?;
+        let address = UnixAddr::new(&folder.path().join("grants"))?;
+        let kind = SockType::SeqPacket;
+        let listener = socket(AddressFamily::Unix, kind, SockFlag::SOCK_CLOEXEC, None)?;
+        bind(listener.as_raw_fd(), &address)?;
+        listen(&listener, Backlog::new(1)?)?;
+        let memory = File::from(memfd_create(c"grant", MFdFlags::MFD_CLOEXEC)?);
+        memory.set_len(4096)?;
+        memory.write_at(b"passed", 0)?;
+        thread::scope(|scope| {
+            let server = scope.spawn(move || -> nix::Result<message::Request> {
+                let client = accept(listener.as_raw_fd())?;
+                let mut request = message::Request::new_zeroed();
+                recv(client, request.as_mut_bytes(), MsgFlags::empty())?;
+                let fds = [memory.as_raw_fd()];
+                let control = match reply.error {
+                    0 => vec![ControlMessage::ScmRights(&fds)],
+                    _ => Vec::new(),
+                };
+                let bytes = [IoSlice::new(reply.as_bytes())];
+                sendmsg::<()>(client, &bytes, &control, MsgFlags::empty(), None)?;
+                nix::unistd::close(client)?;
+                Ok(request)
+            });
+            let answer = ask_for_grant(&address, grant_id);
+            let request = server.join().expect("no panic").expect("server");
+            assert_eq!((request.magic, request.grant_id), (message::MAGIC, grant_id));
+            answer
+        })
+    }
+
+    fn reply(magic: u32, error: u32, grant_id: u64) -> message::Reply {
+        message::Reply { magic, error, grant_id }
+    }
+
+    #[test]
+    fn grants_come_over_the_socket() {
+        let fd = exchange(5, reply(message::MAGIC, 0, 5)).expect("grant");
+        let window = Window::map(fd, 4096, false).expect("map");
+        let mut bytes = [0; 6];
+        window.read(0, &mut bytes).expect("read");
+        assert_eq!(&bytes, b"passed");
+        let code = |answer: io::Result<OwnedFd>| answer.err().and_then(|error| error.raw_os_error());
+        let stale = Errno::ESTALE as u32;
+        assert_eq!(code(exchange(5, reply(message::MAGIC, stale, 5))), Some(Errno::ESTALE as i32));
+        assert_eq!(code(exchange(5, reply(message::MAGIC, 0, 6))), Some(Errno::EPROTO as i32));
+        assert_eq!(code(exchange(5, reply(1, 0, 5))), Some(Errno::EPROTO as i32));
+    }
+}
