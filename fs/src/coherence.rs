@@ -20,6 +20,12 @@ pub trait Coherence: Send + Sync {
     fn cached_read(&self, ino: Ino, range: Range, cpu_writers: u32);
     /// Before a WRITE on a cached handle, or one from the page cache, is carried out.
     fn cached_write(&self, ino: Ino, range: Range);
+    /// Before blocks of the range are read, changed in part and written back: a peer's stores into them in
+    /// between would be lost, so mappings that may write the range end, and it stays closed to new ones while
+    /// the guard lives.
+    fn partial_write(&self, _ino: Ino, _range: Range) -> ClosedRange {
+        Box::new(())
+    }
     /// Before the first writable cached handle of the file is opened.
     fn writable_cached_open(&self, ino: Ino);
     /// Copies what peers wrote to the storage device (fsync).

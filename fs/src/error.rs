@@ -17,18 +17,12 @@ pub type Result<T> = std::result::Result<T, FsError>;
 impl FsError {
     /// A plain error number, for outcomes that POSIX names.
     pub const fn errno(errno: i32) -> Self {
-        FsError {
-            errno,
-            context: None,
-        }
+        FsError { errno, context: None }
     }
 
     /// An error number with the reason behind it.
     pub fn with_context(errno: i32, context: impl Into<String>) -> Self {
-        FsError {
-            errno,
-            context: Some(context.into()),
-        }
+        FsError { errno, context: Some(context.into()) }
     }
 
     /// The error number (errno.h).

@@ -9,5 +9,6 @@ pub mod error;
 pub mod fuse;
 pub mod mapping;
 pub mod ops;
+pub mod server;
 pub mod store;
 pub mod types;

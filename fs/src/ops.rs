@@ -20,18 +20,11 @@ pub trait Operations: Send + Sync {
     /// Attributes.
     fn getattr(&self, ino: Ino) -> Result<Attr>;
     /// Changes attributes. Permissions were checked by the kernel (default_permissions).
-    fn setattr(
-        &self,
-        caller: Caller,
-        ino: Ino,
-        handle: Option<Handle>,
-        set: SetAttr,
-    ) -> Result<Attr>;
+    fn setattr(&self, caller: Caller, ino: Ino, handle: Option<Handle>, set: SetAttr) -> Result<Attr>;
     /// Target of a symbolic link.
     fn readlink(&self, ino: Ino) -> Result<Vec<u8>>;
     /// Makes a regular or special file; `mode` has the type bits and the umask is applied already.
-    fn mknod(&self, caller: Caller, parent: Ino, name: &[u8], mode: u32, rdev: u32)
-    -> Result<Attr>;
+    fn mknod(&self, caller: Caller, parent: Ino, name: &[u8], mode: u32, rdev: u32) -> Result<Attr>;
     /// Makes a directory.
     fn mkdir(&self, caller: Caller, parent: Ino, name: &[u8], mode: u32) -> Result<Attr>;
     /// Removes a name of a non-directory.
@@ -41,15 +34,7 @@ pub trait Operations: Send + Sync {
     /// Makes a symbolic link.
     fn symlink(&self, caller: Caller, parent: Ino, name: &[u8], target: &[u8]) -> Result<Attr>;
     /// Renames.
-    fn rename(
-        &self,
-        caller: Caller,
-        parent: Ino,
-        name: &[u8],
-        new_parent: Ino,
-        new_name: &[u8],
-        mode: RenameMode,
-    ) -> Result<()>;
+    fn rename(&self, caller: Caller, parent: Ino, name: &[u8], new_parent: Ino, new_name: &[u8], mode: RenameMode) -> Result<()>;
     /// Makes a hard link.
     fn link(&self, caller: Caller, ino: Ino, new_parent: Ino, new_name: &[u8]) -> Result<Attr>;
 
@@ -69,14 +54,7 @@ pub trait Operations: Send + Sync {
     /// kernel's page cache (this, not the handle's mode, decides whether [`crate::coherence::Coherence::cached_read`] is told).
     fn read(&self, handle: Handle, offset: u64, length: u32, into_cache: bool) -> Result<ReadData>;
     /// Writes all of `data`.
-    fn write(
-        &self,
-        caller: Caller,
-        handle: Handle,
-        offset: u64,
-        data: &[u8],
-        origin: WriteOrigin,
-    ) -> Result<u32>;
+    fn write(&self, caller: Caller, handle: Handle, offset: u64, data: &[u8], origin: WriteOrigin) -> Result<u32>;
     /// A descriptor was closed; reports errors of earlier writes.
     fn flush(&self, handle: Handle) -> Result<()>;
     /// Makes data and what is needed to find it durable.
@@ -84,14 +62,7 @@ pub trait Operations: Send + Sync {
     /// The last descriptor of the handle is gone.
     fn release(&self, handle: Handle);
     /// Allocates, punches or zeroes.
-    fn fallocate(
-        &self,
-        caller: Caller,
-        handle: Handle,
-        mode: FallocateMode,
-        offset: u64,
-        length: u64,
-    ) -> Result<()>;
+    fn fallocate(&self, caller: Caller, handle: Handle, mode: FallocateMode, offset: u64, length: u64) -> Result<()>;
     /// SEEK_DATA and SEEK_HOLE.
     fn lseek(&self, handle: Handle, offset: u64, whence: SeekWhence) -> Result<u64>;
 
@@ -108,14 +79,7 @@ pub trait Operations: Send + Sync {
     fn statfs(&self) -> Result<StatFs>;
 
     /// Sets an extended attribute.
-    fn setxattr(
-        &self,
-        caller: Caller,
-        ino: Ino,
-        name: &[u8],
-        value: &[u8],
-        mode: XattrMode,
-    ) -> Result<()>;
+    fn setxattr(&self, caller: Caller, ino: Ino, name: &[u8], value: &[u8], mode: XattrMode) -> Result<()>;
     /// Its value.
     fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>>;
     /// Names, each followed by NUL.

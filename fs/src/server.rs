@@ -1,16 +1,16 @@
 //! A mounted volume: all parts put together, and taken apart in the right order.
 
+use std::fs::Permissions;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use peerfs_blockdev::{DeviceError, DeviceSpec, OpenMode};
-use peerfs_p2p::{
-    ContextIds, DirectPolicy, Engine, EngineConfig, EngineParts, Exporter, GrantSocket, Guardian, GuardianError, SystemClock,
-};
+use peerfs_p2p::{ContextIds, DirectPolicy, Engine, EngineConfig, EngineParts, Exporter, GrantSocket, Guardian, SystemClock};
 
-use crate::control::{Control, ControlParts, MountFacts};
 use crate::coherence::NoMappings;
+use crate::control::{Control, ControlParts, MountFacts};
 use crate::core::{Atime, Core, MountOptions};
 use crate::error::FsError;
 use crate::fuse::{Adapter, FuseCache, FuseMount, FuseOptions, MountError};
@@ -63,11 +63,19 @@ pub enum ServerError {
     #[error("{0}")]
     Core(FsError),
     /// The guardian process.
-    #[error(transparent)]
-    Guardian(#[from] GuardianError),
+    #[error("the guardian process ({exe}): {source}", exe = exe.display())]
+    Guardian {
+        /// Its program.
+        exe: PathBuf,
+        /// Why it did not start.
+        source: std::io::Error,
+    },
     /// The socket for grants.
     #[error("the grant socket: {0}")]
     Socket(std::io::Error),
+    /// A thread could not be started.
+    #[error("a thread could not be started: {0}")]
+    Thread(std::io::Error),
     /// The mount itself.
     #[error(transparent)]
     Mount(#[from] MountError),
@@ -107,10 +115,11 @@ impl Server {
         let options = OpenOptions { read_only: config.read_only, ..OpenOptions::default() };
         let volume = Volume::open(Arc::clone(&opened.device), &options)?;
         let summary = volume.summary();
-        let guardian = Arc::new(Guardian::spawn(&config.guardian_exe, opened.lock)?);
+        let guardian = Guardian::spawn(&config.guardian_exe, opened.lock)
+            .map_err(|source| ServerError::Guardian { exe: config.guardian_exe.clone(), source })?;
+        let guardian = Arc::new(guardian);
 
-        let options =
-            MountOptions { read_only: config.read_only, commit_interval: config.commit_interval, atime: config.atime };
+        let options = MountOptions { read_only: config.read_only, commit_interval: config.commit_interval, atime: config.atime };
         let core = Core::open(volume, Arc::clone(&opened.device), Arc::new(NoMappings), options).map_err(ServerError::Core)?;
         let engine_config = EngineConfig { deadline: config.deadline, ..EngineConfig::default() };
         let engine = Engine::new(
@@ -126,14 +135,18 @@ impl Server {
         let exporter: Arc<dyn Exporter> =
             Arc::new(FileExporter::new(Arc::clone(&core), cache.clone(), config.direct, config.read_only));
         engine.attach_exporter(Arc::downgrade(&exporter));
-        engine.subscribe(&*opened.device);
+        engine.subscribe(&*opened.device).map_err(ServerError::Thread)?;
         core.set_coherence(Arc::new(EngineCoherence::new(&engine)));
 
         let privileged = nix::unistd::geteuid().is_root();
         let socket = if privileged && !config.grants_by_socket {
             None
         } else {
-            Some(GrantSocket::start(engine.clone()).map_err(ServerError::Socket)?)
+            let path = socket_path(&summary.uuid).map_err(ServerError::Socket)?;
+            let socket = GrantSocket::listen(&path, engine.clone()).map_err(ServerError::Socket)?;
+            // Whoever may use the mount may ask; every message is checked against the grant's owner.
+            std::fs::set_permissions(&path, Permissions::from_mode(0o666)).map_err(ServerError::Socket)?;
+            Some(socket)
         };
         let fsname = config.fsname.clone().unwrap_or_else(|| config.device.to_string());
         let control = Control::new(ControlParts {
@@ -219,4 +232,30 @@ fn limits(privileged: bool) -> Vec<String> {
 fn now() -> Timestamp {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     Timestamp { seconds: now.as_secs() as i64, nanoseconds: now.subsec_nanos() }
+}
+
+/// One socket a volume, so that what a killed server left is replaced by the next. The directory lets others
+/// pass, since the socket checks every message's sender itself.
+fn socket_path(uuid: &str) -> std::io::Result<PathBuf> {
+    let uid = nix::unistd::geteuid();
+    let base = match std::env::var_os("XDG_RUNTIME_DIR") {
+        _ if uid.is_root() => PathBuf::from("/run"),
+        Some(directory) => PathBuf::from(directory),
+        None => std::env::temp_dir(),
+    };
+    let directory = base.join(format!("peerfs-{uid}"));
+    match std::fs::DirBuilder::new().mode(0o711).create(&directory) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    let metadata = std::fs::symlink_metadata(&directory)?;
+    if !metadata.is_dir() || metadata.uid() != uid.as_raw() {
+        let message = format!("{} is not a directory of this user; remove it", directory.display());
+        return Err(std::io::Error::other(message));
+    }
+    let path = directory.join(format!("{uuid}.sock"));
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(path),
+    }
 }

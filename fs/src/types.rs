@@ -171,24 +171,13 @@ pub struct ReadData {
 impl ReadData {
     /// `length` bytes of `buf` from `start`.
     pub fn new(buf: IoBuf, start: usize, length: usize) -> Self {
-        assert!(
-            start + length <= buf.len(),
-            "the part lies inside the buffer"
-        );
-        ReadData {
-            buf: Some(buf),
-            start,
-            length,
-        }
+        assert!(start + length <= buf.len(), "the part lies inside the buffer");
+        ReadData { buf: Some(buf), start, length }
     }
 
     /// End of file.
     pub fn empty() -> Self {
-        ReadData {
-            buf: None,
-            start: 0,
-            length: 0,
-        }
+        ReadData { buf: None, start: 0, length: 0 }
     }
 }
 

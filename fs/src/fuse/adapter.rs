@@ -386,8 +386,14 @@ impl fuser::Filesystem for Adapter {
     fn readdirplus(&self, _request: &Request, ino: INodeNo, handle: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
         contain("readdirplus", || {
             if control::is_virtual(ino.0) {
-                // The kernel falls back to readdir.
-                return reply.error(Errno::ENOSYS);
+                for entry in control::entries(ino.0).iter().filter(|entry| entry.cookie > offset) {
+                    let Some(attr) = self.entry_attributes(entry.ino) else { continue };
+                    let (name, generation) = (OsStr::from_bytes(entry.name), Generation(attr.generation));
+                    if reply.add(INodeNo(entry.ino), entry.cookie, name, &control::TTL, &attributes(&attr), generation) {
+                        break;
+                    }
+                }
+                return reply.ok();
             }
             let outcome = self.ops.readdir(handle.0, offset, true, &mut |entry| {
                 let Some(attr) = entry.attr else { return true };
@@ -564,6 +570,11 @@ impl fuser::Filesystem for Adapter {
 }
 
 impl Adapter {
+    /// Of an entry of the control directory, whose `..` is a real directory.
+    fn entry_attributes(&self, ino: Ino) -> Option<Attr> {
+        if control::is_virtual(ino) { self.control.getattr(ino).ok() } else { self.ops.getattr(ino).ok() }
+    }
+
     fn open_virtual(&self, caller: Caller, ino: Ino, flags: crate::types::OpenFlags, reply: ReplyOpen) {
         let direct = FopenFlags::FOPEN_DIRECT_IO;
         match self.control.open(caller, ino, flags) {
