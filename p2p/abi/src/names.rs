@@ -27,11 +27,7 @@ pub fn grant_name(grant_id: u64) -> String {
 /// The inverse of [`grant_name`].
 pub fn parse_grant_name(name: &str) -> Option<u64> {
     let hex = name.strip_prefix(GRANT_PREFIX)?;
-    if hex.len() != 16
-        || !hex
-            .bytes()
-            .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
-    {
+    if hex.len() != 16 || !hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
         return None;
     }
     u64::from_str_radix(hex, 16).ok()
@@ -46,13 +42,7 @@ mod tests {
         for id in [0, 1, 0xdead_beef, u64::MAX] {
             assert_eq!(parse_grant_name(&grant_name(id)), Some(id));
         }
-        for bad in [
-            "grant-",
-            "grant-1",
-            "grant-000000000000000G",
-            "grant-+00000000000000f",
-            "window-0000000000000001",
-        ] {
+        for bad in ["grant-", "grant-1", "grant-000000000000000G", "grant-+00000000000000f", "window-0000000000000001"] {
             assert_eq!(parse_grant_name(bad), None, "{bad}");
         }
     }
