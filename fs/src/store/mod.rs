@@ -32,7 +32,7 @@ mod volume;
 #[cfg(test)]
 mod crash_tests;
 #[cfg(test)]
-mod testdev;
+pub(crate) mod testdev;
 #[cfg(test)]
 mod volume_tests;
 

@@ -1,0 +1,135 @@
+//! Attributes, and changes of size.
+
+use std::sync::Arc;
+
+use peerfs_abi::Trigger;
+use peerfs_p2p::Range;
+
+use super::extent_map::Touched;
+use super::inode::{Inode, stamp_change, stamp_content, without_suid};
+use super::io::{MAX_FILE_BYTES, blocks_for};
+use super::meta::Txn;
+use super::time::{now, resolve, to_record};
+use super::{Core, FsError, Result};
+use crate::store::Inode as Record;
+use crate::types::{Attr, Ino, SetAttr, Timestamp};
+
+/// Permission bits.
+const PERMISSIONS: u32 = 0o7777;
+
+impl Core {
+    pub(super) fn do_setattr(&self, ino: Ino, set: SetAttr) -> Result<Attr> {
+        self.admit_change()?;
+        let inode = self.inode(ino)?;
+        if let Some(size) = set.size {
+            check_resizable(&inode, size)?;
+            self.resize(&inode, size, |txn| self.change_attributes(txn, &inode, &set))?;
+        } else {
+            let _content = inode.exclude();
+            let mut txn = Txn::new();
+            self.change_attributes(&mut txn, &inode, &set)?;
+            self.apply(txn)?;
+        }
+        Ok(inode.attr())
+    }
+
+    fn change_attributes(&self, txn: &mut Txn, inode: &Arc<Inode>, set: &SetAttr) -> Result<()> {
+        if let Some(mode) = set.mode {
+            self.chmod_acl(txn, inode, mode)?;
+        }
+        let now = now();
+        txn.inode(inode, |record| set_attributes(record, set, now));
+        Ok(())
+    }
+
+    /// Truncates or extends a file. `also` adds to the same batch.
+    pub(super) fn resize(&self, inode: &Arc<Inode>, new_size: u64, also: impl FnOnce(&mut Txn) -> Result<()>) -> Result<()> {
+        let coherence = self.coherence();
+        let beyond = Range { start: new_size, end: u64::MAX };
+        loop {
+            let shrinks = new_size <= inode.size();
+            let _closed = shrinks.then(|| coherence.close_range(inode.ino, beyond, Trigger::Truncate));
+            let mut content = inode.exclude();
+            let old_size = inode.size();
+            if new_size <= old_size && !shrinks {
+                // It grew meanwhile, so blocks go away after all: close the range first.
+                continue;
+            }
+            let map = self.extents(inode, &mut content)?;
+            let mut txn = Txn::new();
+            let mut touched = Touched::new();
+            if new_size > old_size {
+                self.zero_tail(map, old_size)?;
+            } else {
+                let removed = map.remove(blocks_for(new_size), u64::MAX, &mut touched);
+                txn.free(&removed);
+            }
+            txn.extents(inode.ino, map, &touched);
+            let blocks = map.blocks();
+            txn.inode(inode, |record| {
+                record.size = new_size;
+                record.blocks = blocks;
+                stamp_content(record, now());
+            });
+            let outcome = also(&mut txn).and_then(|()| self.apply(txn));
+            if outcome.is_err() {
+                content.extents = None;
+            }
+            content.reservation = None;
+            drop(content);
+            outcome?;
+            if new_size != old_size {
+                coherence.size_changed(inode.ino, old_size, new_size);
+            }
+            return Ok(());
+        }
+    }
+
+    /// The side effects of a write that did not pass through here: times, and no more set-id bits.
+    pub(super) fn mark_written(&self, inode: &Arc<Inode>) -> Result<()> {
+        let _content = inode.exclude();
+        let mut txn = Txn::new();
+        txn.inode(inode, |record| {
+            stamp_content(record, now());
+            record.mode = without_suid(record.mode);
+        });
+        self.apply(txn)
+    }
+}
+
+fn check_resizable(inode: &Inode, size: u64) -> Result<()> {
+    if inode.is_directory() {
+        return Err(FsError::errno(libc::EISDIR));
+    }
+    if !inode.is_regular() {
+        return Err(FsError::errno(libc::EINVAL));
+    }
+    if size > MAX_FILE_BYTES {
+        return Err(FsError::errno(libc::EFBIG));
+    }
+    Ok(())
+}
+
+fn set_attributes(record: &mut Record, set: &SetAttr, now: Timestamp) {
+    if let Some(mode) = set.mode {
+        record.mode = record.mode & !PERMISSIONS | mode & PERMISSIONS;
+    } else if (set.uid.is_some() || set.gid.is_some()) && record.mode & libc::S_IFMT != libc::S_IFDIR {
+        record.mode = without_suid(record.mode);
+    }
+    if let Some(uid) = set.uid {
+        record.uid = uid;
+    }
+    if let Some(gid) = set.gid {
+        record.gid = gid;
+    }
+    if let Some(time) = set.atime {
+        record.atime = to_record(resolve(time, now));
+    }
+    if let Some(time) = set.mtime {
+        record.mtime = to_record(resolve(time, now));
+    }
+    match set.ctime {
+        Some(time) => record.ctime = to_record(time),
+        None => stamp_change(record, now),
+    }
+}

@@ -1,0 +1,159 @@
+//! Open files and directories.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use dashmap::DashMap;
+
+use super::inode::Inode;
+use super::namespace::{NewInode, check_name};
+use super::{Core, FsError, Result};
+use crate::types::{Attr, Caller, Handle, HandleMode, Ino, OpenFlags, Opened};
+
+/// An open regular file.
+#[derive(Debug)]
+pub(super) struct OpenFile {
+    pub inode: Arc<Inode>,
+    pub read: bool,
+    pub write: bool,
+    pub mode: HandleMode,
+}
+
+/// An open directory.
+#[derive(Debug)]
+pub(super) struct OpenDir {
+    pub inode: Arc<Inode>,
+}
+
+/// All handles; numbers are never reused, so a stale one is a failed look-up.
+#[derive(Debug, Default)]
+pub(super) struct Handles {
+    last: AtomicU64,
+    files: DashMap<Handle, Arc<OpenFile>>,
+    directories: DashMap<Handle, Arc<OpenDir>>,
+}
+
+impl Handles {
+    fn next(&self) -> Handle {
+        self.last.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    pub(super) fn file(&self, handle: Handle) -> Result<Arc<OpenFile>> {
+        self.files.get(&handle).map(|open| open.clone()).ok_or(FsError::errno(libc::EBADF))
+    }
+
+    pub(super) fn directory(&self, handle: Handle) -> Result<Arc<OpenDir>> {
+        self.directories.get(&handle).map(|open| open.clone()).ok_or(FsError::errno(libc::EBADF))
+    }
+}
+
+impl Core {
+    pub(super) fn do_open(&self, ino: Ino, flags: OpenFlags) -> Result<Opened> {
+        if flags.write || flags.truncate {
+            self.admit_change()?;
+        }
+        let inode = self.inode(ino)?;
+        if inode.is_directory() {
+            return Err(FsError::errno(libc::EISDIR));
+        }
+        if !inode.is_regular() {
+            return Err(FsError::errno(libc::EINVAL));
+        }
+        let opened = self.add_handle(&inode, flags);
+        if flags.truncate
+            && inode.size() > 0
+            && let Err(error) = self.resize(&inode, 0, |_| Ok(()))
+        {
+            self.do_release(opened.handle);
+            return Err(error);
+        }
+        Ok(opened)
+    }
+
+    fn add_handle(&self, inode: &Arc<Inode>, flags: OpenFlags) -> Opened {
+        let mode = match flags.direct {
+            true => HandleMode::Direct,
+            false => HandleMode::Cached,
+        };
+        inode.opens.fetch_add(1, Ordering::AcqRel);
+        if flags.write && mode == HandleMode::Cached {
+            // Counted first: a mapping made from now on sees the writer, the hook deals with earlier ones.
+            inode.cpu_writers.fetch_add(1, Ordering::AcqRel);
+            self.coherence().writable_cached_open(inode.ino);
+        }
+        let handle = self.handles.next();
+        let open = OpenFile { inode: inode.clone(), read: flags.read, write: flags.write, mode };
+        self.handles.files.insert(handle, Arc::new(open));
+        Opened { handle, mode, keep_cache: mode == HandleMode::Cached && !flags.truncate }
+    }
+
+    pub(super) fn do_create(
+        &self,
+        caller: Caller,
+        parent: Ino,
+        name: &[u8],
+        mode: u32,
+        exclusive: bool,
+        flags: OpenFlags,
+    ) -> Result<(Attr, Opened)> {
+        check_name(name)?;
+        self.admit_change()?;
+        let directory = self.directory(parent)?;
+        let parent_lock = directory.exclude();
+        self.check_alive(&directory)?;
+        if let Some(entry) = self.entry(&directory, name)? {
+            if exclusive {
+                return Err(FsError::errno(libc::EEXIST));
+            }
+            let inode = self.inode(entry.ino)?;
+            inode.lookups.fetch_add(1, Ordering::AcqRel);
+            drop(parent_lock);
+            return match self.do_open(inode.ino, flags) {
+                Ok(opened) => Ok((inode.attr(), opened)),
+                Err(error) => {
+                    drop(inode);
+                    self.forget_lookups(entry.ino, 1);
+                    Err(error)
+                }
+            };
+        }
+        let new = NewInode { caller, mode: libc::S_IFREG | mode & 0o7777, rdev: 0, target: None };
+        let (inode, attr) = self.make_in(&directory, name, new)?;
+        drop(parent_lock);
+        Ok((attr, self.add_handle(&inode, flags)))
+    }
+
+    pub(super) fn do_release(&self, handle: Handle) {
+        let Some((_, open)) = self.handles.files.remove(&handle) else {
+            return;
+        };
+        let inode = open.inode.clone();
+        if open.write && open.mode == HandleMode::Cached {
+            inode.cpu_writers.fetch_sub(1, Ordering::AcqRel);
+        }
+        drop(open);
+        if inode.opens.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.drop_reservation(&inode);
+            self.retire(inode);
+        }
+    }
+
+    pub(super) fn do_opendir(&self, ino: Ino) -> Result<Handle> {
+        let inode = self.directory(ino)?;
+        inode.opens.fetch_add(1, Ordering::AcqRel);
+        let handle = self.handles.next();
+        self.handles.directories.insert(handle, Arc::new(OpenDir { inode }));
+        Ok(handle)
+    }
+
+    pub(super) fn do_releasedir(&self, handle: Handle) {
+        let Some((_, open)) = self.handles.directories.remove(&handle) else {
+            return;
+        };
+        let inode = open.inode.clone();
+        drop(open);
+        if inode.opens.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.retire(inode);
+        }
+    }
+}

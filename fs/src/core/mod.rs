@@ -1,0 +1,182 @@
+//! The filesystem: inodes, names, data, on top of the store.
+//!
+//! Every operation checks, then makes one [`meta::Txn`], which is applied whole or
+//! not at all and survives a crash the same way. File data is on the device before
+//! the transaction that refers to it is applied.
+//!
+//! # Locks, in the order in which they are taken
+//!
+//! 1. `Core::rename_lock`, for renames between two directories: the tree's shape
+//!    (`Inode::parent`) changes only under it.
+//! 2. Content locks of directories whose entries are used: an ancestor before its
+//!    descendant, unrelated ones by inode number.
+//! 3. Content locks of the inodes that those entries name, by inode number.
+//! 4. Attribute locks, one at a time, never across I/O.
+//! 5. Leaves: the tables in [`cache`] and [`handles`], [`numbers`], queues, the store's own.
+//!
+//! None of 1 to 4 is held during a call of [`Coherence`] or [`Core::commit`]: ranges
+//! are closed first, then the inode is locked, and the guard outlives the lock. A
+//! content lock is held shared while blocks are read or overwritten in place, and
+//! exclusively from the first look at anything that a transaction puts down until it is applied.
+
+mod acl;
+mod attr;
+mod cache;
+mod commit;
+mod dir;
+mod extent_map;
+mod fallocate;
+mod file_read;
+mod file_write;
+mod handles;
+mod inode;
+mod io;
+mod locks;
+mod mapping;
+mod meta;
+mod namespace;
+mod numbers;
+mod ops_impl;
+mod orphans;
+mod policy;
+mod rename;
+mod reservation;
+mod time;
+mod xattr;
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::Duration;
+
+use peerfs_blockdev::BlockDevice;
+
+pub use self::mapping::{ExtentSurvey, HandleInfo};
+use crate::coherence::Coherence;
+use crate::error::{FsError, Result};
+use crate::store::Volume;
+
+/// When reading updates the access time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Atime {
+    /// Never.
+    Never,
+    /// When it is not younger than the last change, or a day old.
+    #[default]
+    Relative,
+    /// Always.
+    Always,
+}
+
+/// How to mount.
+#[derive(Debug, Clone)]
+pub struct MountOptions {
+    /// Change nothing, orphans and access times included.
+    pub read_only: bool,
+    /// Longest time a change stays in memory only.
+    pub commit_interval: Duration,
+    /// Access times.
+    pub atime: Atime,
+}
+
+impl Default for MountOptions {
+    fn default() -> Self {
+        MountOptions { read_only: false, commit_interval: Duration::from_secs(5), atime: Atime::default() }
+    }
+}
+
+/// A mounted volume. Implements [`crate::ops::Operations`].
+///
+/// Dropping it without [`Core::close`] is the same as a crash.
+pub struct Core {
+    volume: Volume,
+    device: Arc<dyn BlockDevice>,
+    total_blocks: u64,
+    options: MountOptions,
+    coherence: RwLock<Arc<dyn Coherence>>,
+    cache: cache::Cache,
+    handles: handles::Handles,
+    numbers: numbers::Numbers,
+    committer: commit::Committer,
+    rename_lock: Mutex<()>,
+    /// Nameless inodes that wait for a revocation before they can be freed.
+    reap_queue: Mutex<Vec<Arc<inode::Inode>>>,
+    /// Number of the latest durable commit.
+    committed: AtomicU64,
+    /// A commit failed.
+    failed: AtomicBool,
+}
+
+impl Core {
+    /// Starts to serve a volume: frees what the last mount left behind, starts the commit thread.
+    pub fn open(
+        volume: Volume,
+        device: Arc<dyn BlockDevice>,
+        coherence: Arc<dyn Coherence>,
+        options: MountOptions,
+    ) -> Result<Arc<Core>> {
+        let options = MountOptions { read_only: options.read_only || volume.read_only(), ..options };
+        let core = Arc::new(Core {
+            total_blocks: volume.total_blocks(),
+            volume,
+            device,
+            options,
+            coherence: RwLock::new(coherence),
+            cache: cache::Cache::default(),
+            handles: handles::Handles::default(),
+            numbers: numbers::Numbers::default(),
+            committer: commit::Committer::default(),
+            rename_lock: Mutex::new(()),
+            reap_queue: Mutex::default(),
+            committed: AtomicU64::new(0),
+            failed: AtomicBool::new(false),
+        });
+        core.directory(crate::types::ROOT_INO)?;
+        if !core.options.read_only {
+            core.reap_leftovers()?;
+            core.committer.start(Arc::downgrade(&core), core.options.commit_interval).map_err(|error| {
+                FsError::with_context(
+                    error.raw_os_error().unwrap_or(libc::EAGAIN),
+                    format!("the commit thread does not start: {error}"),
+                )
+            })?;
+        }
+        Ok(core)
+    }
+
+    /// Makes everything durable, marks the volume clean and ends the commit thread.
+    /// The caller has ended all mappings and sends no more operations.
+    pub fn close(&self) -> Result<()> {
+        self.committer.stop();
+        if self.options.read_only {
+            return Ok(self.volume.close()?);
+        }
+        self.reap_queued();
+        crate::ops::Operations::sync(self)?;
+        Ok(self.volume.close()?)
+    }
+
+    /// The volume underneath.
+    pub fn volume(&self) -> &Volume {
+        &self.volume
+    }
+
+    fn coherence(&self) -> Arc<dyn Coherence> {
+        locks::read(&self.coherence).clone()
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        self.committer.stop();
+    }
+}
+
+impl fmt::Debug for Core {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Core").field("volume", &self.volume).field("options", &self.options).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,191 @@
+//! What all changes of names share: checks, entries, new inodes.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::Core;
+use super::inode::{Inode, attr_of, stamp_content};
+use super::meta::Txn;
+use super::time::{now, to_record};
+use crate::error::{FsError, Result};
+use crate::store::{DirentByCookie, DirentByName, FileKind, Inode as Record, Key, NAME_BYTES};
+use crate::types::{Attr, Caller, Ino};
+
+/// Most hard links of a file.
+pub(super) const MAX_LINKS: u32 = 65_000;
+/// Most subdirectories of a directory, and then some.
+const MAX_DIRECTORY_LINKS: u32 = u32::MAX - 1;
+/// Size that directories report, in bytes.
+const DIRECTORY_SIZE: u64 = 4096;
+/// Cookies 1 and 2 are those of `.` and `..`.
+pub(super) const FIRST_COOKIE: u64 = 3;
+
+/// A name that may be made, removed or found. `.` and `..` are neither.
+pub(super) fn check_name(name: &[u8]) -> Result<()> {
+    match name {
+        b"" => Err(FsError::errno(libc::ENOENT)),
+        b"." | b".." => Err(FsError::errno(libc::EINVAL)),
+        _ if name.len() > NAME_BYTES => Err(FsError::errno(libc::ENAMETOOLONG)),
+        _ if name.contains(&b'/') || name.contains(&0) => Err(FsError::errno(libc::EINVAL)),
+        _ => Ok(()),
+    }
+}
+
+/// What a new inode is to be.
+pub(super) struct NewInode<'a> {
+    pub caller: Caller,
+    /// Type and permission bits.
+    pub mode: u32,
+    pub rdev: u32,
+    /// Target of a symbolic link.
+    pub target: Option<&'a [u8]>,
+}
+
+impl Core {
+    /// The entry of a name. The directory's content lock is held.
+    pub(super) fn entry(&self, parent: &Inode, name: &[u8]) -> Result<Option<DirentByName>> {
+        self.get(Key::DirentName(parent.ino, name))
+    }
+
+    /// The entry of a name that has to be there.
+    pub(super) fn existing_entry(&self, parent: &Inode, name: &[u8]) -> Result<DirentByName> {
+        self.entry(parent, name)?.ok_or(FsError::errno(libc::ENOENT))
+    }
+
+    /// A directory was removed while somebody still had it.
+    pub(super) fn check_alive(&self, directory: &Inode) -> Result<()> {
+        if directory.nlink() == 0 {
+            return Err(FsError::errno(libc::ENOENT));
+        }
+        Ok(())
+    }
+
+    /// It has no entries. Its content lock is held.
+    pub(super) fn check_empty(&self, directory: &Inode) -> Result<()> {
+        if self.scan(Key::names_of(directory.ino), 1)?.is_empty() { Ok(()) } else { Err(FsError::errno(libc::ENOTEMPTY)) }
+    }
+
+    /// One more subdirectory fits.
+    pub(super) fn check_room_for_subdirectory(&self, directory: &Inode) -> Result<()> {
+        if directory.nlink() >= MAX_DIRECTORY_LINKS {
+            return Err(FsError::errno(libc::EMLINK));
+        }
+        Ok(())
+    }
+
+    /// Makes an inode and its name. Counts a look-up.
+    pub(super) fn make(&self, parent: Ino, name: &[u8], new: NewInode<'_>) -> Result<(Arc<Inode>, Attr)> {
+        check_name(name)?;
+        self.admit_change()?;
+        let parent = self.directory(parent)?;
+        let parent_lock = parent.exclude();
+        self.check_alive(&parent)?;
+        if self.entry(&parent, name)?.is_some() {
+            return Err(FsError::errno(libc::EEXIST));
+        }
+        let made = self.make_in(&parent, name, new);
+        drop(parent_lock);
+        made
+    }
+
+    /// As [`Core::make`], with the parent's content lock held and the name known to be free.
+    pub(super) fn make_in(&self, parent: &Arc<Inode>, name: &[u8], new: NewInode<'_>) -> Result<(Arc<Inode>, Attr)> {
+        let record = self.new_record(parent, &new)?;
+        let is_directory = record.kind() == FileKind::Directory;
+        if is_directory {
+            self.check_room_for_subdirectory(parent)?;
+        }
+        let inherited = self.inherited_acl(parent, record.kind())?;
+        let inode = Arc::new(Inode::new(record));
+        let mut txn = Txn::new();
+        inherited.store(&mut txn, &inode);
+        txn.inode(&inode, |_| ());
+        if let Some(target) = new.target {
+            txn.put_raw(Key::Symlink(inode.ino), target);
+        }
+        txn.link(parent, name, &inode);
+        txn.inode(parent, |record| {
+            record.nlink += u32::from(is_directory);
+            stamp_content(record, now());
+        });
+        self.apply(txn)?;
+        inode.lookups.store(1, Ordering::Release);
+        let attr = inode.attr();
+        self.cache.insert(inode.clone());
+        Ok((inode, attr))
+    }
+
+    fn new_record(&self, parent: &Inode, new: &NewInode<'_>) -> Result<Record> {
+        let kind = FileKind::from_mode(new.mode).ok_or(FsError::errno(libc::EINVAL))?;
+        let parent_attr = attr_of(&parent.attributes().record);
+        let inherits_group = parent_attr.mode & libc::S_ISGID != 0;
+        let mut mode = new.mode & (libc::S_IFMT | 0o7777);
+        if inherits_group && kind == FileKind::Directory {
+            mode |= libc::S_ISGID;
+        }
+        let now = to_record(now());
+        Ok(Record {
+            ino: self.numbers.next_ino(self)?,
+            generation: 1,
+            mode,
+            uid: new.caller.uid,
+            gid: if inherits_group { parent_attr.gid } else { new.caller.gid },
+            nlink: if kind == FileKind::Directory { 2 } else { 1 },
+            size: match kind {
+                FileKind::Directory => DIRECTORY_SIZE,
+                FileKind::Symlink => new.target.map_or(0, |target| target.len() as u64),
+                _ => 0,
+            },
+            blocks: 0,
+            atime: now,
+            mtime: now,
+            ctime: now,
+            crtime: now,
+            rdev: new.rdev.into(),
+            flags: 0,
+            next_cookie: FIRST_COOKIE,
+            parent: if kind == FileKind::Directory { parent.ino } else { 0 },
+        })
+    }
+
+    /// Takes one name off an inode; without the last the inode becomes an orphan.
+    pub(super) fn drop_link(&self, txn: &mut Txn, inode: &Arc<Inode>) {
+        let mut left = 0;
+        txn.inode(inode, |record| {
+            record.nlink = match record.kind() {
+                FileKind::Directory => 0,
+                _ => record.nlink.saturating_sub(1),
+            };
+            left = record.nlink;
+            record.ctime = to_record(now());
+        });
+        if left == 0 {
+            txn.put_raw(Key::Orphan(inode.ino), &[]);
+        }
+    }
+}
+
+impl Txn {
+    /// Adds an entry at the end of a directory. Its content lock is held.
+    pub(super) fn link(&mut self, parent: &Arc<Inode>, name: &[u8], inode: &Inode) {
+        let mut cookie = FIRST_COOKIE;
+        self.inode(parent, |record| {
+            cookie = record.next_cookie.max(FIRST_COOKIE);
+            record.next_cookie = cookie + 1;
+        });
+        self.put_entry(parent, name, cookie, inode.ino, inode.kind);
+    }
+
+    /// Writes both records of an entry.
+    pub(super) fn put_entry(&mut self, parent: &Inode, name: &[u8], cookie: u64, ino: Ino, kind: FileKind) {
+        self.put(Key::DirentName(parent.ino, name), &DirentByName { ino, kind, cookie });
+        let by_cookie = DirentByCookie { ino, kind, name: name.to_vec() };
+        self.put(Key::DirentCookie(parent.ino, cookie), &by_cookie);
+    }
+
+    /// Removes both records of an entry.
+    pub(super) fn remove_entry(&mut self, parent: &Inode, name: &[u8], cookie: u64) {
+        self.delete(Key::DirentName(parent.ino, name));
+        self.delete(Key::DirentCookie(parent.ino, cookie));
+    }
+}

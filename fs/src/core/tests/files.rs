@@ -1,0 +1,327 @@
+//! Content of files: growth, holes, allocation, handles, attributes.
+
+use super::*;
+use crate::coherence::Coherence;
+use crate::store::testdev::Rng;
+
+const MIB: u64 = 1 << 20;
+
+#[test]
+fn bytes_behind_the_end_never_come_to_light() {
+    let fs = Mounted::new(32 * MIB);
+    let (ino, file) = fs.create(ROOT_INO, "f");
+    fs.write(file, 0, &[7; 10_000]);
+    fs.truncate(ino, 100);
+    fs.truncate(ino, 9_000);
+    assert!(fs.read(file, 0, 100).iter().all(|b| *b == 7));
+    assert!(fs.read(file, 100, 20_000).iter().all(|b| *b == 0));
+    assert_eq!(fs.read(file, 100, 20_000).len(), 8_900);
+    fs.write(file, 0, &[8; 5_000]);
+    fs.truncate(ino, 4_500);
+    fs.write(file, 20_000, b"x");
+    assert_eq!(fs.read(file, 4_400, 200), [[8; 100], [0; 100]].concat());
+    assert_eq!(fs.read(file, 20_000, 100), b"x");
+    fs.core.release(file);
+    fs.remount();
+}
+
+#[test]
+fn random_writes_match_a_vector() {
+    for seed in 0..6 {
+        println!("seed {seed}");
+        let mut rng = Rng::new(seed);
+        let fs = Mounted::new(32 * MIB);
+        let (ino, file) = fs.create(ROOT_INO, "f");
+        let mut model: Vec<u8> = Vec::new();
+        for step in 0..300 {
+            let offset = rng.below(200_000);
+            let mut length = 1 + rng.below(30_000);
+            let mut offset = offset;
+            if rng.below(2) == 0 {
+                offset &= !4095;
+                length = length.next_multiple_of(4096);
+            }
+            let end = offset + length;
+            let zero = |model: &mut Vec<u8>| {
+                let (from, to) = ((offset as usize).min(model.len()), (end as usize).min(model.len()));
+                model[from..to].fill(0);
+            };
+            let allocate = |mode| {
+                let done = fs.core.fallocate(ALICE, file, mode, offset, length);
+                assert_eq!(done, Ok(()), "seed {seed} step {step}");
+            };
+            match rng.below(8) {
+                0 => {
+                    allocate(FallocateMode::PunchHole);
+                    zero(&mut model);
+                }
+                1 => {
+                    let keep_size = rng.below(2) == 0;
+                    allocate(FallocateMode::ZeroRange { keep_size });
+                    if !keep_size && model.len() < end as usize {
+                        model.resize(end as usize, 0);
+                    }
+                    zero(&mut model);
+                }
+                2 => {
+                    let keep_size = rng.below(2) == 0;
+                    allocate(FallocateMode::Allocate { keep_size });
+                    if !keep_size && model.len() < end as usize {
+                        model.resize(end as usize, 0);
+                    }
+                }
+                3 => {
+                    fs.truncate(ino, offset);
+                    model.resize(offset as usize, 0);
+                }
+                _ => {
+                    let data: Vec<u8> = (0..length).map(|_| rng.next() as u8 | 1).collect();
+                    fs.write(file, offset, &data);
+                    if model.len() < end as usize {
+                        model.resize(end as usize, 0);
+                    }
+                    model[offset as usize..end as usize].copy_from_slice(&data);
+                }
+            }
+            assert_eq!(fs.core.attr(ino).expect("attr").size, model.len() as u64);
+            assert!(fs.read(file, 0, 1 << 20) == model, "seed {seed} step {step}");
+            let at = rng.below(model.len() as u64 + 10);
+            let part = fs.read(file, at, 5_000);
+            let from = (at as usize).min(model.len());
+            assert!(part == model[from..model.len().min(from + 5_000)], "seed {seed} step {step}");
+        }
+        fs.core.release(file);
+        let fs = fs.remount();
+        let file = fs.core.open(ALICE, ino, READ_WRITE).expect("open").handle;
+        assert!(fs.read(file, 0, 1 << 20) == model, "seed {seed}");
+    }
+}
+
+#[test]
+fn a_sparse_file_of_16_tib() {
+    let fs = Mounted::new(32 * MIB);
+    let (ino, file) = fs.create(ROOT_INO, "huge");
+    let last = (16 << 40) - 1;
+    fs.write(file, last, b"z");
+    assert_eq!(fs.core.attr(ino).expect("attr").size, 16 << 40);
+    assert_eq!(fs.core.attr(ino).expect("attr").blocks, 8);
+    assert_eq!(code(fs.core.write(ALICE, file, 16 << 40, b"y", DIRECT)), libc::EFBIG);
+    assert_eq!(fs.core.write(ALICE, file, last, b"yy", DIRECT), Ok(1));
+    assert_eq!(fs.core.lseek(file, 0, SeekWhence::Data), Ok(last & !4095));
+    assert_eq!(fs.core.lseek(file, 5, SeekWhence::Hole), Ok(5));
+    assert_eq!(fs.core.lseek(file, last, SeekWhence::Hole), Ok(16 << 40));
+    assert_eq!(code(fs.core.lseek(file, 16 << 40, SeekWhence::Hole)), libc::ENXIO);
+    let beyond = FallocateMode::Allocate { keep_size: true };
+    assert_eq!(code(fs.core.fallocate(ALICE, file, beyond, last, 2)), libc::EFBIG);
+    fs.truncate(ino, 0);
+    assert_eq!(fs.core.attr(ino).expect("attr").blocks, 0);
+    fs.core.release(file);
+    fs.remount();
+}
+
+#[test]
+fn growing_files_stay_in_one_piece() {
+    let fs = Mounted::new(64 * MIB);
+    let (first, a) = fs.create(ROOT_INO, "a");
+    let (second, b) = fs.create(ROOT_INO, "b");
+    for step in 0..2048 {
+        fs.write(a, step * 4096, &[1; 4096]);
+        fs.write(b, step * 4096, &[2; 4096]);
+    }
+    for ino in [first, second] {
+        let survey = fs.core.survey_extents(ino, peerfs_p2p::Range::ALL).expect("survey");
+        assert!(survey.extents.len() <= 16, "{} extents", survey.extents.len());
+        let covered: u64 = survey.extents.iter().map(|extent| extent.length).sum();
+        assert_eq!(covered, survey.size);
+    }
+    let held = fs.core.statfs().expect("statfs").free;
+    fs.core.release(a);
+    fs.core.release(b);
+    assert!(fs.core.statfs().expect("statfs").free > held);
+    fs.remount();
+}
+
+#[test]
+fn an_open_file_outlives_its_name() {
+    let fs = Mounted::new(32 * MIB);
+    let free = fs.core.statfs().expect("statfs").free;
+    let (ino, file) = fs.create(ROOT_INO, "f");
+    fs.write(file, 0, &[3; 100_000]);
+    fs.core.unlink(ALICE, ROOT_INO, b"f").expect("unlink");
+    fs.core.forget(ino, 1);
+    assert_eq!(fs.core.getattr(ino).expect("attr").nlink, 0);
+    assert_eq!(fs.read(file, 99_999, 10), [3]);
+    assert_eq!(code(fs.core.link(ALICE, ino, ROOT_INO, b"g")), libc::ENOENT);
+    fs.core.release(file);
+    assert_eq!(code(fs.core.getattr(ino)), libc::ENOENT);
+    assert_eq!(fs.core.statfs().expect("statfs").free, free);
+    fs.remount();
+}
+
+#[test]
+fn orphans_of_a_crash_are_freed_at_the_next_mount() {
+    let fs = Mounted::new(32 * MIB);
+    let (ino, file) = fs.create(ROOT_INO, "f");
+    fs.write(file, 0, &[3; 100_000]);
+    fs.core.setxattr(ALICE, ino, b"user.a", b"b", XattrMode::Any).expect("setxattr");
+    fs.core.unlink(ALICE, ROOT_INO, b"f").expect("unlink");
+    fs.core.sync().expect("sync");
+    let image = fs.disk.crash_image(&mut Rng::new(1));
+    let disk = Arc::new(TestDevice::from_image(image));
+    assert_clean(&disk);
+    let fs = Mounted::on(disk);
+    assert_eq!(code(fs.core.getattr(ino)), libc::ENOENT);
+    fs.remount();
+}
+
+#[test]
+fn attributes_follow_posix() {
+    let fs = Mounted::new(32 * MIB);
+    let (ino, file) = fs.create(ROOT_INO, "f");
+    let set = |set| fs.core.setattr(ALICE, ino, None, set).expect("setattr");
+    let mode = |mode| SetAttr { mode: Some(mode), ..SetAttr::default() };
+    assert_eq!(set(mode(0o6755)).mode, libc::S_IFREG | 0o6755);
+    let chown = SetAttr { uid: Some(5), ..SetAttr::default() };
+    assert_eq!(set(chown).mode, libc::S_IFREG | 0o755);
+    set(mode(0o6745));
+    let kill = WriteOrigin { kill_suid: true, ..DIRECT };
+    fs.core.write(ALICE, file, 0, b"x", kill).expect("write");
+    assert_eq!(fs.core.attr(ino).expect("attr").mode, libc::S_IFREG | 0o2745);
+    let early = Timestamp { seconds: -5, nanoseconds: 7 };
+    let times = SetAttr { atime: Some(SetTime::At(early)), mtime: Some(SetTime::Now), ..SetAttr::default() };
+    assert_eq!(set(times).atime, early);
+    assert_eq!(fs.read(file, 0, 1), b"x");
+    assert!(fs.core.attr(ino).expect("attr").atime > early);
+    let before = fs.core.attr(ino).expect("attr");
+    fs.core.release(file);
+    let fs = fs.remount();
+    assert_eq!(fs.core.attr(ino), Ok(before));
+}
+
+#[test]
+fn attributes_with_names() {
+    let fs = Mounted::new(32 * MIB);
+    let (ino, _) = fs.create(ROOT_INO, "f");
+    let set = |name: &[u8], value: &[u8], mode| fs.core.setxattr(ALICE, ino, name, value, mode);
+    assert_eq!(code(fs.core.getxattr(ino, b"user.a")), libc::ENODATA);
+    assert_eq!(code(set(b"user.a", b"1", XattrMode::Replace)), libc::ENODATA);
+    assert_eq!(set(b"user.a", b"1", XattrMode::Create), Ok(()));
+    assert_eq!(code(set(b"user.a", b"2", XattrMode::Create)), libc::EEXIST);
+    assert_eq!(set(b"trusted.b", &[9; 65536], XattrMode::Any), Ok(()));
+    assert_eq!(code(set(b"user.c", &[9; 65537], XattrMode::Any)), libc::E2BIG);
+    assert_eq!(code(set(b"nobody.c", b"", XattrMode::Any)), libc::EOPNOTSUPP);
+    assert_eq!(code(set(&[b'u'; 256], b"", XattrMode::Any)), libc::ERANGE);
+    assert_eq!(fs.core.listxattr(ino), Ok(b"trusted.b\0user.a\0".to_vec()));
+    assert_eq!(fs.core.getxattr(ino, b"trusted.b"), Ok(vec![9; 65536]));
+    assert_eq!(fs.core.removexattr(ALICE, ino, b"user.a"), Ok(()));
+    assert_eq!(code(fs.core.removexattr(ALICE, ino, b"user.a")), libc::ENODATA);
+
+    assert_eq!(fs.core.direct_policy(ino), None);
+    let policy = b"user.peerfs.direct";
+    assert_eq!(code(set(policy, b"sometimes", XattrMode::Any)), libc::EINVAL);
+    assert_eq!(set(policy, b"never", XattrMode::Any), Ok(()));
+    assert_eq!(fs.core.direct_policy(ino), Some(peerfs_p2p::DirectPolicy::Never));
+    assert_eq!(fs.core.removexattr(ALICE, ino, policy), Ok(()));
+    assert_eq!(fs.core.direct_policy(ino), None);
+    fs.remount();
+}
+
+#[test]
+fn a_read_only_mount_refuses_changes() {
+    let fs = Mounted::new(32 * MIB);
+    let (ino, file) = fs.create(ROOT_INO, "f");
+    fs.write(file, 0, b"abc");
+    fs.core.release(file);
+    fs.core.close().expect("close");
+    let options = MountOptions { read_only: true, ..MountOptions::default() };
+    let fs = Mounted::with(fs.disk, options);
+    assert_eq!(code(fs.core.mkdir(ALICE, ROOT_INO, b"d", 0o755)), libc::EROFS);
+    assert_eq!(code(fs.core.open(ALICE, ino, READ_WRITE)), libc::EROFS);
+    let flags = OpenFlags { write: false, ..READ_WRITE };
+    let file = fs.core.open(ALICE, ino, flags).expect("open").handle;
+    assert_eq!(fs.read(file, 0, 9), b"abc");
+    fs.core.close().expect("close");
+}
+
+#[test]
+fn a_failed_commit_makes_the_volume_read_only() {
+    let fs = Mounted::new(32 * MIB);
+    let (_, file) = fs.create(ROOT_INO, "f");
+    fs.write(file, 0, b"abc");
+    fs.core.fsync(file, false).expect("fsync");
+    fs.write(file, 0, b"abcd");
+    fs.disk.fail(fs.disk.steps(), 1000);
+    assert_eq!(code(fs.core.fsync(file, false)), libc::EIO);
+    assert_eq!(code(fs.core.write(ALICE, file, 0, b"x", DIRECT)), libc::EROFS);
+    assert_eq!(code(fs.core.fsync(file, false)), libc::EIO);
+    assert_eq!(fs.read(file, 0, 9), b"abcd");
+}
+
+/// Counts what the mapping engine is told, and that it is told without locks.
+#[derive(Default)]
+struct Told {
+    core: std::sync::OnceLock<std::sync::Weak<Core>>,
+    calls: std::sync::Mutex<Vec<String>>,
+}
+
+impl Told {
+    fn note(&self, ino: Ino, what: String) {
+        self.calls.lock().expect("no panic").push(what);
+        let core = self.core.get().and_then(std::sync::Weak::upgrade).expect("set");
+        // Would hang if the caller held the inode.
+        core.touch_written(ino).expect("touch");
+    }
+}
+
+impl Coherence for Told {
+    fn close_range(&self, ino: Ino, range: peerfs_p2p::Range, trigger: peerfs_abi::Trigger) -> crate::coherence::ClosedRange {
+        self.note(ino, format!("close {}.. {trigger}", range.start));
+        Box::new(())
+    }
+    fn cached_read(&self, ino: Ino, range: peerfs_p2p::Range, cpu_writers: u32) {
+        self.note(ino, format!("read {}..{} writers {cpu_writers}", range.start, range.end));
+    }
+    fn cached_write(&self, ino: Ino, range: peerfs_p2p::Range) {
+        self.note(ino, format!("write {}..{}", range.start, range.end));
+    }
+    fn writable_cached_open(&self, ino: Ino) {
+        self.note(ino, "writer".into());
+    }
+    fn flush(&self, ino: Ino) -> Result<(), peerfs_blockdev::DeviceError> {
+        self.note(ino, "flush".into());
+        Ok(())
+    }
+    fn size_changed(&self, ino: Ino, old_size: u64, new_size: u64) {
+        self.note(ino, format!("size {old_size} {new_size}"));
+    }
+    fn is_mapped(&self, _ino: Option<Ino>) -> bool {
+        false
+    }
+}
+
+#[test]
+fn the_mapping_engine_is_told_without_locks_held() {
+    let fs = Mounted::new(32 * MIB);
+    let told = Arc::new(Told::default());
+    assert!(told.core.set(Arc::downgrade(&fs.core)).is_ok());
+    let (ino, file) = fs.create(ROOT_INO, "f");
+    fs.core.set_coherence(told.clone());
+    let other = fs.core.open(ALICE, ino, READ_WRITE).expect("open").handle;
+    let cached = WriteOrigin { through_cache: true, ..DIRECT };
+    fs.core.write(ALICE, file, 0, &[1; 8192], cached).expect("write");
+    fs.write(file, 0, &[1; 8192]);
+    fs.core.read(file, 0, 10, true).expect("read");
+    fs.core.fsync(file, true).expect("fsync");
+    fs.truncate(ino, 100);
+    fs.core.fallocate(ALICE, file, FallocateMode::PunchHole, 10, 10).expect("punch");
+    fs.core.release(other);
+    fs.core.unlink(ALICE, ROOT_INO, b"f").expect("unlink");
+    fs.core.release(file);
+    told.core.get().expect("set").upgrade().expect("alive").forget(ino, 1);
+    let calls = told.calls.lock().expect("no panic").join(", ");
+    assert_eq!(
+        calls,
+        "writer, write 0..8192, size 0 8192, read 0..10 writers 2, flush, close 100.. Truncate, \
+         size 8192 100, close 0.. Punch, close 0.. Unlink"
+    );
+}
