@@ -56,12 +56,16 @@ impl Cache {
         lock(&self.idle).insert(ino);
     }
 
-    /// Drops an inode if nothing needs it in memory. True when it is gone.
-    pub(super) fn evict(&self, ino: Ino) -> bool {
-        self.inodes
-            .remove_if(&ino, |_, inode| Arc::strong_count(inode) == 1 && inode.is_unused() && !inode.attributes().dirty)
-            .is_some()
-            || !self.inodes.contains_key(&ino)
+    /// Drops an inode if nothing needs it in memory. True when it is gone. One with changes after
+    /// the `committed` commit stays: an fsync has to find that there is something to commit.
+    pub(super) fn evict(&self, ino: Ino, committed: CommitSeq) -> bool {
+        let idle = |inode: &Arc<Inode>| {
+            Arc::strong_count(inode) == 1
+                && inode.is_unused()
+                && inode.changed_in.load(Ordering::Acquire) <= committed
+                && !inode.attributes().dirty
+        };
+        self.inodes.remove_if(&ino, |_, inode| idle(inode)).is_some() || !self.inodes.contains_key(&ino)
     }
 
     /// Drops whatever became unused; what is held right now stays on the list.

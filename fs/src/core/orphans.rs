@@ -1,6 +1,7 @@
 //! Inodes without a name: freed when nobody holds them any more, or at the next mount.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use peerfs_abi::Trigger;
 use peerfs_p2p::Range;
@@ -75,6 +76,8 @@ impl Core {
         txn.delete(Key::Orphan(ino));
         self.apply(txn)?;
         content.dead = true;
+        // Nobody can ask for an fsync of it any more, so it need not wait for a commit.
+        inode.changed_in.store(0, Ordering::Release);
         content.extents = None;
         content.reservation = None;
         inode.attributes().dirty = false;
@@ -115,7 +118,7 @@ impl Core {
             }
             Err(error) => return Err(error),
         }
-        self.cache.mark_idle(ino);
+        self.cache.evict(ino, self.committed.load(Ordering::Acquire));
         Ok(())
     }
 }
