@@ -1,0 +1,312 @@
+//! The command line as typed. Nothing here is checked against the world.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand};
+use peerfs_blockdev::{SpecError, parse_size};
+
+/// peerfs: a filesystem whose files devices can map.
+#[derive(Parser)]
+#[command(name = "peerfs", version, about, arg_required_else_help = true, max_term_width = 110)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Make an empty volume on a device (image:PATH or just PATH)
+    Mkfs(MkfsArgs),
+    /// Mount a volume; returns when the mount is usable
+    Mount(MountArgs),
+    /// Unmount; returns when the volume is closed
+    Umount(UmountArgs),
+    /// Show a mount (space, aperture, mappings, revocations) or an unmounted volume
+    Info(InfoArgs),
+    /// Show which ranges of a file an importer would map directly, and why not the others; changes nothing
+    Query(QueryArgs),
+    /// Map a file, read through the mapping and report the way its bytes went
+    Map(MapArgs),
+    /// Show who maps what since when, and the last refusals
+    Mappings(MountpointArgs),
+    /// Take direct mappings back
+    Revoke(RevokeArgs),
+    /// Show the importers of a mount
+    Importers(MountpointArgs),
+    /// Check an unmounted volume
+    Fsck(FsckArgs),
+    /// Try everything on a temporary volume with real files
+    Demo(DemoArgs),
+    /// Keeps windows beyond the death of a server (started by the server)
+    #[command(hide = true)]
+    Guardian,
+    /// Reads all metadata, so that a process of its own dies if it is corrupt
+    #[command(hide = true)]
+    CheckMetadata(CheckMetadataArgs),
+    /// An importer that never acknowledges (started by the demo)
+    #[command(hide = true)]
+    DemoHung(DemoHungArgs),
+}
+
+#[derive(Args)]
+pub struct MkfsArgs {
+    /// image:PATH, or just PATH (a file or a block device)
+    pub device: String,
+    /// Size of the volume, for example 10G; makes or extends an image file. Default: what is there
+    #[arg(long, value_parser = size)]
+    pub size: Option<u64>,
+    /// Name of the volume
+    #[arg(long, default_value = "")]
+    pub label: String,
+    /// Overwrite what the device holds
+    #[arg(long)]
+    pub force: bool,
+    /// Report as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+pub struct MountArgs {
+    /// image:PATH, just PATH, or mem:SIZE (a new, volatile volume)
+    pub device: String,
+    /// An empty directory
+    pub mountpoint: PathBuf,
+    /// Options, separated by commas: ro, noatime, nodev, nosuid, noexec, sync, fsname=NAME, ... and cmb=SIZE,
+    /// direct=prefer|respect-cache|never, deadline_ms=1..60000, commit=SECONDS, grants=passthrough|socket
+    #[arg(short = 'o', value_name = "OPTIONS")]
+    pub options: Vec<String>,
+    /// Size of the software CMB, the aperture; 0 for none [default: 64M]
+    #[arg(long, value_parser = size)]
+    pub cmb: Option<u64>,
+    /// Stay in the foreground
+    #[arg(long)]
+    pub foreground: bool,
+    /// Where the server logs once it is in the background
+    #[arg(long)]
+    pub log: Option<PathBuf>,
+    /// Say `ready` on stdout, then go into the background
+    #[arg(long, hide = true)]
+    pub ready_stdout: bool,
+}
+
+#[derive(Args)]
+pub struct UmountArgs {
+    /// Where the volume is mounted
+    pub mountpoint: PathBuf,
+    /// End all direct mappings; detach the mount even while programs have files open
+    #[arg(long)]
+    pub force: bool,
+}
+
+#[derive(Args)]
+pub struct InfoArgs {
+    /// A mount point, or a device
+    #[arg(value_name = "MOUNTPOINT|DEVICE")]
+    pub target: String,
+    /// Report as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What is asked of a file.
+#[derive(Args, Clone)]
+pub struct RequestArgs {
+    /// A file of a mount
+    pub file: PathBuf,
+    /// Start of the range, bytes
+    #[arg(long, value_parser = size, default_value = "0")]
+    pub offset: u64,
+    /// Length of the range, bytes [default: to the end of the file]
+    #[arg(long, value_parser = size)]
+    pub length: Option<u64>,
+    /// cpu, static (cannot honour revocation) or readonly (cannot write)
+    #[arg(long, default_value = "cpu")]
+    pub importer: String,
+    /// The importer wants to write
+    #[arg(long)]
+    pub write: bool,
+    /// The mapping shall not be revoked
+    #[arg(long)]
+    pub pin: bool,
+    /// The importer wants atomic operations
+    #[arg(long)]
+    pub atomic: bool,
+    /// Report as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+pub struct QueryArgs {
+    #[command(flatten)]
+    pub request: RequestArgs,
+}
+
+#[derive(Args)]
+pub struct MapArgs {
+    #[command(flatten)]
+    pub request: RequestArgs,
+    /// Hold the mapping that long after reading
+    #[arg(long, value_name = "SECONDS")]
+    pub hold: Option<u64>,
+    /// Report the CRC-32C of the bytes
+    #[arg(long)]
+    pub checksum: bool,
+    /// Read that often, and compare with memcpy and read(2)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub repeat: Option<u32>,
+    /// Never acknowledge a revocation
+    #[arg(long)]
+    pub hung: bool,
+}
+
+#[derive(Args)]
+pub struct MountpointArgs {
+    /// Where the volume is mounted
+    pub mountpoint: PathBuf,
+    /// Report as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+pub struct RevokeArgs {
+    /// A file of a mount; with --all the mount point
+    #[arg(value_name = "FILE|MOUNTPOINT")]
+    pub path: PathBuf,
+    /// Every mapping of the mount
+    #[arg(long, conflicts_with_all = ["offset", "length"])]
+    pub all: bool,
+    /// Start of the range, bytes
+    #[arg(long, value_parser = size, default_value = "0")]
+    pub offset: u64,
+    /// Length of the range, bytes [default: to the end]
+    #[arg(long, value_parser = size)]
+    pub length: Option<u64>,
+    /// Report as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+pub struct FsckArgs {
+    /// image:PATH, or just PATH
+    pub device: String,
+    /// Repair what is wrong
+    #[arg(long)]
+    pub repair: bool,
+    /// Report as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+pub struct DemoArgs {
+    /// Where the temporary volume is made [default: the directory for temporary files]
+    #[arg(long)]
+    pub dir: Option<PathBuf>,
+    /// Keep the unmounted volume
+    #[arg(long)]
+    pub keep: bool,
+    /// Bytes of files to work with
+    #[arg(long, value_parser = size, default_value = "256M")]
+    pub size: u64,
+}
+
+#[derive(Args)]
+pub struct CheckMetadataArgs {
+    pub device: String,
+    /// Check every cross-reference too
+    #[arg(long)]
+    pub full: bool,
+}
+
+#[derive(Args)]
+pub struct DemoHungArgs {
+    pub file: PathBuf,
+}
+
+fn size(text: &str) -> Result<u64, SpecError> {
+    parse_size(text)
+}
+
+/// What the command line asks for.
+pub enum Parsed {
+    /// A command.
+    Run(Box<Cli>),
+    /// Help or version, on stdout.
+    Print(String),
+    /// It is wrong: a line that says how.
+    Usage(String),
+}
+
+/// Parses a command line, program name first.
+pub fn parse(arguments: impl Iterator<Item = OsString>) -> Parsed {
+    let error = match Cli::try_parse_from(for_mount_helper(arguments.collect())) {
+        Ok(cli) => return Parsed::Run(Box::new(cli)),
+        Err(error) => error,
+    };
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Parsed::Print(error.to_string()),
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => Parsed::Usage("no command is named".into()),
+        _ => Parsed::Usage(usage_line(&error.to_string())),
+    }
+}
+
+/// clap explains in paragraphs; what is wrong comes before the usage.
+fn usage_line(text: &str) -> String {
+    let what = text.split("\n\nUsage:").next().unwrap_or(text).split("\n\nFor more information").next().unwrap_or(text);
+    let what = what.strip_prefix("error: ").unwrap_or(what);
+    what.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Called as `mount.fuse.peerfs` by mount(8), the arguments are those of `peerfs mount` with a few flags that mean nothing here.
+fn for_mount_helper(arguments: Vec<OsString>) -> Vec<OsString> {
+    let name = arguments.first().and_then(|name| Path::new(name).file_name()).map(|name| name.to_string_lossy().into_owned());
+    if !name.is_some_and(|name| name.starts_with("mount.")) {
+        return arguments;
+    }
+    let mut rewritten = vec![OsString::from("peerfs"), OsString::from("mount")];
+    let mut rest = arguments.into_iter().skip(1);
+    while let Some(argument) = rest.next() {
+        match argument.to_str() {
+            Some("-s" | "-n" | "-v" | "-f") => {}
+            Some("-t" | "-N") => drop(rest.next()),
+            _ => rewritten.push(argument),
+        }
+    }
+    rewritten
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Parsed {
+        parse(line.split(' ').map(OsString::from))
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        <Cli as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn mistakes_become_one_line() {
+        for line in ["peerfs mount", "peerfs frobnicate", "peerfs mkfs x --size 5Q", "peerfs map x --repeat 0"] {
+            let Parsed::Usage(what) = parsed(line) else { panic!("{line} is accepted") };
+            assert!(!what.contains('\n') && !what.starts_with("error"), "{what}");
+        }
+    }
+
+    #[test]
+    fn mount_helper_calls_are_mounts() {
+        let line = "/sbin/mount.fuse.peerfs image:/v /mnt -n -s -o rw,cmb=1M -t fuse.peerfs";
+        let Parsed::Run(cli) = parsed(line) else { panic!("refused") };
+        let Command::Mount(args) = cli.command else { panic!("another command") };
+        assert_eq!((args.device.as_str(), args.options), ("image:/v", vec!["rw,cmb=1M".to_owned()]));
+    }
+}

@@ -1,0 +1,133 @@
+//! `peerfs info`: a mount as its server sees it, or an unmounted volume.
+
+use std::fmt::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use peerfs_fs::store::{Summary, probe};
+use serde_json::{Value, json};
+
+use super::server_info;
+use crate::args::InfoArgs;
+use crate::{config, output, volume_check};
+
+pub fn run(args: InfoArgs) -> Result<ExitCode> {
+    let path = Path::new(&args.target);
+    // A dead mount cannot be looked at, but it is there: let the server's absence be the answer.
+    let is_mount =
+        std::fs::metadata(path).map_or_else(|error| error.kind() == std::io::ErrorKind::NotConnected, |found| found.is_dir());
+    let text = if is_mount {
+        let info = server_info::info(path).map_err(anyhow::Error::from).with_context(|| format!("info {}", path.display()))?;
+        if args.json { format!("{info:#}\n") } else { mount_text(&info) }
+    } else {
+        let device = config::device(&args.target)?;
+        let summary = probe(&volume_check::open_for_reading(&device)?)?;
+        if args.json {
+            format!(
+                "{:#}\n",
+                json!({ "device": device.to_string(), "mounted": false, "volume": serde_json::to_value(&summary)? })
+            )
+        } else {
+            volume_text(&device.to_string(), &summary)
+        }
+    };
+    output::print(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn volume_text(device: &str, summary: &Summary) -> String {
+    let last = match (summary.clean, summary.same_host) {
+        (true, true) => "closed in order",
+        (true, false) => "closed in order, on another machine",
+        (false, true) => "not closed in order: in use, or its server died",
+        (false, false) => "not closed in order, on another machine",
+    };
+    lines(&[
+        ("device", device.to_owned()),
+        ("volume", format!("{} \"{}\", UUID {}", summary.format, summary.label, summary.uuid)),
+        ("size", format!("{}, of which {} metadata", output::bytes(summary.size_bytes), output::bytes(summary.metadata_bytes))),
+        ("last mount", format!("{last}; {} so far", output::count(summary.mount_count, "mount"))),
+    ])
+}
+
+fn lines(pairs: &[(&str, String)]) -> String {
+    pairs.iter().fold(String::new(), |mut text, (name, value)| {
+        let _ = writeln!(text, "{name:<12} {value}");
+        text
+    })
+}
+
+fn mount_text(info: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or("?").to_owned();
+    let bytes = |value: &Value| output::bytes(value.as_u64().unwrap_or(0));
+    let number = |value: &Value| value.as_u64().unwrap_or(0);
+    let (device, volume) = (&info["device"], &info["volume"]);
+    let access = if info["read_only"] == true { "read-only" } else { "read-write" };
+    let io = if device["direct_io"] == true { "direct I/O" } else { "through the page cache" };
+    let mut text = lines(&[
+        ("mount", format!("{}, {access}, server {}", text(&info["mountpoint"]), number(&info["server_pid"]))),
+        ("device", format!("{}, {}, {io}", text(&device["name"]), bytes(&device["size_bytes"]))),
+        ("volume", format!("\"{}\", UUID {}", text(&volume["label"]), text(&volume["uuid"]))),
+        ("space", format!("{} free of {}", bytes(&volume["free_bytes"]), bytes(&volume["capacity_bytes"]))),
+        ("aperture", aperture(&info["aperture"])),
+        (
+            "mapping",
+            format!(
+                "policy {}, grants by {}, deadline {} ms",
+                text(&info["direct"]),
+                text(&info["grants"]),
+                number(&info["deadline_ms"])
+            ),
+        ),
+        (
+            "in use",
+            format!(
+                "{}, {}, {}, {} ({} held for write-back), {}",
+                output::count(number(&info["sessions"]), "session"),
+                output::count(number(&info["contexts"]), "context"),
+                output::count(number(&info["mappings"]), "mapping"),
+                output::count(number(&info["windows"]), "window"),
+                number(&info["windows_held"]),
+                output::count(number(&info["pins"]), "pin"),
+            ),
+        ),
+    ]);
+    text.push_str(&revocations(&info["revocations"]));
+    for limit in info["limits"].as_array().map_or(&[][..], Vec::as_slice) {
+        let _ = writeln!(text, "{:<12} {}", "limit", limit.as_str().unwrap_or("?"));
+    }
+    text
+}
+
+fn aperture(aperture: &Value) -> String {
+    let Some(name) = aperture["name"].as_str() else { return "none: mount with --cmb SIZE to get one".to_owned() };
+    let bytes = |name: &str| output::bytes(aperture[name].as_u64().unwrap_or(0));
+    format!(
+        "{name}, {}, {} of {} used in {}",
+        aperture["kind"].as_str().unwrap_or("?"),
+        bytes("used_bytes"),
+        bytes("capacity_bytes"),
+        output::count(aperture["windows"].as_u64().unwrap_or(0), "window")
+    )
+}
+
+fn revocations(records: &Value) -> String {
+    let records = records.as_array().map_or(&[][..], Vec::as_slice);
+    if records.is_empty() {
+        return lines(&[("revocations", "none".to_owned())]);
+    }
+    let mut table = output::table(&["revocations", "grants", "enforced", "cut p50", "p99", "max"], &[1, 2, 3, 4, 5]);
+    for record in records {
+        let time = |name: &str| output::nanoseconds(record["cut"][name].as_u64().unwrap_or(0));
+        table.add_row([
+            record["trigger"].as_str().unwrap_or("?").to_owned(),
+            record["revoked"].to_string(),
+            record["enforced"].to_string(),
+            time("p50_ns"),
+            time("p99_ns"),
+            time("max_ns"),
+        ]);
+    }
+    output::render(&table)
+}

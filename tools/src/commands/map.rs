@@ -1,0 +1,192 @@
+//! `peerfs map`: takes a mapping, reads through it and says which way the bytes went.
+
+use std::fmt::Write;
+use std::process::ExitCode;
+use std::sync::mpsc::{self, Receiver};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use peerfs_client::{Attestation, File, MapFlags, Mapping, Revocation, Session, SessionOptions, Trigger};
+use peerfs_sys::PlainMemory;
+use serde_json::{Value, json};
+
+use super::query::{refusal_lines, refusals_json, segment_json, segment_lines};
+use crate::args::MapArgs;
+use crate::{output, ranges};
+
+/// Bytes moved by one call.
+const PIECE_BYTES: usize = 1 << 20;
+
+pub fn run(args: MapArgs) -> Result<ExitCode> {
+    let request = &args.request;
+    let what = || format!("map {}", request.file.display());
+    let wanted = ranges::range(request.offset, request.length)?;
+    let importer = ranges::importer(&request.importer)?;
+    let file = ranges::open(&request.file, request.write).with_context(what)?;
+    let options = SessionOptions { acknowledge: !args.hung };
+    let directory = ranges::directory_of(&request.file)?;
+    let session = Session::open_with(&directory, importer, options).with_context(what)?;
+    let mapping = session.map(&file, wanted, ranges::flags(request)).with_context(what)?;
+    let (tell, revoked) = mpsc::channel();
+    mapping.on_revoke(move |revocation| {
+        // Nobody listens any more when the command is about to end.
+        let _ = tell.send(*revocation);
+    });
+
+    let read = read_all(&mapping, args.checksum).with_context(what)?;
+    let rates = args.repeat.map(|repeat| compare(&file, &mapping, repeat)).transpose().with_context(what)?;
+    if !request.json {
+        output::print(&text(&mapping, &read, rates.as_ref()))?;
+    }
+    let revocations = args.hold.map_or_else(Vec::new, |seconds| hold(&revoked, Duration::from_secs(seconds), request.json));
+    mapping.report().with_context(what)?;
+    if request.json {
+        output::print_json(&to_json(&args, &mapping, &read, rates.as_ref(), &revocations))?;
+    }
+    mapping.unmap().with_context(what)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// One pass over the mapping.
+struct Pass {
+    moved: Attestation,
+    checksum: Option<u32>,
+}
+
+fn read_all(mapping: &Mapping, checksum: bool) -> Result<Pass> {
+    let mut pass = Pass { moved: Attestation::default(), checksum: checksum.then_some(0) };
+    each_piece(mapping, |offset, piece| {
+        let moved = mapping.read_at(offset, piece)?;
+        if let Some(sum) = &mut pass.checksum {
+            // Less than asked for when the file became shorter meanwhile.
+            let count = usize::try_from(moved.total()).unwrap_or(piece.len()).min(piece.len());
+            *sum = crc32c::crc32c_append(*sum, &piece[..count]);
+        }
+        pass.moved += moved;
+        Ok(())
+    })?;
+    Ok(pass)
+}
+
+/// Calls for every piece of the mapped range, with a buffer of its length.
+fn each_piece(mapping: &Mapping, mut call: impl FnMut(u64, &mut [u8]) -> Result<()>) -> Result<()> {
+    let range = mapping.range();
+    let mut buffer = vec![0; PIECE_BYTES];
+    let mut at = range.start;
+    while at < range.end {
+        let length = usize::try_from(range.end - at).unwrap_or(PIECE_BYTES).min(PIECE_BYTES);
+        call(at, &mut buffer[..length])?;
+        at += length as u64;
+    }
+    Ok(())
+}
+
+/// Medians of the same bytes moved in three ways, bytes per second.
+struct Rates {
+    memcpy: f64,
+    mapped: f64,
+    read: f64,
+}
+
+/// The ways take turns, so that a noisy moment hits all of them.
+fn compare(file: &File, mapping: &Mapping, repeat: u32) -> Result<Rates> {
+    let range = mapping.range();
+    let length = usize::try_from(range.end - range.start).context("the range does not fit in memory")?;
+    let memory = PlainMemory::filled(length.max(1), 0x5a).context("memory to compare with")?;
+    let mut times: [Vec<Duration>; 3] = Default::default();
+    for _ in 0..repeat {
+        times[0].push(timed(mapping, |offset, piece| {
+            memory.copy_to(usize::try_from(offset - range.start)?, piece).context("outside the memory to compare with")
+        })?);
+        times[1].push(timed(mapping, |offset, piece| Ok(mapping.read_at(offset, piece).map(drop)?))?);
+        times[2].push(timed(mapping, |offset, piece| Ok(file.read_at(offset, piece).map(drop)?))?);
+    }
+    let [memcpy, mapped, read] = times.map(|times| length as f64 / median(times).as_secs_f64().max(1e-9));
+    Ok(Rates { memcpy, mapped, read })
+}
+
+fn timed(mapping: &Mapping, call: impl FnMut(u64, &mut [u8]) -> Result<()>) -> Result<Duration> {
+    let start = Instant::now();
+    each_piece(mapping, call)?;
+    Ok(start.elapsed())
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    times.get(times.len() / 2).copied().unwrap_or_default()
+}
+
+/// Holds the mapping, and tells of revocations as they come.
+fn hold(revoked: &Receiver<Revocation>, time: Duration, quiet: bool) -> Vec<Revocation> {
+    let end = Instant::now() + time;
+    let mut seen = Vec::new();
+    while let Ok(revocation) = revoked.recv_timeout(end.saturating_duration_since(Instant::now())) {
+        if !quiet {
+            // Who reads this may have gone; the mapping is held all the same.
+            let _reader = output::print(&format!(
+                "revoked: {} at offset {}: {}\n",
+                output::bytes(revocation.length),
+                revocation.file_offset,
+                revocation.trigger.map_or("for a reason newer than this program", Trigger::text)
+            ));
+        }
+        seen.push(revocation);
+    }
+    seen
+}
+
+fn text(mapping: &Mapping, read: &Pass, rates: Option<&Rates>) -> String {
+    let mut text = segment_lines(mapping.segments());
+    text.push('\n');
+    text.push_str(&refusal_lines(mapping.segments()));
+    let moved = read.moved;
+    let _ = writeln!(
+        text,
+        "mapping {}: read {} direct-window, {} direct-bar, {} fallback",
+        mapping.id(),
+        output::bytes(moved.direct_window),
+        output::bytes(moved.direct_bar),
+        output::bytes(moved.fallback)
+    );
+    if let Some(sum) = read.checksum {
+        let _ = writeln!(text, "crc32c {sum:08x}");
+    }
+    if let Some(rates) = rates {
+        let gigabytes = |rate: f64| format!("{:.2} GB/s ({:.2} of memcpy)", rate / 1e9, rate / rates.memcpy);
+        let _ = writeln!(
+            text,
+            "memcpy {:.2} GB/s, mapped {}, read(2) {}",
+            rates.memcpy / 1e9,
+            gigabytes(rates.mapped),
+            gigabytes(rates.read)
+        );
+    }
+    text
+}
+
+fn to_json(args: &MapArgs, mapping: &Mapping, read: &Pass, rates: Option<&Rates>, revocations: &[Revocation]) -> Value {
+    let moved = mapping.moved();
+    let flags: MapFlags = ranges::flags(&args.request);
+    json!({
+        "file": args.request.file.display().to_string(),
+        "importer": args.request.importer,
+        "flags": flags.iter_names().map(|(name, _)| name).collect::<Vec<_>>(),
+        "mapping": mapping.id(),
+        "offset": mapping.range().start,
+        "end": mapping.range().end,
+        "segments": mapping.segments().iter().map(segment_json).collect::<Vec<_>>(),
+        "refusals": refusals_json(mapping.segments()),
+        "bytes_read": read.moved.total(),
+        "bytes_direct": moved.direct(),
+        "bytes_direct_window": moved.direct_window,
+        "bytes_direct_bar": moved.direct_bar,
+        "bytes_fallback": moved.fallback,
+        "crc32c": read.checksum.map(|sum| format!("{sum:08x}")),
+        "rates": rates.map(|rates| json!({ "memcpy": rates.memcpy, "mapped": rates.mapped, "read": rates.read })),
+        "revocations": revocations.iter().map(|revocation| json!({
+            "offset": revocation.file_offset,
+            "length": revocation.length,
+            "trigger": revocation.trigger.map(Trigger::name),
+        })).collect::<Vec<_>>(),
+    })
+}

@@ -1,0 +1,95 @@
+//! `peerfs mkfs`
+
+use std::fs::{self, File, OpenOptions};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use peerfs_blockdev::{DeviceSpec, OpenMode};
+use peerfs_fs::store::{FormatOptions, MIN_DEVICE_BYTES, Summary, Volume, probe};
+use serde_json::json;
+
+use crate::args::MkfsArgs;
+use crate::{config, output};
+
+/// A server that is just ending gets this long; a mounted volume is refused.
+const LOCK_WAIT: Duration = Duration::from_secs(2);
+
+pub fn run(args: MkfsArgs) -> Result<ExitCode> {
+    let device = config::device(&args.device)?;
+    let DeviceSpec::Image(path) = &device else {
+        bail!("{device}: a memory device lives no longer than its mount; `peerfs mount {device} MOUNTPOINT` makes the volume");
+    };
+    if let Some(size) = args.size.filter(|size| *size < MIN_DEVICE_BYTES) {
+        bail!("{device}: {size} bytes are too few for a volume; give at least --size {MIN_DEVICE_BYTES}");
+    }
+    let file = ImageFile::prepare(path, args.size).with_context(|| format!("mkfs {device}"))?;
+    match format(&device, &args) {
+        Ok(summary) => report(&device, &summary, args.json),
+        Err(error) => {
+            file.undo(path);
+            Err(error)
+        }
+    }
+}
+
+fn format(device: &DeviceSpec, args: &MkfsArgs) -> Result<Summary> {
+    let opened = device.open(None, OpenMode::ReadWrite, LOCK_WAIT)?;
+    let options = FormatOptions { label: args.label.clone(), size_bytes: args.size, force: args.force };
+    Volume::format(opened.device.clone(), &options)?;
+    Ok(probe(&opened.device)?)
+}
+
+/// What was done to the image file, so that a refused mkfs leaves it as it was.
+enum ImageFile {
+    Untouched,
+    Created,
+    Extended { from: u64 },
+}
+
+impl ImageFile {
+    fn prepare(path: &Path, size: Option<u64>) -> Result<ImageFile> {
+        let (size, metadata) = match (size, fs::metadata(path)) {
+            (None, Ok(_)) => return Ok(ImageFile::Untouched),
+            (None, Err(error)) => return Err(error).context("name an existing file, or make one with --size"),
+            (Some(size), metadata) => (size, metadata.ok()),
+        };
+        let existing = metadata.as_ref().is_some();
+        let regular = metadata.as_ref().is_none_or(fs::Metadata::is_file);
+        let length = metadata.map_or(0, |metadata| metadata.len());
+        if existing && (!regular || length >= size) {
+            return Ok(ImageFile::Untouched);
+        }
+        let file: File =
+            OpenOptions::new().write(true).create_new(!existing).open(path).context("the file cannot be made or extended")?;
+        file.set_len(size).context("the file cannot be extended")?;
+        Ok(if existing { ImageFile::Extended { from: length } } else { ImageFile::Created })
+    }
+
+    fn undo(self, path: &Path) {
+        let result = match self {
+            ImageFile::Untouched => return,
+            ImageFile::Created => fs::remove_file(path),
+            ImageFile::Extended { from } => OpenOptions::new().write(true).open(path).and_then(|file| file.set_len(from)),
+        };
+        if let Err(error) = result {
+            tracing::warn!(path = %path.display(), %error, "the file is not as it was before");
+        }
+    }
+}
+
+fn report(device: &DeviceSpec, summary: &Summary, json: bool) -> Result<ExitCode> {
+    if json {
+        output::print_json(&json!({ "device": device.to_string(), "volume": serde_json::to_value(summary)? }))?;
+    } else {
+        let label = if summary.label.is_empty() { String::new() } else { format!(" \"{}\"", summary.label) };
+        output::print(&format!(
+            "{device}: {} volume{label} of {}, UUID {}\n",
+            summary.format,
+            output::bytes(summary.size_bytes),
+            summary.uuid
+        ))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,15 @@
+//! One file per command.
+
+pub mod check_metadata;
+pub mod fsck;
+pub mod guardian;
+pub mod importers;
+pub mod info;
+pub mod map;
+pub mod mappings;
+pub mod mkfs;
+pub mod mount;
+pub mod query;
+pub mod revoke;
+pub mod server_info;
+pub mod umount;

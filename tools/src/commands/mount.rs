@@ -1,0 +1,144 @@
+//! `peerfs mount`: the server, in the foreground or started into the background.
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
+use nix::mount::{MntFlags, umount2};
+use nix::sys::signal::{SigSet, Signal};
+use peerfs_fs::fuse::unmount;
+use peerfs_fs::server::Server;
+use peerfs_p2p::{Engine, Range, Trigger};
+
+use crate::args::MountArgs;
+use crate::config::{self, MountConfig};
+use crate::failure::Reported;
+use crate::{output, volume_check};
+
+/// What a background server says on stdout once the mount is usable.
+const READY: &str = "ready";
+
+pub fn run(args: MountArgs) -> Result<ExitCode> {
+    let config = config::mount(&args)?;
+    if args.foreground || args.ready_stdout { serve(&config, args.ready_stdout) } else { start_in_background(&args, &config) }
+}
+
+/// Runs this program once more as the server and waits for its word. Its error line goes to our stderr.
+fn start_in_background(args: &MountArgs, config: &MountConfig) -> Result<ExitCode> {
+    let mut command = Command::new(config::own_program()?);
+    command.arg("mount").arg(&args.device).arg(&args.mountpoint).arg("--foreground").arg("--ready-stdout");
+    for options in &args.options {
+        command.arg("-o").arg(options);
+    }
+    if let Some(cmb) = args.cmb {
+        command.arg("--cmb").arg(cmb.to_string());
+    }
+    if let Some(log) = &config.log {
+        command.arg("--log").arg(log);
+    }
+    let mut server = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("the server cannot be started")?;
+    if is_ready(&mut server) {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let status = server.wait().context("the server")?;
+    match status.signal() {
+        Some(signal) => bail!(
+            "mount {}: the server died of signal {signal} while it opened the volume; run peerfs fsck {}",
+            config.server.device,
+            config.server.device
+        ),
+        None => Err(Reported.into()),
+    }
+}
+
+fn is_ready(server: &mut Child) -> bool {
+    let Some(stdout) = server.stdout.take() else { return false };
+    let mut line = String::new();
+    BufReader::new(stdout).read_line(&mut line).is_ok() && line.trim_end() == READY
+}
+
+/// Serves until the volume is unmounted.
+fn serve(config: &MountConfig, background: bool) -> Result<ExitCode> {
+    let server = &config.server;
+    let what = || format!("mount {} on {}", server.device, server.mountpoint.display());
+    // Before any thread starts: the signals are for the one that waits for them.
+    let signals = block_end_signals()?;
+    if background {
+        // Fails only for the leader of a process group, which a started child is not.
+        let _already_leader = nix::unistd::setsid();
+    }
+    let log = config.log.as_deref().filter(|_| background).map(open_log).transpose()?;
+    volume_check::before_opening(&server.device).with_context(what)?;
+    let running = Server::start(server).with_context(what)?;
+    end_on_signal(signals, running.engine(), running.mountpoint())?;
+    if background {
+        go_into_background(log)?;
+    } else {
+        output::print(&format!("{} is mounted on {}; Ctrl-C unmounts\n", server.device, running.mountpoint().display()))?;
+    }
+    let ended = running.wait().with_context(what);
+    if let (true, Err(error)) = (background, &ended) {
+        tracing::error!("{}", crate::failure::line(error));
+    }
+    ended.map(|()| ExitCode::SUCCESS)
+}
+
+fn open_log(path: &Path) -> Result<File> {
+    OpenOptions::new().append(true).create(true).open(path).with_context(|| format!("log {}", path.display()))
+}
+
+fn block_end_signals() -> Result<SigSet> {
+    let mut signals = SigSet::empty();
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        signals.add(signal);
+    }
+    signals.thread_block().context("signals cannot be blocked")?;
+    Ok(signals)
+}
+
+/// Says that the mount is usable and lets go of everything the starting process may wait for or take away.
+fn go_into_background(log: Option<File>) -> Result<()> {
+    let mut stdout = std::io::stdout();
+    // Nobody reads it when the starting process was killed; the mount stays.
+    let _reader = writeln!(stdout, "{READY}").and_then(|()| stdout.flush());
+    let null = OpenOptions::new().read(true).write(true).open("/dev/null").context("/dev/null")?;
+    nix::unistd::dup2_stdin(&null)?;
+    nix::unistd::dup2_stdout(&null)?;
+    nix::unistd::dup2_stderr(log.as_ref().unwrap_or(&null))?;
+    std::env::set_current_dir("/").context("/")
+}
+
+fn end_on_signal(signals: SigSet, engine: Arc<Engine>, mountpoint: std::path::PathBuf) -> Result<()> {
+    let wait = move || {
+        while let Ok(signal) = signals.wait() {
+            tracing::info!(%signal, "unmounting");
+            let report = engine.revoke(None, Range::ALL, Trigger::Unmount);
+            tracing::debug!(?report, "direct mappings ended");
+            if let Err(error) = unmount_finally(&mountpoint) {
+                tracing::error!(mountpoint = %mountpoint.display(), %error, "cannot unmount");
+            }
+        }
+    };
+    std::thread::Builder::new().name("peerfs-signals".into()).spawn(wait).context("the signal thread cannot be started")?;
+    Ok(())
+}
+
+/// Unmounts even while programs have files open: what they have stored is written back first, then they get errors.
+fn unmount_finally(mountpoint: &Path) -> std::io::Result<()> {
+    match unmount(mountpoint, false) {
+        Err(error) if error.raw_os_error() == Some(Errno::EBUSY as i32) => {}
+        other => return other.map(drop),
+    }
+    if let Err(error) = File::open(mountpoint).and_then(|root| Ok(nix::unistd::syncfs(root)?)) {
+        tracing::warn!(%error, "not everything in the page cache could be written back");
+    }
+    match umount2(mountpoint, MntFlags::MNT_FORCE | MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+        Err(Errno::EPERM) => unmount(mountpoint, true).map(drop),
+        other => Ok(other?),
+    }
+}

@@ -1,0 +1,141 @@
+//! `peerfs query`: the decision table of a file. It changes nothing.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use peerfs_abi::Stage;
+use peerfs_client::{DecisionTable, MapFlags, Reason, Segment, Trigger};
+use serde_json::{Value, json};
+
+use crate::args::{QueryArgs, RequestArgs};
+use crate::{output, ranges};
+
+pub fn run(args: QueryArgs) -> Result<ExitCode> {
+    let request = &args.request;
+    let table = ranges::query(request).with_context(|| format!("query {}", request.file.display()))?;
+    if request.json {
+        output::print_json(&to_json(request, &table))?;
+    } else {
+        output::print(&text(request, &table))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Bytes of each reason, in pipeline order.
+pub fn refused(segments: &[Segment]) -> BTreeMap<Reason, u64> {
+    let mut refused = BTreeMap::new();
+    for segment in segments {
+        if let Some(reason) = segment.reason {
+            *refused.entry(reason).or_default() += segment.length;
+        }
+    }
+    refused
+}
+
+/// Segments as lines of a table.
+pub fn segment_lines(segments: &[Segment]) -> String {
+    let mut table = output::table(&["offset", "length", "path", "reason", "on the device"], &[0, 1, 4]);
+    for segment in segments {
+        table.add_row([
+            segment.file_offset.to_string(),
+            segment.length.to_string(),
+            segment.path.name().to_owned(),
+            segment.reason.map_or("-", Reason::name).to_owned(),
+            segment.device_offset.map_or_else(|| "-".to_owned(), |offset| offset.to_string()),
+        ]);
+    }
+    output::render(&table)
+}
+
+/// Every distinct refusal with what it means and what helps.
+pub fn refusal_lines(segments: &[Segment]) -> String {
+    refused(segments).iter().fold(String::new(), |mut text, (reason, bytes)| {
+        let _infallible = writeln!(text, "{} ({}): {}; {}", reason.name(), output::bytes(*bytes), reason.text(), reason.remedy());
+        text
+    })
+}
+
+/// What could take a granted mapping back later; a pin nothing can.
+fn revocable_by(flags: MapFlags) -> Vec<Trigger> {
+    if flags.contains(MapFlags::PIN) {
+        return Vec::new();
+    }
+    Trigger::ALL.iter().copied().filter(|trigger| !matches!(trigger, Trigger::Unmap | Trigger::ClientGone)).collect()
+}
+
+fn fallback_bytes(table: &DecisionTable) -> u64 {
+    refused(&table.segments).values().sum()
+}
+
+fn text(request: &RequestArgs, table: &DecisionTable) -> String {
+    let flags = ranges::flags(request);
+    let mut text = segment_lines(&table.segments);
+    text.push('\n');
+    text.push_str(&refusal_lines(&table.segments));
+    let direct = table.direct_bytes();
+    let _ = writeln!(
+        text,
+        "{} directly, {} by fallback, importer {}",
+        output::bytes(direct),
+        output::bytes(fallback_bytes(table)),
+        request.importer
+    );
+    if let Some(wait) = table.retry_after {
+        let _ = writeln!(text, "worth another try in {} ms", wait.as_millis());
+    }
+    if direct > 0 {
+        text.push_str("the direct part may be revoked when:\n");
+        for trigger in revocable_by(flags) {
+            let _ = writeln!(text, "  {}: {}", trigger.name(), trigger.text());
+        }
+    }
+    text
+}
+
+/// A segment as the commands report it.
+pub fn segment_json(segment: &Segment) -> Value {
+    json!({
+        "offset": segment.file_offset,
+        "length": segment.length,
+        "path": segment.path.name(),
+        "reason": segment.reason.map(Reason::name),
+        "device_offset": segment.device_offset,
+    })
+}
+
+/// Refusals as the commands report them.
+pub fn refusals_json(segments: &[Segment]) -> Value {
+    let refusals = refused(segments).into_iter().map(|(reason, bytes)| {
+        json!({
+            "reason": reason.name(),
+            "stage": match reason.stage() {
+                Stage::Filesystem => "filesystem",
+                Stage::BlockDevice => "block device",
+                Stage::PeerPath => "peer path",
+            },
+            "bytes": bytes,
+            "text": reason.text(),
+            "remedy": reason.remedy(),
+        })
+    });
+    refusals.collect()
+}
+
+fn to_json(request: &RequestArgs, table: &DecisionTable) -> Value {
+    let flags = ranges::flags(request);
+    json!({
+        "file": request.file.display().to_string(),
+        "importer": request.importer,
+        "flags": flags.iter_names().map(|(name, _)| name).collect::<Vec<_>>(),
+        "offset": request.offset,
+        "end": table.end,
+        "segments": table.segments.iter().map(segment_json).collect::<Vec<_>>(),
+        "refusals": refusals_json(&table.segments),
+        "bytes_direct": table.direct_bytes(),
+        "bytes_fallback": fallback_bytes(table),
+        "retry_after_ms": table.retry_after.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)),
+        "revocable_by": revocable_by(flags).iter().map(|trigger| json!({ "trigger": trigger.name(), "text": trigger.text() })).collect::<Vec<_>>(),
+    })
+}

@@ -1,0 +1,64 @@
+//! From what was typed to what shall be done.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use peerfs_blockdev::{DeviceSpec, SpecError};
+use peerfs_fs::server::ServerConfig;
+
+use crate::args::MountArgs;
+use crate::failure::Usage;
+use crate::mount_options;
+
+/// Aperture of devices that have none of their own.
+const DEFAULT_CMB_BYTES: u64 = 64 << 20;
+
+/// The device that a name means. Paths become absolute: a server changes its working directory.
+pub fn device(name: &str) -> Result<DeviceSpec> {
+    match name.parse() {
+        Ok(DeviceSpec::Image(path)) => Ok(DeviceSpec::Image(absolute(&path)?)),
+        Ok(device) => Ok(device),
+        Err(error @ SpecError::NotBuilt(_)) => Err(error.into()),
+        Err(error) => Err(Usage(format!("device {error}")).into()),
+    }
+}
+
+/// An absolute path; symbolic links and what does not exist stay as they are.
+pub fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).with_context(|| path.display().to_string())
+}
+
+/// What to mount, where and how.
+pub struct MountConfig {
+    /// The server's part.
+    pub server: ServerConfig,
+    /// Where the server logs when it runs in the background.
+    pub log: Option<PathBuf>,
+}
+
+/// Checks the arguments of a mount.
+pub fn mount(args: &MountArgs) -> Result<MountConfig> {
+    let options = mount_options::parse(&args.options)?;
+    let cmb_bytes = args.cmb.or(options.cmb_bytes).unwrap_or(DEFAULT_CMB_BYTES);
+    let server = ServerConfig {
+        device: device(&args.device)?,
+        cmb_bytes: (cmb_bytes > 0).then_some(cmb_bytes),
+        mountpoint: absolute(&args.mountpoint)?,
+        read_only: options.read_only,
+        direct: options.direct,
+        deadline: options.deadline,
+        commit_interval: options.commit_interval,
+        atime: options.atime,
+        fsname: options.fsname,
+        generic: options.generic,
+        grants_by_socket: options.grants_by_socket,
+        guardian_exe: own_program()?,
+    };
+    let log = args.log.as_deref().map(absolute).transpose()?;
+    Ok(MountConfig { server, log })
+}
+
+/// This program, for starting it once more.
+pub fn own_program() -> Result<PathBuf> {
+    std::env::current_exe().context("the path of this program is not known; is /proc mounted?")
+}

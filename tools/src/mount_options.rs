@@ -1,0 +1,187 @@
+//! The comma list after `-o`: what mount(8) takes, and what is ours.
+
+use std::time::Duration;
+
+use peerfs_blockdev::parse_size;
+use peerfs_fs::core::Atime;
+use peerfs_p2p::DirectPolicy;
+
+use crate::failure::Usage;
+
+/// Options that say nothing to the server: they are for mount(8), or name what is so anyway.
+const WITHOUT_EFFECT: &[&str] = &[
+    "defaults",
+    "auto",
+    "noauto",
+    "user",
+    "nouser",
+    "users",
+    "owner",
+    "group",
+    "nofail",
+    "_netdev",
+    "loud",
+    "silent",
+    "allow_other",
+    "default_permissions",
+    "diratime",
+    "nodiratime",
+    "norelatime",
+    "lazytime",
+    "nolazytime",
+    "nomand",
+    "noiversion",
+];
+/// Options handed to the kernel.
+const GENERIC: &[&str] = &["dev", "nodev", "suid", "nosuid", "exec", "noexec", "atime", "dirsync", "sync", "async"];
+
+/// Options of a mount, with their defaults where none was given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountOptions {
+    /// No writes.
+    pub read_only: bool,
+    /// Access times.
+    pub atime: Atime,
+    /// Generic options for the kernel.
+    pub generic: Vec<String>,
+    /// Source shown in the mount table.
+    pub fsname: Option<String>,
+    /// Size of the software CMB, bytes; 0 for none.
+    pub cmb_bytes: Option<u64>,
+    /// Policy of direct mapping.
+    pub direct: DirectPolicy,
+    /// How long an importer may take to acknowledge a revocation.
+    pub deadline: Duration,
+    /// Longest time a change stays uncommitted.
+    pub commit_interval: Duration,
+    /// Grants go over a socket even where the mount could carry them.
+    pub grants_by_socket: bool,
+}
+
+impl Default for MountOptions {
+    fn default() -> Self {
+        MountOptions {
+            read_only: false,
+            atime: Atime::default(),
+            generic: Vec::new(),
+            fsname: None,
+            cmb_bytes: None,
+            direct: DirectPolicy::Prefer,
+            deadline: Duration::from_millis(100),
+            commit_interval: Duration::from_secs(5),
+            grants_by_socket: false,
+        }
+    }
+}
+
+/// Parses all `-o` lists of a command line; of contradicting options the last counts.
+pub fn parse(lists: &[String]) -> Result<MountOptions, Usage> {
+    let mut options = MountOptions::default();
+    for option in lists.iter().flat_map(|list| list.split(',')).filter(|option| !option.is_empty()) {
+        match option.split_once('=') {
+            Some((name, value)) => options.set(name, value)?,
+            None => options.set_flag(option)?,
+        }
+    }
+    Ok(options)
+}
+
+impl MountOptions {
+    fn set_flag(&mut self, flag: &str) -> Result<(), Usage> {
+        match flag {
+            "ro" => self.read_only = true,
+            "rw" => self.read_only = false,
+            "noatime" => {
+                self.atime = Atime::Never;
+                self.generic.push(flag.to_owned());
+            }
+            "strictatime" => self.atime = Atime::Always,
+            "relatime" | "nostrictatime" => self.atime = Atime::Relative,
+            _ if GENERIC.contains(&flag) => self.generic.push(flag.to_owned()),
+            _ if WITHOUT_EFFECT.contains(&flag) || flag.starts_with("x-") => {}
+            _ => return Err(unknown(flag)),
+        }
+        Ok(())
+    }
+
+    fn set(&mut self, name: &str, value: &str) -> Result<(), Usage> {
+        match name {
+            "fsname" => self.fsname = Some(value.to_owned()),
+            "cmb" => self.cmb_bytes = Some(parse_size(value).map_err(|error| bad(name, value, &error.to_string()))?),
+            "direct" => self.direct = policy(value)?,
+            "deadline_ms" => self.deadline = Duration::from_millis(number(name, value, 1, 60_000)?),
+            "commit" => self.commit_interval = Duration::from_secs(number(name, value, 1, 3600)?),
+            "grants" => self.grants_by_socket = grants(value)?,
+            "transport" if value == "fuse" => {}
+            "transport" => return Err(bad(name, value, "only `fuse` is built into this version")),
+            _ if name.starts_with("x-") || name == "comment" => {}
+            _ => return Err(unknown(name)),
+        }
+        Ok(())
+    }
+}
+
+fn policy(value: &str) -> Result<DirectPolicy, Usage> {
+    match value {
+        "prefer" => Ok(DirectPolicy::Prefer),
+        "respect-cache" => Ok(DirectPolicy::RespectCache),
+        "never" => Ok(DirectPolicy::Never),
+        _ => Err(bad("direct", value, "give prefer, respect-cache or never")),
+    }
+}
+
+fn grants(value: &str) -> Result<bool, Usage> {
+    match value {
+        "passthrough" => Ok(false),
+        "socket" => Ok(true),
+        _ => Err(bad("grants", value, "give passthrough or socket")),
+    }
+}
+
+fn number(name: &str, value: &str, least: u64, most: u64) -> Result<u64, Usage> {
+    match value.parse() {
+        Ok(number) if (least..=most).contains(&number) => Ok(number),
+        _ => Err(bad(name, value, &format!("give a number from {least} to {most}"))),
+    }
+}
+
+fn unknown(name: &str) -> Usage {
+    Usage(format!("mount option `{name}` is not known; peerfs mount --help lists them"))
+}
+
+fn bad(name: &str, value: &str, why: &str) -> Usage {
+    Usage(format!("mount option {name}={value}: {why}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(list: &str) -> Result<MountOptions, String> {
+        parse(&[list.to_owned()]).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_last_of_contradicting_options_counts() {
+        let options = parse(&["ro,nodev,cmb=1M".into(), "rw,cmb=0,direct=never".into()]).expect("all known");
+        assert!(!options.read_only);
+        assert_eq!((options.cmb_bytes, options.direct), (Some(0), DirectPolicy::Never));
+        assert_eq!(options.generic, ["nodev"]);
+    }
+
+    #[test]
+    fn everything_of_mount_8_passes() {
+        let options = parsed("defaults,strictatime,relatime,noatime,_netdev,x-systemd.automount,x-a=b,,").expect("all known");
+        assert_eq!(options.atime, Atime::Never);
+        assert_eq!(options.generic, ["noatime"]);
+    }
+
+    #[test]
+    fn errors_name_the_option() {
+        for bad in ["nonsense", "nonsense=1", "deadline_ms=0", "deadline_ms=60001", "commit=x", "direct=no", "cmb=1Q", "grants=x"]
+        {
+            let error = parsed(bad).expect_err(bad);
+            assert!(error.contains(bad.split('=').next().unwrap_or(bad)), "{error}");
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! Files of a mount as targets of a query or map, and the ranges asked for.
+
+use std::fs::{self, OpenOptions};
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
+use peerfs_client::{DecisionTable, Error, File, ImporterFlags, ImporterSpec, MapFlags, Path as Way, Reason, Segment};
+
+use crate::args::RequestArgs;
+use crate::failure::Usage;
+
+/// Shortest range that can be decided.
+const BLOCK_BYTES: u64 = 4096;
+
+/// A range with or without an end.
+pub type FileRange = (Bound<u64>, Bound<u64>);
+
+/// Checks a range.
+pub fn range(offset: u64, length: Option<u64>) -> Result<FileRange> {
+    let end = match length {
+        None => Bound::Unbounded,
+        Some(0) => return Err(Usage("--length 0: an empty range has nothing to map".into()).into()),
+        Some(length) => match offset.checked_add(length) {
+            Some(end) => Bound::Excluded(end),
+            None => return Err(Usage(format!("--offset {offset} --length {length}: beyond the largest file")).into()),
+        },
+    };
+    Ok((Bound::Included(offset), end))
+}
+
+/// Flags of a map request.
+pub fn flags(request: &RequestArgs) -> MapFlags {
+    let chosen = [(request.pin, MapFlags::PIN), (request.write, MapFlags::WRITE), (request.atomic, MapFlags::ATOMIC)];
+    chosen.into_iter().filter(|(wanted, _)| *wanted).fold(MapFlags::empty(), |flags, (_, flag)| flags | flag)
+}
+
+/// The importer that a name means when this process registers it.
+pub fn importer(name: &str) -> Result<ImporterSpec> {
+    let flags = match name {
+        "cpu" => ImporterFlags::all(),
+        "static" => ImporterFlags::WRITE,
+        "readonly" => ImporterFlags::DYNAMIC,
+        _ => bail!("importer {name} is not known; use cpu, static or readonly"),
+    };
+    Ok(ImporterSpec { name: name.to_owned(), flags, ..ImporterSpec::cpu() })
+}
+
+/// Opens a file past the page cache: for writing if wanted and possible. Where it is not, the decision says so.
+pub fn open(path: &Path, write: bool) -> Result<File> {
+    if write {
+        match File::open_with(path, OpenOptions::new().read(true).write(true)) {
+            Err(Error::System { source, .. }) if may_not_write(&source) => {}
+            other => return Ok(other?),
+        }
+    }
+    Ok(File::open(path)?)
+}
+
+fn may_not_write(error: &std::io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    matches!(errno, Some(Errno::EACCES | Errno::EPERM | Errno::EROFS | Errno::EISDIR | Errno::ETXTBSY))
+}
+
+/// The decision table of whatever `path` names. Nothing changes.
+pub fn query(request: &RequestArgs) -> Result<DecisionTable> {
+    let path = &request.file;
+    let metadata = fs::metadata(path).with_context(|| path.display().to_string())?;
+    let kind = metadata.file_type();
+    // A range without bytes has no answer, so one block is asked for.
+    let nothing_there = !kind.is_file() || request.offset >= metadata.len();
+    let length = request.length.or(nothing_there.then_some(BLOCK_BYTES));
+    let wanted = range(request.offset, length)?;
+    if !kind.is_file() && !kind.is_dir() {
+        return special(path, request.offset, length.unwrap_or(BLOCK_BYTES));
+    }
+    Ok(open(path, request.write)?
+        .query(wanted, flags(request), &request.importer)
+        .map_err(|error| unknown_importer(error, request))?)
+}
+
+fn unknown_importer(error: Error, request: &RequestArgs) -> anyhow::Error {
+    match &error {
+        Error::System { source, .. } if source.raw_os_error() == Some(Errno::ENODEV as i32) => {
+            anyhow::anyhow!("importer {} is not known to this mount; use cpu, static or readonly", request.importer)
+        }
+        _ => error.into(),
+    }
+}
+
+/// Opening a device node or FIFO reaches its driver, never the filesystem; so its directory is asked whether it is ours.
+fn special(path: &Path, offset: u64, length: u64) -> Result<DecisionTable> {
+    File::open(directory_of(path)?)?.info()?;
+    let segment =
+        Segment { file_offset: offset, length, path: Way::Fallback, reason: Some(Reason::NotRegularFile), device_offset: None };
+    Ok(DecisionTable { segments: vec![segment], end: offset + length, retry_after: None::<Duration> })
+}
+
+/// The directory that a file really is in.
+pub fn directory_of(path: &Path) -> Result<PathBuf> {
+    let real = path.canonicalize().with_context(|| path.display().to_string())?;
+    if real.is_dir() {
+        return Ok(real);
+    }
+    Ok(real.parent().map_or_else(|| PathBuf::from("/"), Path::to_owned))
+}
