@@ -21,6 +21,11 @@ pub struct MappingId(pub u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct GrantId(pub u64);
 
+impl GrantId {
+    /// Largest grant id: a transport needs a few bits to make an inode number of it.
+    pub const MAX: u64 = (1 << 61) - 1;
+}
+
 impl fmt::Display for GrantId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)

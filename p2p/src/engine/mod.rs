@@ -128,7 +128,7 @@ impl Engine {
     fn new_grant_id(&self) -> Option<GrantId> {
         match peerfs_sys::random_u64() {
             // Zero means "no grant" in answers.
-            Ok(id) => Some(GrantId(id.max(1))),
+            Ok(bits) => Some(GrantId((bits & GrantId::MAX).max(1))),
             Err(err) => {
                 tracing::error!("no grant can be named: getrandom: {err}");
                 None
