@@ -138,13 +138,15 @@ impl Core {
             true => blocks_for(range.end),
             false => block_of(range.end),
         };
+        // Bytes behind the end of the file are left alone: after a crash they may be inside it again.
+        let zero = |start: u64, end: u64| self.zero_in_block(map, start, end.min(size));
         if first > last {
-            self.zero_in_block(map, range.start, range.end)?;
+            zero(range.start, range.end)?;
             return Ok((first, last));
         }
-        self.zero_in_block(map, range.start, range.end.min(first * BLOCK_BYTES))?;
-        if range.end > last * BLOCK_BYTES && last >= first {
-            self.zero_in_block(map, last * BLOCK_BYTES, range.end)?;
+        zero(range.start, range.end.min(first * BLOCK_BYTES))?;
+        if range.end > last * BLOCK_BYTES {
+            zero(last * BLOCK_BYTES, range.end)?;
         }
         Ok((first, last))
     }
