@@ -224,3 +224,6 @@ fn continues(last: &Decision, next: Placement) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,7 @@ use peerfs_abi::Trigger;
 use peerfs_blockdev::DeviceError;
 
 use super::Engine;
-use super::object::Object;
+use super::object::{Chunk, ChunkState, Object};
 use super::revoke::Batch;
 use crate::api::RevokeReport;
 use crate::sync::lock;
@@ -48,15 +48,38 @@ impl Engine {
     /// freed, moved or zeroed in place. It must not be left out because [`Engine::is_mapped`] says no: a map may
     /// begin at any moment. Waits until the deadline at most, and for device I/O.
     pub fn close_range(self: &Arc<Self>, object: ObjectId, range: Range, trigger: Trigger) -> ClosedRange {
+        self.close(object, range, trigger, |_| true)
+    }
+
+    fn close(
+        self: &Arc<Self>,
+        object: ObjectId,
+        range: Range,
+        trigger: Trigger,
+        concerned: impl Fn(&Chunk) -> bool,
+    ) -> ClosedRange {
         let number = self.new_number();
         let mut batch = Batch::default();
         let object = self.with_object(object, |object, state| {
             state.closed.push((number, range));
-            self.seize_range(object, state, range, trigger, &mut batch);
+            for chunk in state.overlapping(range) {
+                if state.chunks.get(&chunk).is_some_and(&concerned) {
+                    self.seize(object, state, chunk, trigger, &mut batch);
+                }
+            }
             object.clone()
         });
         let report = self.carry_out(batch, trigger);
         ClosedRange { engine: self.clone(), object, number, report }
+    }
+
+    /// Ends mappings that may write the range and keeps it closed to new ones: before blocks are read, changed in part
+    /// and written back, which would lose what a peer stores in between.
+    pub fn close_to_writes(self: &Arc<Self>, object: ObjectId, range: Range) -> ClosedRange {
+        self.close(object, range, Trigger::CpuAccess, |chunk| match &chunk.state {
+            ChunkState::Pending(pending) => pending.write,
+            ChunkState::Active(active) | ChunkState::Revoking(active) => active.writable,
+        })
     }
 
     /// Revokes a range of one object, or (`None`) every mapping; the ranges stay open.

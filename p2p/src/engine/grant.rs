@@ -87,7 +87,10 @@ impl Engine {
                 if data.taken.swap(true, Ordering::AcqRel) {
                     return Err(GrantError::Taken);
                 }
-                data.window.grant_fd(writable).map_err(|err| failed(err.to_string()))
+                data.window.grant_fd(writable).map_err(|err| {
+                    data.taken.store(false, Ordering::Release);
+                    failed(err.to_string())
+                })
             }
         }
     }

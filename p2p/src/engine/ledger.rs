@@ -18,7 +18,7 @@ const BUCKETS: usize = 64 * 4;
 pub struct Latency {
     /// Measurements.
     pub count: u64,
-    /// Median, nanoseconds (upper edge of its bucket, at most 19 % above).
+    /// Median, nanoseconds (upper edge of its bucket, at most 25 % above).
     pub p50_ns: u64,
     /// 99th percentile, nanoseconds.
     pub p99_ns: u64,
@@ -259,9 +259,11 @@ impl Ledger {
         lock(&self.counters).get(&object).copied().unwrap_or_default()
     }
 
+    /// What a client gave back itself is no revocation.
     pub(super) fn totals(&self) -> (u64, u64) {
         let triggers = lock(&self.triggers);
-        triggers.values().fold((0, 0), |t, s| (t.0 + s.revoked, t.1 + s.enforced))
+        let revocations = triggers.iter().filter(|(trigger, _)| **trigger != Trigger::Unmap);
+        revocations.fold((0, 0), |total, (_, stats)| (total.0 + stats.revoked, total.1 + stats.enforced))
     }
 
     pub(super) fn refusal_records(&self, now: Duration) -> Vec<RefusalRecord> {

@@ -96,13 +96,12 @@ impl Kept {
         for page in self.pages.values() {
             let _ = page.write_all_at(&1u64.to_ne_bytes(), 0);
         }
-        for window in self.windows.values() {
-            if window.set_len(0).is_err() {
-                // Nobody can seal a window against this; should the kernel refuse all the same, keeping the
-                // lock (by not exiting) is the only way left to prevent a second authority.
-                loop {
-                    std::thread::park();
-                }
+        let uncut = self.windows.values().filter(|window| window.set_len(0).is_err()).count();
+        if uncut > 0 {
+            // Nobody can seal a window against this; should the kernel refuse all the same, keeping the lock (by
+            // not exiting) is the only way left to prevent a second authority.
+            loop {
+                std::thread::park();
             }
         }
         drop(self.windows);

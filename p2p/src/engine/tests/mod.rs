@@ -1,1 +1,6 @@
-
+mod coherence;
+mod lifetimes;
+mod mapping;
+mod real_aperture;
+mod revocation;
+mod world;

@@ -1,0 +1,257 @@
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use peerfs_abi::{MapFlags, Reason};
+use peerfs_blockdev::DeviceEvent;
+
+use super::world::*;
+use crate::api::*;
+use crate::types::*;
+
+#[test]
+fn a_file_maps_as_one_segment_per_chunk() {
+    let world = World::new();
+    let peer = world.peer();
+    let answer = world.map(peer, Range { start: 0, end: u64::MAX });
+    assert_eq!((answer.next_offset, answer.end_offset), (8 * MIB, 8 * MIB));
+    assert_eq!(grants(&answer).len(), 4);
+    assert_eq!(world.engine.mapping_count(Some(FILE)), 1);
+    let snapshot = world.engine.snapshot();
+    assert_eq!((snapshot.windows, snapshot.mappings[0].grants, snapshot.contexts.len()), (4, 4, 1));
+    world.unmap(peer, answer.mapping.expect("mapping")).expect("unmap");
+    assert_eq!(world.engine.object_counters(FILE).bytes_direct, 4096);
+    world.assert_clean();
+}
+
+#[test]
+fn answers_are_bounded_and_continue() {
+    let world = World::new();
+    let peer = world.peer();
+    let range = Range { start: 100, end: 8 * MIB };
+    let request = MapRequest { object: FILE, range, flags: MapFlags::empty(), handle_writable: false, cache_probe: None };
+    let mut at = range.start;
+    let mut mapping = None;
+    while at < range.end {
+        let request = MapRequest { range: Range { start: at, ..range }, ..request.clone() };
+        let call = MapCall { context: peer.context, client: me(), request: &request, mapping, segments_max: 1 };
+        let answer = world.engine.device_map(&call).expect("map");
+        assert_eq!(answer.segments.len(), 1);
+        assert_eq!(answer.segments[0].range, Range { start: at, end: answer.next_offset });
+        assert_eq!(answer.segments[0].access.err(), (at == 100).then_some(Reason::Misaligned));
+        mapping = answer.mapping;
+        at = answer.next_offset;
+    }
+    assert_eq!(world.engine.mapping_count(None), 1);
+}
+
+#[test]
+fn two_contexts_share_a_window_and_more_blocks_rebuild_it() {
+    let world = World::new();
+    let (a, b) = (world.peer(), world.peer());
+    let first = world.map(a, Range::new(MIB, 8192));
+    let second = world.map(b, Range::new(MIB + 4096, 4096));
+    assert_eq!(world.log(), ["open"]);
+    assert_eq!(grants(&second)[0].offset, 4096);
+    // Blocks are missing: the window is revoked, with nobody there to acknowledge, and built for the whole chunk.
+    std::thread::scope(|scope| {
+        let third = scope.spawn(|| world.map(b, Range::new(0, 4096)));
+        world.clock.await_sleepers(1);
+        world.clock.advance(Duration::from_millis(100));
+        assert_eq!(grants(&third.join().expect("map")).len(), 1);
+    });
+    assert_eq!(world.log(), ["open", "cut", "write-back", "open"]);
+    assert_eq!(world.engine.grant(grants(&first)[0].id), None);
+    assert_eq!(world.aperture.used.load(Ordering::SeqCst), CHUNK_BYTES);
+}
+
+#[test]
+fn grants_go_to_their_owner_once_with_the_access_granted() {
+    let world = World::new();
+    let peer = world.peer();
+    let read = grants(&world.map(peer, Range::new(0, 4096)))[0].id;
+    let write = grants(&world.map_write(peer, Range::new(CHUNK_BYTES, 4096)))[0].id;
+    let stranger = Client { tgid: me().tgid + 1, ..me() };
+    assert_eq!(world.engine.take_grant(read, stranger, false).expect_err("stranger"), GrantError::NotOwner);
+    assert_eq!(world.engine.take_grant(read, me(), true).expect_err("write"), GrantError::ReadOnly);
+    assert!(world.engine.take_grant(read, me(), false).is_ok());
+    assert_eq!(world.engine.take_grant(read, me(), false).expect_err("twice"), GrantError::Taken);
+    assert!(world.engine.take_grant(write, me(), true).is_ok());
+    assert_eq!(world.engine.take_grant(GrantId(1), me(), false).expect_err("guessed"), GrantError::Gone);
+    assert!(world.engine.take_grant(peer.sequence, me(), false).is_ok());
+    assert!(world.engine.take_grant(peer.sequence, me(), false).is_ok());
+    assert_eq!(world.files.write_grants.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn handles_of_ended_mappings_and_foreign_contexts_are_refused() {
+    let world = World::new();
+    let (a, b) = (world.peer(), world.peer());
+    let old = world.map(a, Range::new(0, 4096)).mapping.expect("mapping");
+    let missing = Err(MapError::NoMapping { mapping: old });
+    assert_eq!(world.unmap(b, old), missing, "another session");
+    world.unmap(a, old).expect("unmap");
+    assert_eq!(world.unmap(a, old), missing, "ended");
+    // Slots are reused over all shards; the old handle stays stale.
+    for _ in 0..64 {
+        let new = world.map(a, Range::new(0, 4096)).mapping.expect("mapping");
+        assert_ne!(new, old);
+        assert_eq!(world.unmap(a, old), missing);
+        world.unmap(a, new).expect("unmap");
+    }
+    let request = MapRequest {
+        object: FILE,
+        range: Range::new(0, 4096),
+        flags: MapFlags::empty(),
+        handle_writable: false,
+        cache_probe: None,
+    };
+    let client = Client { tgid: me().tgid + 1, ..me() };
+    let call = MapCall { context: a.context, client, request: &request, mapping: None, segments_max: 8 };
+    assert_eq!(refusal(&world.engine.device_map(&call).expect("map")), Some(Reason::StaleContext));
+}
+
+#[test]
+fn a_context_ends_with_its_address_space() {
+    let world = World::new();
+    let mut child = std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().expect("cat");
+    let client = Client { tgid: child.id(), ..me() };
+    let peer = world.peer();
+    let session = world.engine.open_session(me().uid, std::sync::Arc::new(|| {})).expect("session");
+    let importer =
+        Importer { name: "cpu".into(), flags: peerfs_abi::ImporterFlags::DYNAMIC, dma_bits: 64, va_bits: 47, page_bytes: 4096 };
+    let own_mem = std::fs::File::open("/proc/self/mem").expect("procfs");
+    let wrong = world.engine.bind_context(session, importer.clone(), client, Some(own_mem.into()));
+    assert!(matches!(wrong, Err(BindError::NoAddressSpace { .. })), "{wrong:?}");
+    let null = std::fs::File::open("/dev/null").expect("null");
+    let wrong = world.engine.bind_context(session, importer.clone(), client, Some(null.into()));
+    assert!(matches!(wrong, Err(BindError::NoAddressSpace { .. })), "{wrong:?}");
+    let bound = world.engine.bind_context(session, importer, client, None).expect("bind");
+    let request = MapRequest {
+        object: FILE,
+        range: Range::new(0, 4096),
+        flags: MapFlags::empty(),
+        handle_writable: false,
+        cache_probe: None,
+    };
+    let call = MapCall { context: bound.id, client, request: &request, mapping: None, segments_max: 8 };
+    let alive = world.engine.device_map(&call).expect("map");
+    assert_eq!(grants(&alive).len(), 1);
+    drop(child.stdin.take());
+    child.wait().expect("wait");
+    assert_eq!(refusal(&world.engine.device_map(&call).expect("map")), Some(Reason::StaleContext));
+    let taken = world.engine.take_grant(grants(&alive)[0].id, client, false);
+    assert_eq!(taken.expect_err("dead"), GrantError::NotOwner);
+    assert_eq!(grants(&world.map(peer, Range::new(0, 4096))).len(), 1, "others are not affected");
+}
+
+#[test]
+fn quotas_refuse_with_a_reason() {
+    let config = EngineConfig { grants_per_session: 2, mappings_per_session: 3, sessions_max: 1, ..Default::default() };
+    let world = World::with(config, 64 * MIB);
+    let peer = world.peer();
+    let answer = world.map(peer, Range { start: 0, end: 8 * MIB });
+    let refused: Vec<_> = answer.segments.iter().filter_map(|segment| segment.access.err()).collect();
+    assert_eq!((grants(&answer).len(), refused), (2, vec![Reason::ImporterQuota]));
+    world.map(peer, Range::new(0, 4096));
+    world.map(peer, Range::new(0, 4096));
+    let answer = world.map(peer, Range::new(0, 4096));
+    assert_eq!((answer.mapping, refusal(&answer)), (None, Some(Reason::ImporterQuota)));
+    let another = world.engine.open_session(0, std::sync::Arc::new(|| {}));
+    assert_eq!(another, Err(SessionError::TooMany { limit: 1 }));
+    assert_eq!(world.engine.snapshot().refusals[0].reason, "ImporterQuota");
+}
+
+#[test]
+fn the_window_granted_longest_ago_makes_room() {
+    let world = World::with(EngineConfig::default(), 3 * CHUNK_BYTES);
+    let peer = world.peer();
+    let mut first = Vec::new();
+    for chunk in 0..3 {
+        first.push(world.map(peer, Range::new(chunk * CHUNK_BYTES, CHUNK_BYTES)));
+        world.clock.advance(Duration::from_millis(30));
+    }
+    // Half of the aperture at most may be asked for when others have to go.
+    let range = Range::new(3 * CHUNK_BYTES, CHUNK_BYTES);
+    crate::sync::lock(&world.files.sizes).insert(FILE, 16 * MIB);
+    let large = world.map(peer, Range { start: 3 * CHUNK_BYTES, end: 5 * CHUNK_BYTES });
+    assert_eq!(refusal(&large), Some(Reason::ApertureFull), "{large:?}");
+    std::thread::scope(|scope| {
+        let map = scope.spawn(|| world.map(peer, range));
+        world.clock.await_sleepers(1);
+        let told = world.engine.events(peer.session, 10);
+        assert_eq!(told.len(), 1);
+        assert_eq!((told[0].file_offset, told[0].trigger), (0, peerfs_abi::Trigger::AperturePressure.code()));
+        assert!(world.engine.ack(peer.session, GrantId(told[0].grant_id)));
+        assert_eq!(grants(&map.join().expect("map")).len(), 1);
+    });
+    assert!(world.engine.grant(grants(&first[1])[0].id).is_some());
+}
+
+#[test]
+fn a_window_in_use_does_not_make_room() {
+    let world = World::with(EngineConfig::default(), 2 * CHUNK_BYTES);
+    let peer = world.peer();
+    world.map(peer, Range { start: 0, end: 2 * CHUNK_BYTES });
+    let answer = world.map(peer, Range::new(2 * CHUNK_BYTES, 4096));
+    assert_eq!(refusal(&answer), Some(Reason::ApertureFull), "granted just now");
+}
+
+#[test]
+fn device_events_revoke_and_refuse_until_cleared() {
+    let world = World::new();
+    let peer = world.peer();
+    let answer = world.map(peer, Range { start: 0, end: 2 * CHUNK_BYTES });
+    let base = FILE.0 << 20;
+    std::thread::scope(|scope| {
+        let event = DeviceEvent::MediaError { offset: base + CHUNK_BYTES + 8192, length: 512 };
+        let event = scope.spawn(|| {
+            let event = event;
+            world.engine.device_event(&event)
+        });
+        world.clock.await_sleepers(1);
+        world.clock.advance(Duration::from_millis(100));
+        event.join().expect("event");
+    });
+    assert!(world.engine.grant(grants(&answer)[0].id).is_some());
+    assert!(world.engine.grant(grants(&answer)[1].id).is_none());
+    let bad = world.map(peer, Range::new(CHUNK_BYTES, 5 * 4096));
+    let shape: Vec<_> = bad.segments.iter().map(|s| (s.range.length() / 4096, s.access.err())).collect();
+    assert_eq!(shape, [(2, None), (1, Some(Reason::MediaError)), (2, None)]);
+    world.engine.clear_device_events();
+    std::thread::scope(|scope| {
+        let event = scope.spawn(|| world.engine.device_event(&DeviceEvent::Reset));
+        world.clock.await_sleepers(1);
+        world.clock.advance(Duration::from_millis(100));
+        event.join().expect("event");
+    });
+    assert_eq!(refusal(&world.map(peer, Range::new(0, 4096))), Some(Reason::DeviceResetting));
+    world.assert_clean();
+    world.engine.clear_device_events();
+    assert_eq!(refusal(&world.map(peer, Range::new(0, 4096))), None);
+}
+
+#[test]
+fn a_query_changes_nothing_and_shows_contested_chunks() {
+    let world = World::new();
+    let peer = world.peer();
+    let request = MapRequest {
+        object: FILE,
+        range: Range { start: 0, end: u64::MAX },
+        flags: MapFlags::QUERY,
+        handle_writable: false,
+        cache_probe: None,
+    };
+    let query = || world.engine.device_query(Asker::Context(peer.context, me()), &request, 100).expect("query");
+    assert_eq!(query().decisions.len(), 1);
+    assert!(world.log().is_empty() && !world.engine.is_mapped(None));
+    for _ in 0..9 {
+        world.engine.thrash.record(FILE, 1, crate::clock::Clock::now(&*world.clock));
+    }
+    let contested = query();
+    let shape: Vec<_> = contested.decisions.iter().map(|d| (d.range.start / CHUNK_BYTES, d.placement)).collect();
+    assert_eq!(shape[1], (1, Placement::Fallback(Reason::Busy)));
+    assert_eq!((shape.len(), contested.retry_after_ms), (3, 1000));
+    assert_eq!(world.map(peer, Range::new(CHUNK_BYTES, 4096)).retry_after_ms, 1000);
+    world.clock.advance(Duration::from_secs(1));
+    assert_eq!(query().decisions.len(), 1);
+}
