@@ -73,7 +73,7 @@ impl Core {
             });
             let outcome = also(&mut txn).and_then(|()| self.apply(txn));
             if outcome.is_err() {
-                content.extents = None;
+                self.revert(inode, &mut content);
             }
             content.reservation = None;
             drop(content);

@@ -47,8 +47,7 @@ impl Core {
         let mut content = inode.exclude();
         let outcome = self.change_range(inode, &mut content, mode, range);
         if outcome.is_err() {
-            // They may be changed in part; the records are not.
-            content.extents = None;
+            self.revert(inode, &mut content);
         }
         drop(content);
         let (old_size, new_size) = outcome?;

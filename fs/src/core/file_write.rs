@@ -167,7 +167,7 @@ impl Core {
                 record.mode = without_suid(record.mode);
             }
         });
-        self.apply(txn).inspect_err(|_| content.extents = None)?;
+        self.apply(txn).inspect_err(|_| self.revert(inode, &mut content))?;
         Ok((old_size, new_size))
     }
 

@@ -119,6 +119,14 @@ impl Core {
         Ok(content.extents.get_or_insert_default())
     }
 
+    /// After a change that failed half-way: back to what the records say.
+    pub(super) fn revert(&self, inode: &Inode, content: &mut Content) {
+        content.extents = None;
+        if let Ok(Some(record)) = self.volume.inode(inode.ino) {
+            inode.attributes().record = record;
+        }
+    }
+
     /// Runs `with` on the extents with the content lock shared.
     pub(super) fn with_extents<T>(&self, inode: &Inode, with: impl FnOnce(&ExtentMap) -> Result<T>) -> Result<T> {
         if !inode.is_regular() {

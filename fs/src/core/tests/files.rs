@@ -325,3 +325,40 @@ fn the_mapping_engine_is_told_without_locks_held() {
          size 8192 100, close 0.. Punch, close 0.. Unlink"
     );
 }
+
+#[test]
+fn a_failed_write_leaves_everything_consistent() {
+    for seed in 0..10 {
+        println!("seed {seed}");
+        let mut rng = Rng::new(seed);
+        let fs = Mounted::new(32 * MIB);
+        let (ino, file) = fs.create(ROOT_INO, "f");
+        for _ in 0..200 {
+            let before = fs.core.attr(ino).expect("attr");
+            let (offset, length) = (rng.below(300_000), 1 + rng.below(50_000));
+            let fails = rng.below(2) == 0;
+            if fails {
+                fs.disk.fail(fs.disk.steps() + rng.below(2), 1);
+            }
+            let done = match rng.below(4) {
+                0 => fs.core.fallocate(ALICE, file, FallocateMode::ZeroRange { keep_size: false }, offset, length),
+                1 => fs.core.fallocate(ALICE, file, FallocateMode::PunchHole, offset, length),
+                2 => {
+                    let set = SetAttr { size: Some(offset), ..SetAttr::default() };
+                    fs.core.setattr(ALICE, ino, None, set).map(drop)
+                }
+                _ => fs.core.write(ALICE, file, offset, &vec![1; length as usize], DIRECT).map(drop),
+            };
+            if let Err(error) = done {
+                assert_eq!(error.code(), libc::EIO);
+                let after = fs.core.attr(ino).expect("attr");
+                assert_eq!((after.size, after.blocks), (before.size, before.blocks));
+            }
+            fs.disk.fail(u64::MAX, 0);
+            let report = crate::store::check_volume(fs.core.volume()).expect("fsck");
+            assert!(report.is_clean(), "{report:?}");
+        }
+        fs.core.release(file);
+        fs.remount();
+    }
+}
