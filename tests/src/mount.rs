@@ -7,8 +7,11 @@ use std::process::{Command, Output};
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 
-/// The `peerfs` binary that cargo built beside the test.
+/// The `peerfs` binary: `$PEERFS`, or the one that cargo built beside the test.
 pub fn peerfs() -> PathBuf {
+    if let Some(path) = std::env::var_os("PEERFS") {
+        return path.into();
+    }
     let mut path = std::env::current_exe().expect("a test has a path");
     path.pop();
     if path.ends_with("deps") {
@@ -74,6 +77,13 @@ impl ScratchMount {
     /// Unmounts it and waits until the volume is closed.
     pub fn umount(&mut self) -> Result<()> {
         run(Command::new(peerfs()).arg("umount").arg(self.path()))?;
+        self.mounted = false;
+        Ok(())
+    }
+
+    /// Unmounts it although programs hold mappings and open files.
+    pub fn umount_force(&mut self) -> Result<()> {
+        run(Command::new(peerfs()).args(["umount", "--force"]).arg(self.path()))?;
         self.mounted = false;
         Ok(())
     }

@@ -6,6 +6,7 @@
 
 mod address_space;
 mod buffer;
+mod file_view;
 mod guarded;
 mod ioctl;
 mod mapping;
@@ -15,6 +16,7 @@ mod pidfd;
 mod plain_memory;
 mod pool;
 mod process;
+mod protect;
 mod random;
 mod sequence;
 mod sigbus;
@@ -24,6 +26,7 @@ mod xattr;
 
 pub use address_space::AddressSpace;
 pub use buffer::{AlignedBuf, BUFFER_ALIGN};
+pub use file_view::{FileView, Sharing};
 pub use guarded::Fault;
 pub use ioctl::ioctl;
 pub use memfd::{WindowFile, private_memfd};

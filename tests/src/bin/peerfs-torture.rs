@@ -1,0 +1,122 @@
+//! Long runs of the whole-system tests, for the acceptance scripts, and the programs that take part in them as children.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use peerfs_tests::torture::{attack, bad_input, crash, holder, hung, last_store};
+
+/// Hostile, hung and dying programs and bad input against a real mount. Needs root.
+#[derive(Parser)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// kill -9 of the server during writes and mappings
+    Crash {
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        #[arg(long, default_value_t = 10)]
+        rounds: u64,
+    },
+    /// Hostile holders of grants
+    Attack {
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        #[arg(long, default_value_t = 1)]
+        rounds: u64,
+    },
+    /// Two processes map one file and one hangs
+    Hung {
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
+    /// The last store before the cut
+    LastStore {
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        #[arg(long, default_value_t = 10)]
+        rounds: usize,
+    },
+    /// Garbage to everything that takes input
+    BadInput {
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        #[arg(long, default_value_t = 100)]
+        images: u64,
+        #[arg(long, default_value_t = 20_000)]
+        calls: u64,
+    },
+    /// The programs that take part
+    #[command(hide = true, subcommand)]
+    Child(Child),
+}
+
+#[derive(Subcommand)]
+enum Child {
+    Attack { access: String, file: PathBuf },
+    Steal { access: String, file: PathBuf, grant: u64, context: u64, mapping: u64 },
+    Inherit { access: String },
+    HoldLibrary { file: PathBuf },
+    HoldByAddress { file: PathBuf },
+    HoldByHand { file: PathBuf },
+    Store { file: PathBuf, record: PathBuf },
+    Write { way: String, file: PathBuf, seed: u64 },
+    FuzzIoctls { file: PathBuf, seed: u64, count: u64 },
+    FuzzSocket { file: PathBuf, seed: u64, count: u64 },
+}
+
+const SOCKET: &[&str] = &["-o", "grants=socket"];
+
+fn main() -> ExitCode {
+    match perform(Cli::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("peerfs-torture: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn perform(task: Task) -> Result<()> {
+    match task {
+        Task::Crash { seed, rounds } => crash::rounds(seed, rounds, &[]),
+        Task::Attack { seed, rounds } => (seed..seed + rounds).try_for_each(|seed| {
+            attack::all(seed, &[])?;
+            attack::all(seed, SOCKET)
+        }),
+        Task::Hung { seed } => hung::all(seed),
+        Task::LastStore { seed, rounds } => {
+            last_store::rounds(seed, rounds, &[])?;
+            last_store::rounds(seed, rounds, SOCKET)
+        }
+        Task::BadInput { seed, images, calls } => {
+            bad_input::mountpoints()?;
+            bad_input::full_device(seed)?;
+            bad_input::full_of_names()?;
+            bad_input::ioctls(seed, calls)?;
+            bad_input::sockets(seed, calls / 10)?;
+            bad_input::images(seed, images)
+        }
+        Task::Child(child) => run(child),
+    }
+}
+
+fn run(child: Child) -> Result<()> {
+    match child {
+        Child::Attack { access, file } => attack::hold(&access, &file),
+        Child::Steal { access, file, grant, context, mapping } => attack::thief(&access, &file, [grant, context, mapping]),
+        Child::Inherit { access } => attack::heir(&access),
+        Child::HoldLibrary { file } => holder::library(&file),
+        Child::HoldByAddress { file } => holder::by_address(&file),
+        Child::HoldByHand { file } => holder::by_hand(&file),
+        Child::Store { file, record } => last_store::store(&file, &record),
+        Child::Write { way, file, seed } => crash::write(&way, &file, seed),
+        Child::FuzzIoctls { file, seed, count } => bad_input::fuzz_ioctls(&file, seed, count),
+        Child::FuzzSocket { file, seed, count } => bad_input::fuzz_socket(&file, seed, count),
+    }
+}

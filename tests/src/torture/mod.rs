@@ -1,0 +1,12 @@
+//! Whole-system tests with hostile, hung and dying programs and with bad input. Each is a
+//! function of a seed and a number of rounds, so that `cargo test` runs a short version and the
+//! acceptance scripts a long one, through the program `peerfs-torture`.
+
+pub mod attack;
+pub mod bad_input;
+pub mod crash;
+pub mod holder;
+pub mod hung;
+pub mod last_store;
+pub mod raw;
+pub mod worker;

@@ -1,0 +1,271 @@
+//! A child process that does one part of a test, and the lines it says.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use peerfs_sys::ProcessHandle;
+
+use crate::ScratchMount;
+
+/// A child that says nothing for so long hangs.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The user that hostile programs run as.
+pub const NOBODY: u32 = 65534;
+/// Another user, to whom descriptors are passed on.
+pub const SOMEBODY: u32 = 65533;
+
+/// The `peerfs-torture` binary beside the running program.
+fn torture_program() -> Result<PathBuf> {
+    let mut path = std::env::current_exe()?;
+    path.pop();
+    if path.ends_with("deps") {
+        path.pop();
+    }
+    path.push("peerfs-torture");
+    anyhow::ensure!(path.exists(), "{} is missing: build peerfs-tests", path.display());
+    Ok(path)
+}
+
+/// Starts children of a test.
+pub struct Nursery {
+    program: PathBuf,
+}
+
+impl Nursery {
+    /// Puts the child program where every user can run it, and opens the way to the mount.
+    ///
+    /// # Errors
+    /// When it cannot be copied.
+    pub fn new(scratch: &ScratchMount) -> Result<Nursery> {
+        let program = scratch.directory().join("peerfs-torture");
+        if !program.exists() {
+            fs::copy(torture_program()?, &program)?;
+        }
+        for path in [scratch.directory(), program.as_path()] {
+            fs::set_permissions(path, fs::Permissions::from_mode(0o755))?;
+        }
+        Ok(Nursery { program })
+    }
+
+    /// Starts `peerfs-torture child ARGUMENTS`, as user `uid`.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start<S: AsRef<OsStr>>(&self, uid: u32, arguments: &[S]) -> Result<Worker> {
+        let (sender, receiver) = channel();
+        let stdin = Input::Commands;
+        self.launch(uid, arguments, stdin, move |line| sender.send(line).is_ok(), Some(receiver))
+    }
+
+    /// As [`Nursery::start`], with a descriptor as standard input.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_with<S: AsRef<OsStr>>(&self, uid: u32, arguments: &[S], input: OwnedFd) -> Result<Worker> {
+        let (sender, receiver) = channel();
+        self.launch(uid, arguments, Input::Descriptor(input), move |line| sender.send(line).is_ok(), Some(receiver))
+    }
+
+    /// As [`Nursery::start`]; what it says goes, with `tag`, to a channel shared with others.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_tagged<S: AsRef<OsStr>>(
+        &self,
+        uid: u32,
+        arguments: &[S],
+        tag: usize,
+        sender: Sender<(usize, String)>,
+    ) -> Result<Worker> {
+        self.launch(uid, arguments, Input::Commands, move |line| sender.send((tag, line)).is_ok(), None)
+    }
+
+    fn launch<S: AsRef<OsStr>>(
+        &self,
+        uid: u32,
+        arguments: &[S],
+        input: Input,
+        mut hear: impl FnMut(String) -> bool + Send + 'static,
+        lines: Option<Receiver<String>>,
+    ) -> Result<Worker> {
+        let (stdin, commands) = match input {
+            Input::Descriptor(fd) => (Stdio::from(fd), None),
+            Input::Commands => {
+                let (ours, theirs) = UnixStream::pair()?;
+                (Stdio::from(OwnedFd::from(theirs)), Some(ours))
+            }
+        };
+        let mut command = Command::new(&self.program);
+        command.arg("child").args(arguments).uid(uid).gid(uid).current_dir("/");
+        let mut child = command.stdin(stdin).stdout(Stdio::piped()).spawn().with_context(|| format!("{command:?}"))?;
+        let stdout = child.stdout.take().context("stdout is a pipe")?;
+        thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                if !hear(line) {
+                    break;
+                }
+            }
+        });
+        let name = arguments.iter().map(|argument| argument.as_ref().to_string_lossy()).collect::<Vec<_>>().join(" ");
+        Ok(Worker { handle: ProcessHandle::open(child.id())?, child, commands, lines, name })
+    }
+}
+
+enum Input {
+    Commands,
+    Descriptor(OwnedFd),
+}
+
+/// A running child. Dropping it kills it.
+pub struct Worker {
+    child: Child,
+    handle: ProcessHandle,
+    commands: Option<UnixStream>,
+    lines: Option<Receiver<String>>,
+    name: String,
+}
+
+impl Worker {
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The next line it says; `None` when it has ended.
+    ///
+    /// # Errors
+    /// When it stays silent.
+    pub fn line(&self) -> Result<Option<String>> {
+        let lines = self.lines.as_ref().context("its lines go elsewhere")?;
+        match lines.recv_timeout(PATIENCE) {
+            Ok(line) => Ok(Some(line)),
+            Err(RecvTimeoutError::Disconnected) => Ok(None),
+            Err(RecvTimeoutError::Timeout) => bail!("`{}` says nothing for {PATIENCE:?}", self.name),
+        }
+    }
+
+    /// The rest of the next line, which must begin with `word`.
+    ///
+    /// # Errors
+    /// When it says something else, or nothing.
+    pub fn expect(&self, word: &str) -> Result<String> {
+        let line = self.line()?.with_context(|| format!("`{}` ended instead of saying `{word}`", self.name))?;
+        let rest = line.strip_prefix(word).with_context(|| format!("`{}` says `{line}` instead of `{word}`", self.name))?;
+        Ok(rest.trim_start().to_owned())
+    }
+
+    /// Everything it says until it ends.
+    ///
+    /// # Errors
+    /// When it stays silent without ending.
+    pub fn rest(&self) -> Result<Vec<String>> {
+        let mut all = Vec::new();
+        while let Some(line) = self.line()? {
+            all.push(line);
+        }
+        Ok(all)
+    }
+
+    /// Sends it a line.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn tell(&mut self, line: &str) -> Result<()> {
+        let commands = self.commands.as_mut().context("it takes no commands")?;
+        writeln!(commands, "{line}").with_context(|| format!("`{}` takes no commands any more", self.name))
+    }
+
+    /// A descriptor it passes on.
+    ///
+    /// # Errors
+    /// When what comes is none.
+    pub fn receive_descriptor(&self) -> Result<OwnedFd> {
+        let commands = self.commands.as_ref().context("it has no channel")?;
+        let (_, fd) = peerfs_sys::receive_with_fd(commands, &mut [0; 16])?;
+        fd.context("no descriptor came with the message")
+    }
+
+    /// Has it ended?
+    ///
+    /// # Errors
+    /// What poll(2) answers.
+    pub fn has_ended(&self) -> Result<bool> {
+        Ok(self.handle.wait_exit(Duration::ZERO)?)
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub fn wait(&mut self) -> Result<ExitStatus> {
+        if !self.handle.wait_exit(PATIENCE)? {
+            bail!("`{}` does not end within {PATIENCE:?}", self.name);
+        }
+        Ok(self.child.wait()?)
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// For children: ends with the parent, so that a failed test leaves nothing behind.
+///
+/// # Errors
+/// What prctl(2) answers.
+pub fn die_with_parent() -> Result<()> {
+    Ok(nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?)
+}
+
+/// For children: says a line to the parent.
+///
+/// # Errors
+/// When nobody listens any more.
+pub fn say(line: impl std::fmt::Display) -> Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    writeln!(stdout, "{line}")?;
+    Ok(stdout.flush()?)
+}
+
+/// For children: waits for a line of the parent.
+///
+/// # Errors
+/// When the parent has ended.
+pub fn hear() -> Result<String> {
+    let mut line = String::new();
+    anyhow::ensure!(std::io::stdin().read_line(&mut line)? > 0, "the parent has ended");
+    Ok(line.trim_end().to_owned())
+}
+
+/// Arguments of a child, of mixed kinds.
+#[macro_export]
+macro_rules! words {
+    ($($word:expr),* $(,)?) => { [$(::std::ffi::OsString::from($word)),*] };
+}
+
+/// A file of the tests that everybody may open, with these bytes, synced.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn shared_file(path: &Path, content: &[u8]) -> Result<()> {
+    let mut file = fs::File::create(path)?;
+    file.write_all(content)?;
+    file.set_permissions(fs::Permissions::from_mode(0o666))?;
+    Ok(file.sync_all()?)
+}
