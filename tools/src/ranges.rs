@@ -3,7 +3,6 @@
 use std::fs::{self, OpenOptions};
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
@@ -76,9 +75,8 @@ pub fn query(request: &RequestArgs) -> Result<DecisionTable> {
     if !kind.is_file() && !kind.is_dir() {
         return special(path, request.offset, length.unwrap_or(BLOCK_BYTES));
     }
-    Ok(open(path, request.write)?
-        .query(wanted, flags(request), &request.importer)
-        .map_err(|error| unknown_importer(error, request))?)
+    let file = open(path, request.write)?;
+    file.query(wanted, flags(request), &request.importer).map_err(|error| unknown_importer(error, request))
 }
 
 fn unknown_importer(error: Error, request: &RequestArgs) -> anyhow::Error {
@@ -95,7 +93,7 @@ fn special(path: &Path, offset: u64, length: u64) -> Result<DecisionTable> {
     File::open(directory_of(path)?)?.info()?;
     let segment =
         Segment { file_offset: offset, length, path: Way::Fallback, reason: Some(Reason::NotRegularFile), device_offset: None };
-    Ok(DecisionTable { segments: vec![segment], end: offset + length, retry_after: None::<Duration> })
+    Ok(DecisionTable { segments: vec![segment], end: offset + length, retry_after: None })
 }
 
 /// The directory that a file really is in.

@@ -179,8 +179,9 @@ fn root_inode() -> Inode {
         ino: ROOT_INO,
         generation: 1,
         mode: FileKind::Directory.mode_bits() | 0o755,
-        uid: 0,
-        gid: 0,
+        // Whoever makes a volume can use it: an ordinary user could not change the owner later.
+        uid: nix::unistd::geteuid().as_raw(),
+        gid: nix::unistd::getegid().as_raw(),
         nlink: 2,
         size: 0,
         blocks: 0,

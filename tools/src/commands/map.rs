@@ -136,7 +136,7 @@ fn hold(revoked: &Receiver<Revocation>, time: Duration, quiet: bool) -> Vec<Revo
 }
 
 fn text(mapping: &Mapping, read: &Pass, rates: Option<&Rates>) -> String {
-    let mut text = segment_lines(mapping.segments());
+    let mut text = segment_lines(mapping.segments(), false);
     text.push('\n');
     text.push_str(&refusal_lines(mapping.segments()));
     let moved = read.moved;
@@ -174,7 +174,7 @@ fn to_json(args: &MapArgs, mapping: &Mapping, read: &Pass, rates: Option<&Rates>
         "mapping": mapping.id(),
         "offset": mapping.range().start,
         "end": mapping.range().end,
-        "segments": mapping.segments().iter().map(segment_json).collect::<Vec<_>>(),
+        "segments": mapping.segments().iter().map(|segment| segment_json(segment, false)).collect::<Vec<_>>(),
         "refusals": refusals_json(mapping.segments()),
         "bytes_read": read.moved.total(),
         "bytes_direct": moved.direct(),

@@ -4,8 +4,9 @@ use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitCode, Stdio};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
@@ -28,7 +29,7 @@ pub fn run(args: MountArgs) -> Result<ExitCode> {
     if args.foreground || args.ready_stdout { serve(&config, args.ready_stdout) } else { start_in_background(&args, &config) }
 }
 
-/// Runs this program once more as the server and waits for its word. Its error line goes to our stderr.
+/// Runs this program once more as the server and waits for its word. What it says on the way goes to our stderr.
 fn start_in_background(args: &MountArgs, config: &MountConfig) -> Result<ExitCode> {
     let mut command = Command::new(config::own_program()?);
     command.arg("mount").arg(&args.device).arg(&args.mountpoint).arg("--foreground").arg("--ready-stdout");
@@ -41,19 +42,32 @@ fn start_in_background(args: &MountArgs, config: &MountConfig) -> Result<ExitCod
     if let Some(log) = &config.log {
         command.arg("--log").arg(log);
     }
-    let mut server = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("the server cannot be started")?;
-    if is_ready(&mut server) {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut server = command.spawn().context("the server cannot be started")?;
+    let said = collect_lines(server.stderr.take())?;
+    let ready = is_ready(&mut server);
+    // It ends when the server goes into the background or dies.
+    let said = said.join().unwrap_or_default();
+    if ready {
+        said.iter().for_each(|line| eprintln!("{line}"));
         return Ok(ExitCode::SUCCESS);
     }
     let status = server.wait().context("the server")?;
+    let device = &config.server.device;
     match status.signal() {
-        Some(signal) => bail!(
-            "mount {}: the server died of signal {signal} while it opened the volume; run peerfs fsck {}",
-            config.server.device,
-            config.server.device
-        ),
-        None => Err(Reported.into()),
+        Some(signal) => {
+            bail!("mount {device}: the server died of signal {signal} while it opened the volume; run peerfs fsck {device}")
+        }
+        None if said.is_empty() => bail!("mount {device}: the server ended with {status}"),
+        None => said.iter().for_each(|line| eprintln!("{line}")),
     }
+    Err(Reported.into())
+}
+
+/// Keeps what the server says until it is known whether a crash makes it moot.
+fn collect_lines(stderr: Option<ChildStderr>) -> Result<JoinHandle<Vec<String>>> {
+    let lines = move || stderr.map_or_else(Vec::new, |stderr| BufReader::new(stderr).lines().map_while(Result::ok).collect());
+    std::thread::Builder::new().spawn(lines).context("a thread cannot be started")
 }
 
 fn is_ready(server: &mut Child) -> bool {
@@ -101,15 +115,15 @@ fn block_end_signals() -> Result<SigSet> {
     Ok(signals)
 }
 
-/// Says that the mount is usable and lets go of everything the starting process may wait for or take away.
+/// Lets go of everything the starting process may wait for or take away, and tells it that the mount is usable.
 fn go_into_background(log: Option<File>) -> Result<()> {
-    let mut stdout = std::io::stdout();
-    // Nobody reads it when the starting process was killed; the mount stays.
-    let _reader = writeln!(stdout, "{READY}").and_then(|()| stdout.flush());
     let null = OpenOptions::new().read(true).write(true).open("/dev/null").context("/dev/null")?;
     nix::unistd::dup2_stdin(&null)?;
-    nix::unistd::dup2_stdout(&null)?;
     nix::unistd::dup2_stderr(log.as_ref().unwrap_or(&null))?;
+    let mut stdout = std::io::stdout();
+    // Nobody reads it when the starting process was killed; the mount stays.
+    let _ = writeln!(stdout, "{READY}").and_then(|()| stdout.flush());
+    nix::unistd::dup2_stdout(&null)?;
     std::env::set_current_dir("/").context("/")
 }
 

@@ -34,17 +34,21 @@ pub fn refused(segments: &[Segment]) -> BTreeMap<Reason, u64> {
     refused
 }
 
-/// Segments as lines of a table.
-pub fn segment_lines(segments: &[Segment]) -> String {
-    let mut table = output::table(&["offset", "length", "path", "reason", "on the device"], &[0, 1, 4]);
+/// Segments as lines of a table. Only a query is told where they lie on the device.
+pub fn segment_lines(segments: &[Segment], queried: bool) -> String {
+    let titles = ["offset", "length", "path", "reason", "on the device"];
+    let mut table = output::table(&titles[..if queried { 5 } else { 4 }], &[0, 1, 4]);
     for segment in segments {
-        table.add_row([
+        let mut row = vec![
             segment.file_offset.to_string(),
             segment.length.to_string(),
             segment.path.name().to_owned(),
             segment.reason.map_or("-", Reason::name).to_owned(),
-            segment.device_offset.map_or_else(|| "-".to_owned(), |offset| offset.to_string()),
-        ]);
+        ];
+        if queried {
+            row.push(segment.device_offset.map_or_else(|| "-".to_owned(), |offset| offset.to_string()));
+        }
+        table.add_row(row);
     }
     output::render(&table)
 }
@@ -71,7 +75,7 @@ fn fallback_bytes(table: &DecisionTable) -> u64 {
 
 fn text(request: &RequestArgs, table: &DecisionTable) -> String {
     let flags = ranges::flags(request);
-    let mut text = segment_lines(&table.segments);
+    let mut text = segment_lines(&table.segments, true);
     text.push('\n');
     text.push_str(&refusal_lines(&table.segments));
     let direct = table.direct_bytes();
@@ -94,15 +98,18 @@ fn text(request: &RequestArgs, table: &DecisionTable) -> String {
     text
 }
 
-/// A segment as the commands report it.
-pub fn segment_json(segment: &Segment) -> Value {
-    json!({
+/// A segment as the commands report it. Only a query is told where it lies on the device.
+pub fn segment_json(segment: &Segment, queried: bool) -> Value {
+    let mut json = json!({
         "offset": segment.file_offset,
         "length": segment.length,
         "path": segment.path.name(),
         "reason": segment.reason.map(Reason::name),
-        "device_offset": segment.device_offset,
-    })
+    });
+    if queried {
+        json["device_offset"] = segment.device_offset.into();
+    }
+    json
 }
 
 /// Refusals as the commands report them.
@@ -131,7 +138,7 @@ fn to_json(request: &RequestArgs, table: &DecisionTable) -> Value {
         "flags": flags.iter_names().map(|(name, _)| name).collect::<Vec<_>>(),
         "offset": request.offset,
         "end": table.end,
-        "segments": table.segments.iter().map(segment_json).collect::<Vec<_>>(),
+        "segments": table.segments.iter().map(|segment| segment_json(segment, true)).collect::<Vec<_>>(),
         "refusals": refusals_json(&table.segments),
         "bytes_direct": table.direct_bytes(),
         "bytes_fallback": fallback_bytes(table),

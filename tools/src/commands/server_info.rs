@@ -55,7 +55,7 @@ fn explain(path: &Path, error: &io::Error) -> NoServer {
         Some(Errno::ENOTCONN | Errno::ECONNABORTED) => return NoServer::Dead,
         Some(Errno::ENOENT | Errno::ENOTDIR) if !path.exists() => anyhow!("{shown}: no such file or directory"),
         Some(Errno::ENOENT | Errno::ENOTDIR) => {
-            anyhow!("{shown}: not on a peerfs mount; name a mount point (findmnt -t fuse.peerfs lists them)")
+            anyhow!("{shown}: not on a peerfs mount; name a mount point (findmnt -t fuse,fuse.peerfs lists them)")
         }
         Some(Errno::EACCES | Errno::EPERM) => anyhow!("{shown}: only the owner of the mount may ask this"),
         _ => anyhow!("{shown}: {error}"),

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::contents::ARCHIVE;
 use super::{Story, archive_bytes};
@@ -33,7 +33,7 @@ pub fn copy_in(story: &mut Story) -> Result<String> {
     let wanted = story.size - archive_bytes(story.size);
     let mut archive = Vec::with_capacity(archive_length);
     let mut real = 0;
-    fs::create_dir(story.sandbox.path("files"))?;
+    fs::create_dir(story.sandbox.path("files")).context("the directory files cannot be made")?;
     let chosen = choose(wanted);
     for (number, candidate) in chosen.iter().enumerate() {
         // It may be unreadable for this user, or have gone meanwhile.
@@ -54,7 +54,7 @@ pub fn copy_in(story: &mut Story) -> Result<String> {
     story.make(ARCHIVE, &archive, false)?;
     let made = match generated {
         0 => String::new(),
-        bytes => format!("; this machine has too few, so {} are generated (seed {SEED:#x})", output::bytes(bytes)),
+        bytes => format!("; too little can be read here, so {} are generated (seed {SEED:#x})", output::bytes(bytes)),
     };
     Ok(format!(
         "{} of this machine, {}{made}; {ARCHIVE} of {}; each synced",

@@ -1,6 +1,6 @@
 //! The temporary volume of a demo: made, used and cleaned up whatever happens.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -32,6 +32,9 @@ pub fn can_mount() -> Result<()> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     if !root && !std::env::split_paths(&path).any(|directory| directory.join("fusermount3").exists()) {
         bail!("mounting needs root or fusermount3; run as root or install the package fuse3");
+    }
+    if let Err(error) = OpenOptions::new().read(true).write(true).open("/dev/fuse") {
+        bail!("/dev/fuse cannot be opened ({error}); run as root, or let users have it (chmod 666 /dev/fuse)");
     }
     Ok(())
 }

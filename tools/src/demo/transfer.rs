@@ -40,6 +40,9 @@ impl Totals {
         for (reason, bytes) in &self.reasons {
             let _ = writeln!(text, "    fallback, {}: {} ({})", reason.name(), output::bytes(*bytes), reason.text());
         }
+        let explained: u64 = self.reasons.values().sum();
+        let _ =
+            writeln!(text, "    fallback, after a revocation: {}", output::bytes(self.moved.fallback.saturating_sub(explained)));
         text
     }
 }

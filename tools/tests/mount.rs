@@ -1,0 +1,293 @@
+//! The commands on a real mount. They need /dev/fuse and the right to mount,
+//! and fail where there is none: an untested mount is no tested mount.
+
+mod common;
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixListener;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::{Scratch, fail, peerfs, succeed};
+use serde_json::Value;
+
+fn json(arguments: &[&str]) -> Value {
+    serde_json::from_str(&succeed(arguments)).expect("JSON")
+}
+
+/// A volume of 64 MiB, mounted with these arguments.
+fn mounted(arguments: &[&str]) -> Scratch {
+    let scratch = Scratch::new();
+    succeed(&["mkfs", &scratch.text("v.img"), "--size", "64M"]);
+    mount(&scratch, arguments);
+    scratch
+}
+
+fn mount(scratch: &Scratch, arguments: &[&str]) {
+    let (image, mnt) = (scratch.text("v.img"), scratch.mnt());
+    succeed(&[&["mount", image.as_str(), mnt.as_str()], arguments].concat());
+}
+
+/// Bytes that differ everywhere.
+fn content(length: usize) -> Vec<u8> {
+    (0..length as u64).map(|at| (at.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as u8).collect()
+}
+
+fn write(scratch: &Scratch, name: &str, bytes: &[u8]) -> String {
+    let mut file = File::create(scratch.join(name)).expect("the mount takes files");
+    file.write_all(bytes).and_then(|()| file.sync_all()).expect("room");
+    scratch.text(name)
+}
+
+fn server_pid(scratch: &Scratch) -> u32 {
+    json(&["info", &scratch.mnt(), "--json"])["server_pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("a process")
+}
+
+#[test]
+fn files_survive_a_remount() {
+    let scratch = mounted(&[]);
+    let bytes = content(3 << 20);
+    write(&scratch, "mnt/file", &bytes);
+    let pid = server_pid(&scratch);
+    succeed(&["umount", &scratch.mnt()]);
+    assert!(
+        !fs::exists(format!("/proc/{pid}")).is_ok_and(|exists| exists && !is_zombie(pid)),
+        "umount returned before the server ended"
+    );
+    assert!(succeed(&["fsck", &scratch.text("v.img")]).contains("clean"));
+    mount(&scratch, &["-o", "ro,noatime,nodev,fsname=name,deadline_ms=50"]);
+    assert_eq!(fs::read(scratch.join("mnt/file")).expect("synced"), bytes);
+    assert!(File::create(scratch.join("mnt/other")).is_err(), "mounted read-only");
+    let info = json(&["info", &scratch.mnt(), "--json"]);
+    assert_eq!((&info["read_only"], &info["deadline_ms"]), (&Value::Bool(true), &Value::from(50)));
+    let table = fs::read_to_string("/proc/self/mountinfo").expect("procfs");
+    assert!(table.lines().any(|line| line.contains(&scratch.mnt()) && line.contains(" name ro")), "{table}");
+    succeed(&["umount", &scratch.mnt()]);
+}
+
+/// Its parent may be slow to collect it where there is no proper init.
+fn is_zombie(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") Z "))
+}
+
+#[test]
+fn mounting_lets_go_of_the_callers_pipes() {
+    let scratch = Scratch::new();
+    // `succeed` reads stdout and stderr to their end: it would wait for the server otherwise.
+    succeed(&["mount", "mem:32M", &scratch.mnt()]);
+    assert_eq!(json(&["info", &scratch.mnt(), "--json"])["device"]["backend"], "mem");
+    succeed(&["umount", &scratch.mnt()]);
+}
+
+#[test]
+fn query_and_map_agree() {
+    let scratch = mounted(&["--cmb", "16M"]);
+    let bytes = content(4 << 20);
+    let file = write(&scratch, "mnt/file", &bytes);
+    let sparse = scratch.text("mnt/sparse");
+    File::create(&sparse).and_then(|file| file.write_all_at(&bytes[..8192], 1 << 20)).expect("room");
+
+    let asked = json(&["query", &file, "--json"]);
+    assert_eq!((&asked["bytes_direct"], &asked["bytes_fallback"]), (&Value::from(4 << 20), &Value::from(0)));
+    assert!(asked["revocable_by"].as_array().is_some_and(|triggers| triggers.len() > 3));
+    let mapped = json(&["map", &file, "--json", "--checksum", "--repeat", "3"]);
+    assert_eq!(mapped["bytes_direct"], asked["bytes_direct"].as_u64().map(|bytes| bytes * 4).into_iter().sum::<u64>());
+    assert_eq!(mapped["crc32c"], format!("{:08x}", crc32c::crc32c(&bytes)));
+    for rate in ["memcpy", "mapped", "read"] {
+        assert!(mapped["rates"][rate].as_f64().is_some_and(|rate| rate > 0.0), "{mapped}");
+    }
+
+    let asked = json(&["query", &sparse, "--json"]);
+    assert_eq!(asked["refusals"][0]["reason"], "Hole");
+    assert_eq!((&asked["bytes_direct"], &asked["bytes_fallback"]), (&Value::from(8192), &Value::from(1 << 20)));
+    let mapped = json(&["map", &sparse, "--json"]);
+    assert_eq!((&mapped["bytes_direct"], &mapped["bytes_fallback"]), (&Value::from(8192), &Value::from(1 << 20)));
+    assert!(succeed(&["query", &sparse]).contains("fallocate or write the range first"));
+    assert!(succeed(&["map", &sparse]).contains("Hole"));
+    succeed(&["umount", &scratch.mnt()]);
+}
+
+#[test]
+fn every_kind_of_file_gets_an_answer() {
+    let scratch = mounted(&[]);
+    fs::create_dir(scratch.join("mnt/directory")).expect("room");
+    nix::unistd::mkfifo(&scratch.join("mnt/fifo"), nix::sys::stat::Mode::S_IRUSR).expect("room");
+    drop(UnixListener::bind(scratch.join("mnt/socket")).expect("room"));
+    for name in ["directory", "fifo", "socket"] {
+        let answer = json(&["query", &scratch.text(&format!("mnt/{name}")), "--json"]);
+        assert_eq!(answer["refusals"][0]["reason"], "NotRegularFile", "{name}");
+        assert_eq!(answer["bytes_direct"], 0, "{name}");
+    }
+    let empty = write(&scratch, "mnt/empty", b"");
+    assert_eq!(json(&["query", &empty, "--json"])["refusals"][0]["reason"], "BeyondEof");
+    assert_eq!(json(&["map", &empty, "--json"])["bytes_read"], 0);
+    let file = write(&scratch, "mnt/file", &content(8192));
+    let reason =
+        |arguments: &[&str]| json(&[&["query", file.as_str(), "--json"], arguments].concat())["refusals"][0]["reason"].clone();
+    assert_eq!(reason(&["--importer", "static"]), "NotifierRequired");
+    assert_eq!(reason(&["--importer", "readonly", "--write"]), "WriteForbidden");
+    assert_eq!(reason(&["--pin"]), "PinQuota");
+    assert_eq!(reason(&["--atomic"]), "AtomicUnsupported");
+    assert_eq!(reason(&["--offset", "1"]), "Misaligned");
+    assert_eq!(reason(&["--offset", "1M"]), "BeyondEof");
+    fail(1, &["query", &file, "--importer", "nonsense"]);
+    fail(1, &["map", &file, "--importer", "nonsense"]);
+    succeed(&["umount", &scratch.mnt()]);
+}
+
+#[test]
+fn a_held_mapping_is_listed_and_revoked() {
+    let scratch = mounted(&[]);
+    let file = write(&scratch, "mnt/file", &content(2 << 20));
+    let mut holder = Command::new(env!("CARGO_BIN_EXE_peerfs"))
+        .args(["map", &file, "--hold", "60"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the binary under test starts");
+    let mut lines = BufReader::new(holder.stdout.take().expect("piped")).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.starts_with("mapping ")));
+    let ledger = json(&["mappings", &scratch.mnt(), "--json"]);
+    assert_eq!(ledger["mappings"][0]["pid"], holder.id());
+    assert!(succeed(&["mappings", &scratch.mnt()]).contains("cpu"));
+    assert!(succeed(&["importers", &scratch.mnt()]).contains("cpu"));
+    let revoked = json(&["revoke", &file, "--json"]);
+    assert_eq!((&revoked["grants"], &revoked["enforced"]), (&Value::from(1), &Value::from(0)));
+    assert!(lines.any(|line| line.starts_with("revoked: ")));
+    assert_eq!(json(&["revoke", "--all", &scratch.mnt(), "--json"])["grants"], 0);
+    assert!(succeed(&["info", &scratch.mnt()]).contains("Administrator"));
+
+    // The holder keeps the mount busy.
+    let said = fail(1, &["umount", &scratch.mnt()]);
+    assert!(said.contains("busy") && said.contains("--force"), "{said}");
+    assert!(succeed(&["umount", "--force", &scratch.mnt()]).contains("detached"));
+    holder.kill().and_then(|()| holder.wait()).expect("our own child");
+    // The volume is free as soon as the server has closed it.
+    mount(&scratch, &[]);
+    succeed(&["umount", &scratch.mnt()]);
+}
+
+#[test]
+fn a_hung_holder_is_cut_at_the_deadline() {
+    let scratch = mounted(&["-o", "deadline_ms=100"]);
+    let file = write(&scratch, "mnt/file", &content(2 << 20));
+    let mut holder = Command::new(env!("CARGO_BIN_EXE_peerfs"))
+        .args(["map", &file, "--hold", "60", "--hung"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the binary under test starts");
+    let mut lines = BufReader::new(holder.stdout.take().expect("piped")).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.starts_with("mapping ")));
+    let start = Instant::now();
+    let revoked = json(&["revoke", &file, "--json"]);
+    assert_eq!((&revoked["grants"], &revoked["enforced"]), (&Value::from(1), &Value::from(1)));
+    assert!(revoked["latency_us"].as_u64().is_some_and(|latency| latency >= 100_000), "{revoked}");
+    assert!(start.elapsed() < Duration::from_secs(10));
+    holder.kill().and_then(|()| holder.wait()).expect("our own child");
+    succeed(&["umount", &scratch.mnt()]);
+}
+
+#[test]
+fn a_volume_in_use_is_refused() {
+    let scratch = mounted(&[]);
+    fs::create_dir(scratch.join("other")).expect("room");
+    let image = scratch.text("v.img");
+    let start = Instant::now();
+    let said = fail(1, &["mount", &image, &scratch.text("other")]);
+    assert!(said.contains("in use"), "{said}");
+    assert!(start.elapsed() < Duration::from_secs(30), "the wait is bounded");
+    assert!(fail(1, &["mkfs", &image, "--force"]).contains("in use"));
+    succeed(&["umount", &scratch.mnt()]);
+}
+
+#[test]
+fn signals_end_a_server_in_order_even_when_it_is_busy() {
+    for signal in [nix::sys::signal::Signal::SIGTERM, nix::sys::signal::Signal::SIGINT, nix::sys::signal::Signal::SIGHUP] {
+        let scratch = Scratch::new();
+        let image = scratch.text("v.img");
+        succeed(&["mkfs", &image, "--size", "64M"]);
+        let mut server = Command::new(env!("CARGO_BIN_EXE_peerfs"))
+            .args(["mount", &image, &scratch.mnt(), "--foreground"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the binary under test starts");
+        let mut stdout = BufReader::new(server.stdout.take().expect("piped"));
+        let mut line = String::new();
+        stdout.read_line(&mut line).expect("piped");
+        assert!(line.contains("is mounted on"), "{line}");
+        let mut busy = File::create(scratch.join("mnt/open")).expect("mounted");
+        busy.write_all(b"written, not synced").expect("room");
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(server.id()).expect("a process number"));
+        nix::sys::signal::kill(pid, signal).expect("our own child");
+        assert!(server.wait().expect("our own child").success());
+        assert!(busy.read(&mut [0]).is_err(), "the file of an ended server answers");
+        assert_eq!(json(&["info", &image, "--json"])["volume"]["clean"], true);
+        mount(&scratch, &[]);
+        assert_eq!(fs::read(scratch.join("mnt/open")).expect("committed at the end"), b"written, not synced");
+        succeed(&["umount", &scratch.mnt()]);
+    }
+}
+
+#[test]
+fn a_killed_server_is_unmounted_and_mounted_again_at_once() {
+    let scratch = mounted(&[]);
+    let bytes = content(1 << 20);
+    write(&scratch, "mnt/file", &bytes);
+    let server = peerfs_sys::ProcessHandle::open(server_pid(&scratch)).expect("our own server");
+    server.kill().expect("our own server");
+    assert!(server.wait_exit(Duration::from_secs(10)).expect("poll"));
+    assert!(fail(1, &["info", &scratch.mnt()]).contains("umount"));
+    let start = Instant::now();
+    succeed(&["umount", &scratch.mnt()]);
+    mount(&scratch, &[]);
+    assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
+    assert_eq!(fs::read(scratch.join("mnt/file")).expect("synced"), bytes);
+    succeed(&["umount", &scratch.mnt()]);
+    succeed(&["fsck", &scratch.text("v.img")]);
+}
+
+#[test]
+fn damaged_volumes_are_refused_in_one_line() {
+    let scratch = Scratch::new();
+    let image = scratch.text("v.img");
+    let mut state = 7_u64;
+    for _ in 0..8 {
+        succeed(&["mkfs", &image, "--size", "16M", "--force"]);
+        let file = File::options().write(true).open(&image).expect("just made");
+        for _ in 0..200 {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            file.write_all_at(&[(state >> 56) as u8], 8192 + (state >> 20) % (256 << 10)).expect("room");
+        }
+        let tried = peerfs(&["mount", &image, &scratch.mnt()]);
+        match tried.code {
+            Some(0) => assert!(peerfs(&["umount", "--force", &scratch.mnt()]).code.is_some()),
+            Some(1) => assert_eq!(tried.stderr.lines().count(), 1, "{}", tried.stderr),
+            other => panic!("{other:?}: {}", tried.stderr),
+        }
+    }
+}
+
+#[test]
+fn the_log_gets_what_the_background_server_says() {
+    let scratch = Scratch::new();
+    let log = scratch.text("log");
+    let output = Command::new(env!("CARGO_BIN_EXE_peerfs"))
+        .args(["mount", "mem:32M", &scratch.mnt(), "--log", &log])
+        .env("RUST_LOG", "info")
+        .output()
+        .expect("the binary under test starts");
+    assert!(output.status.success());
+    let server = server_pid(&scratch);
+    let link = fs::read_link(format!("/proc/{server}/fd/2")).expect("our own server");
+    assert_eq!(link, scratch.join("log"));
+    assert_eq!(fs::read_link(format!("/proc/{server}/fd/0")).expect("our own server"), std::path::Path::new("/dev/null"));
+    assert_eq!(fs::read_link(format!("/proc/{server}/cwd")).expect("our own server"), std::path::Path::new("/"));
+    let other = fail(1, &["mount", "mem:32M", &scratch.mnt(), "--log", &scratch.text("no/such/log")]);
+    assert!(other.contains("log"), "{other}");
+    let root = File::open(scratch.mnt()).expect("mounted");
+    nix::unistd::syncfs(root.as_fd()).expect("mounted");
+    drop(root);
+    succeed(&["umount", &scratch.mnt()]);
+}
