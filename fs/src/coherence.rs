@@ -23,9 +23,7 @@ pub trait Coherence: Send + Sync {
     /// Before blocks of the range are read, changed in part and written back: a peer's stores into them in
     /// between would be lost, so mappings that may write the range end, and it stays closed to new ones while
     /// the guard lives.
-    fn partial_write(&self, _ino: Ino, _range: Range) -> ClosedRange {
-        Box::new(())
-    }
+    fn partial_write(&self, ino: Ino, range: Range) -> ClosedRange;
     /// Before the first writable cached handle of the file is opened.
     fn writable_cached_open(&self, ino: Ino);
     /// Copies what peers wrote to the storage device (fsync).
@@ -46,6 +44,9 @@ impl Coherence for NoMappings {
     }
     fn cached_read(&self, _ino: Ino, _range: Range, _cpu_writers: u32) {}
     fn cached_write(&self, _ino: Ino, _range: Range) {}
+    fn partial_write(&self, _ino: Ino, _range: Range) -> ClosedRange {
+        Box::new(())
+    }
     fn writable_cached_open(&self, _ino: Ino) {}
     fn flush(&self, _ino: Ino) -> Result<(), DeviceError> {
         Ok(())

@@ -124,6 +124,13 @@ impl Coherence for EngineCoherence {
         }
     }
 
+    fn partial_write(&self, ino: Ino, range: Range) -> ClosedRange {
+        match self.engine.upgrade() {
+            Some(engine) => Box::new(engine.close_to_writes(ObjectId(ino), range)),
+            None => Box::new(()),
+        }
+    }
+
     fn writable_cached_open(&self, ino: Ino) {
         if let Some(engine) = self.engine.upgrade() {
             engine.writable_cached_open(ObjectId(ino));

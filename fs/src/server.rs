@@ -106,6 +106,7 @@ pub struct Server {
 impl Server {
     /// Opens the volume and mounts it. It is usable when this returns.
     pub fn start(config: &ServerConfig) -> Result<Server, ServerError> {
+        raise_descriptor_limit();
         let mode = if config.read_only { OpenMode::ReadOnly } else { OpenMode::ReadWrite };
         let opened = config.device.open(config.cmb_bytes, mode, LOCK_WAIT)?;
         if matches!(config.device, DeviceSpec::Mem { .. }) {
@@ -257,5 +258,15 @@ fn socket_path(uuid: &str) -> std::io::Result<PathBuf> {
     match std::fs::remove_file(&path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
         _ => Ok(path),
+    }
+}
+
+/// Every window takes two descriptors.
+fn raise_descriptor_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::debug!(%error, "the limit of open descriptors stays as it is");
     }
 }

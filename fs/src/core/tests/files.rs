@@ -284,6 +284,10 @@ impl Coherence for Told {
     fn cached_write(&self, ino: Ino, range: peerfs_p2p::Range) {
         self.note(ino, format!("write {}..{}", range.start, range.end));
     }
+    fn partial_write(&self, ino: Ino, range: peerfs_p2p::Range) -> crate::coherence::ClosedRange {
+        self.note(ino, format!("partial {}..{}", range.start, range.end));
+        Box::new(())
+    }
     fn writable_cached_open(&self, ino: Ino) {
         self.note(ino, "writer".into());
     }
@@ -310,6 +314,7 @@ fn the_mapping_engine_is_told_without_locks_held() {
     let cached = WriteOrigin { through_cache: true, ..DIRECT };
     fs.core.write(ALICE, file, 0, &[1; 8192], cached).expect("write");
     fs.write(file, 0, &[1; 8192]);
+    fs.write(file, 4097, &[1; 10]);
     fs.core.read(file, 0, 10, true).expect("read");
     fs.core.fsync(file, true).expect("fsync");
     fs.truncate(ino, 100);
@@ -321,7 +326,7 @@ fn the_mapping_engine_is_told_without_locks_held() {
     let calls = told.calls.lock().expect("no panic").join(", ");
     assert_eq!(
         calls,
-        "writer, write 0..8192, size 0 8192, read 0..10 writers 2, flush, close 100.. Truncate, \
+        "writer, write 0..8192, size 0 8192, partial 4097..4107, read 0..10 writers 2, flush, close 100.. Truncate, \
          size 8192 100, close 0.. Punch, close 0.. Unlink"
     );
 }
