@@ -94,7 +94,10 @@ impl World {
             (RenameMode::Exchange, None) => Err(libc::ENOENT),
             _ => Ok(()),
         };
-        ensure!(outcome.as_ref().map_err(|error| error.code()).copied() == expected, "rename answered {outcome:?}, not {expected:?}");
+        ensure!(
+            outcome.as_ref().map_err(|error| error.code()).copied() == expected,
+            "rename answered {outcome:?}, not {expected:?}"
+        );
         if expected.is_err() || target == Some(source) {
             return Ok(());
         }
@@ -258,10 +261,10 @@ impl World {
     pub(super) fn truncate(&mut self) -> Result<()> {
         let Some(key) = self.pick_file() else { return self.note_idle() };
         let size = self.file(key).model.size();
-        let new_size = match self.random.below(4) {
+        let new_size = match self.random.below(16) {
             0 => self.random.below(MAX_SIZE),
-            1 => self.random.below(size + 1),
-            2 => size.saturating_sub(self.random.below(3 * BLOCK)),
+            1..4 => self.random.below(size + 1),
+            4..10 => size.saturating_sub(self.random.below(3 * BLOCK)),
             _ => (size + self.random.below(3 * BLOCK)).min(MAX_SIZE),
         };
         self.note("truncate", format!("{key} {size} to {new_size}"));

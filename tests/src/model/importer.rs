@@ -126,7 +126,10 @@ impl SimImporter {
             ensure!(segment.range.start == expected && !segment.range.is_empty(), "segments have gaps: {answer:?}");
             expected = segment.range.end;
             if let Ok(part) = &segment.access {
-                ensure!(part.offset + segment.range.length() <= part.length.max(segment_blocks(segment.range)), "a segment leaves its grant");
+                ensure!(
+                    part.offset + segment.range.length() <= part.length.max(segment_blocks(segment.range)),
+                    "a segment leaves its grant"
+                );
                 self.take_grant(engine, part.id, mapping.writable)?;
             }
             let access = segment.access.map(|part| (part.id, part.offset));

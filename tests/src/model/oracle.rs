@@ -103,6 +103,7 @@ impl FileModel {
     }
 
     pub(super) fn zero_range(&mut self, range: Range, keep_size: bool) {
+        self.changed = true;
         let whole = self.whole_blocks(range);
         self.mark(range, preallocated);
         for block in whole.0..whole.1 {

@@ -94,7 +94,8 @@ impl World {
             ],
         );
         let model = &self.file(key).model;
-        let end = if wish.request.range.end == u64::MAX { model.size().max(wish.request.range.start) } else { wish.request.range.end };
+        let end =
+            if wish.request.range.end == u64::MAX { model.size().max(wish.request.range.start) } else { wish.request.range.end };
         ensure!(mapping.segments.is_empty() || mapping.range() == Range { start: wish.request.range.start, end });
         let requested = Range { start: wish.request.range.start, end };
         for segment in &mapping.segments {
@@ -155,6 +156,7 @@ impl World {
         let mapping = &self.importers[at].mappings[index];
         let (key, handle, parts) = (mapping.file, mapping.handle, mapping.parts(range));
         self.note("peer read", format!("{key} by {at} {range:?}"));
+        let mut cut = false;
         for part in parts {
             let length = part.range.length();
             let mut found = vec![0; length as usize];
@@ -169,6 +171,15 @@ impl World {
             self.count(at, index, access, length);
             same("peer read", part.range.start, &found, self.file(key).model.slice(part.range.start, length))
                 .with_context(|| format!("{access:?} {:?}", part.access))?;
+            cut |= access == Some(Access::Cut);
+        }
+        self.maybe_give_up((at, index), cut)
+    }
+
+    /// Most importers end a mapping when they find part of it cut.
+    fn maybe_give_up(&mut self, (at, index): Place, cut: bool) -> Result<()> {
+        if cut && !self.random.one_in(3) {
+            return self.end_mapping(at, index);
         }
         Ok(())
     }
@@ -183,6 +194,7 @@ impl World {
         let mapping = &self.importers[at].mappings[index];
         let (key, handle, parts) = (mapping.file, mapping.handle, mapping.parts(range));
         self.note("peer write", format!("{key} by {at} {range:?}"));
+        let mut cut = false;
         for part in parts {
             let data = self.pick_data(part.range.length());
             let engine = self.system().engine.clone();
@@ -196,8 +208,9 @@ impl World {
                 self.bypass_write(key, handle, part.range.start, &data)?;
             }
             self.count(at, index, access, part.range.length());
+            cut |= access == Some(Access::Cut);
         }
-        Ok(())
+        self.maybe_give_up((at, index), cut)
     }
 
     fn count(&mut self, at: usize, index: usize, access: Option<Access>, bytes: u64) {
@@ -228,6 +241,9 @@ impl World {
         }) else {
             return self.note_idle();
         };
+        if tail.is_empty() {
+            return self.note_idle();
+        }
         self.note("scribble", format!("{key} by {at} {tail:?}"));
         let junk = vec![0xEE; tail.length() as usize];
         let engine = self.system().engine.clone();
@@ -321,8 +337,11 @@ impl World {
         Ok(())
     }
 
-    pub(super) fn counted_revocations(&self) -> u64 {
-        self.system().engine.revocation_totals().0
+    /// Before the engine goes: what it revoked and why.
+    pub(super) fn count_revocations(&mut self) {
+        for record in self.system().engine.snapshot().revocations {
+            *self.tally.revoked.entry(record.trigger.to_owned()).or_default() += record.revoked;
+        }
     }
 
     /// Looks every file up again after a mount.

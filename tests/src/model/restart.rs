@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail, ensure};
 use peerfs_fs::ops::Operations;
-use peerfs_fs::types::Ino;
+use peerfs_fs::types::{Ino, SetAttr};
 
 use super::importer::Moved;
 use super::world::{Name, SimFile, World, failed};
@@ -21,7 +21,7 @@ impl World {
             self.dismiss(0)?;
         }
         self.close_all()?;
-        self.tally.revoked += self.counted_revocations();
+        self.count_revocations();
         let system = self.take_system();
         let custody = system.custody.clone();
         system.close()?;
@@ -36,7 +36,7 @@ impl World {
     pub(super) fn crash(&mut self) -> Result<()> {
         self.note("crash", String::new());
         self.tally.restarts += 1;
-        self.tally.revoked += self.counted_revocations();
+        self.count_revocations();
         self.disk.power.crash()?;
         self.importers.clear();
         drop(self.take_system());
@@ -45,9 +45,7 @@ impl World {
         self.adopt_names()?;
         self.resume_after_mount()?;
         self.check_everything()?;
-        self.files.values_mut().for_each(|file| file.model.synced());
-        self.loose_names.clear();
-        Ok(())
+        self.sync()
     }
 
     fn resume(&mut self) -> Result<()> {
@@ -108,7 +106,7 @@ impl World {
         let key = self.next_file;
         self.next_file += 1;
         let mut file = SimFile { ino, ..SimFile::default() };
-        let size = self.system().core.getattr(ino).map_err(failed)?.size;
+        let size = self.trim(ino)?;
         file.model.adopt(self.content(ino, size)?, self.blocks(ino)?);
         self.files.insert(key, file);
         Ok(key)
@@ -116,18 +114,26 @@ impl World {
 
     fn adopt_content(&mut self, key: u64) -> Result<()> {
         let ino = self.file(key).ino;
-        let size = self.system().core.getattr(ino).map_err(failed)?.size;
-        let content = self.content(ino, size)?;
-        let model = &self.file(key).model;
-        if !model.is_unsynced() {
+        if !self.file(key).model.is_unsynced() {
             return Ok(());
         }
+        let size = self.trim(ino)?;
+        let content = self.content(ino, size)?;
+        let model = &self.file(key).model;
         if let Err(at) = model.check_after_crash(&content) {
             bail!("byte {at} is {:#x}, which the file never held there since it was made durable", content[at]);
         }
         let blocks = self.blocks(ino)?;
         self.file_mut(key).model.adopt(content, blocks);
         self.refresh_policy(key)
+    }
+
+    /// Drops what a crash left preallocated behind the end of a file, which nothing shows. Answers the size.
+    fn trim(&self, ino: Ino) -> Result<u64> {
+        let core = &self.system().core;
+        let size = core.getattr(ino).map_err(failed)?.size;
+        let set = SetAttr { size: Some(size), ..SetAttr::default() };
+        Ok(core.setattr(self.caller(), ino, None, set).map_err(failed)?.size)
     }
 
     fn refresh_policy(&mut self, key: u64) -> Result<()> {

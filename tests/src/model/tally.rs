@@ -17,8 +17,8 @@ pub struct Tally {
     pub bytes_fallback: u64,
     /// Accesses to grants that had been cut.
     pub cut_accesses: u64,
-    /// Grants revoked.
-    pub revoked: u64,
+    /// Grants revoked, by trigger.
+    pub revoked: BTreeMap<String, u64>,
     /// Clean remounts and crashes.
     pub restarts: u64,
 }
@@ -30,6 +30,11 @@ impl Tally {
     /// Steps of all kinds that did something.
     pub fn total_steps(&self) -> u64 {
         self.steps.iter().filter(|(kind, _)| **kind != Self::IDLE).map(|(_, count)| count).sum()
+    }
+
+    /// Grants revoked by any trigger.
+    pub fn total_revoked(&self) -> u64 {
+        self.revoked.values().sum()
     }
 
     /// Part of the importers' bytes that went directly, 0 to 1.
@@ -50,7 +55,9 @@ impl AddAssign for Tally {
         self.bytes_direct += other.bytes_direct;
         self.bytes_fallback += other.bytes_fallback;
         self.cut_accesses += other.cut_accesses;
-        self.revoked += other.revoked;
+        for (trigger, count) in other.revoked {
+            *self.revoked.entry(trigger).or_default() += count;
+        }
         self.restarts += other.restarts;
     }
 }
@@ -66,7 +73,7 @@ impl fmt::Display for Tally {
             self.bytes_fallback,
             self.direct_share() * 100.0
         )?;
-        writeln!(f, "{} grants revoked, {} accesses met a cut grant", self.revoked, self.cut_accesses)?;
+        writeln!(f, "grants revoked: {:?}; {} accesses met a cut grant", self.revoked, self.cut_accesses)?;
         writeln!(f, "segments: {:?}", self.segments)?;
         write!(f, "steps: {:?}", self.steps)
     }

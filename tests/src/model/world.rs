@@ -133,30 +133,30 @@ impl World {
         self.system().clock.advance(pause);
         match self.random.below(1000) {
             0..25 => self.create()?,
-            25..37 => self.unlink()?,
-            37..50 => self.rename()?,
-            50..58 => self.link()?,
-            58..110 => self.open()?,
-            110..150 => self.close()?,
-            150..270 => self.cpu_read()?,
-            270..390 => self.cpu_write()?,
-            390..440 => self.cpu_store()?,
-            440..450 => self.private_load()?,
-            450..490 => self.truncate()?,
-            490..530 => self.fallocate()?,
-            530..545 => self.fsync()?,
-            545..550 => self.sync()?,
-            550..570 => self.seek()?,
-            570..690 => self.map()?,
-            690..830 => self.peer_read()?,
-            830..930 => self.peer_write()?,
-            930..960 => self.unmap()?,
-            960..968 => self.scribble_beyond_end()?,
-            968..978 => self.revoke()?,
-            978..984 => self.replace_importer()?,
-            984..990 => self.change_manners(),
-            990..993 => self.set_policy()?,
-            993..998 => self.check_everything()?,
+            25..35 => self.unlink()?,
+            35..45 => self.rename()?,
+            45..53 => self.link()?,
+            53..103 => self.open()?,
+            103..133 => self.close()?,
+            133..233 => self.cpu_read()?,
+            233..333 => self.cpu_write()?,
+            333..373 => self.cpu_store()?,
+            373..383 => self.private_load()?,
+            383..413 => self.truncate()?,
+            413..443 => self.fallocate()?,
+            443..458 => self.fsync()?,
+            458..463 => self.sync()?,
+            463..483 => self.seek()?,
+            483..673 => self.map()?,
+            673..823 => self.peer_read()?,
+            823..933 => self.peer_write()?,
+            933..953 => self.unmap()?,
+            953..963 => self.scribble_beyond_end()?,
+            963..973 => self.revoke()?,
+            973..979 => self.replace_importer()?,
+            979..986 => self.change_manners(),
+            986..988 => self.set_policy()?,
+            988..998 => self.check_everything()?,
             _ => self.restart()?,
         }
         self.settle();
@@ -180,10 +180,10 @@ impl World {
         Ok(())
     }
 
-    /// Importers up to the planned number; one in six cannot honour revocation.
+    /// Importers up to the planned number; one in ten cannot honour revocation.
     pub(super) fn recruit(&mut self) -> Result<()> {
         while self.importers.len() < self.plan.importers {
-            let dynamic = !self.random.one_in(6);
+            let dynamic = !self.random.one_in(10);
             let importer = SimImporter::open(&self.system().engine, dynamic)?;
             self.importers.push(importer);
         }
@@ -195,6 +195,9 @@ impl World {
         *self.tally.steps.entry(kind).or_default() += 1;
         if self.history.len() == HISTORY {
             self.history.pop_front();
+        }
+        if std::env::var_os("PEERFS_TRACE").is_some() {
+            println!("{kind} {text}");
         }
         self.history.push_back(format!("{kind} {text}"));
     }
@@ -248,7 +251,10 @@ impl World {
     pub(super) fn open_handle(&self, ino: Ino, read: bool, write: bool, direct: bool, truncate: bool) -> Result<Handle> {
         let flags = OpenFlags { read, write, truncate, append: false, direct };
         let opened = self.system().core.open(self.caller(), ino, flags).map_err(failed)?;
-        if !opened.keep_cache && !direct {
+        if truncate {
+            // Stores that were not written back go with the content.
+            self.system().cache.set_size(ino, 0);
+        } else if !opened.keep_cache && !direct {
             self.system().cache.flush_and_drop(ino, Range::ALL).map_err(failed)?;
         }
         if write && !direct {

@@ -145,20 +145,20 @@ impl Field {
             0..20 => self.create(),
             20..30 => self.unlink_or_rename(),
             30..90 => self.open(),
-            90..130 => self.close(),
-            130..230 => self.read(),
-            230..340 => self.write(),
-            340..420 => self.store(),
-            420..480 => self.load(),
-            480..500 => self.private_load(),
-            500..530 => self.truncate(),
-            530..560 => self.fallocate(),
-            560..575 => self.sync(),
-            575..700 => self.map(),
+            90..120 => self.close(),
+            120..200 => self.read(),
+            200..290 => self.write(),
+            290..350 => self.store(),
+            350..390 => self.load(),
+            390..410 => self.private_load(),
+            410..435 => self.truncate(),
+            435..465 => self.fallocate(),
+            465..480 => self.sync(),
+            480..700 => self.map(),
             700..830 => self.device_read(),
             830..935 => self.device_write(),
-            935..970 => self.unmap(),
-            970..980 => self.revoke(),
+            935..960 => self.unmap(),
+            960..980 => self.revoke(),
             980..985 => self.replace_client(),
             985..998 => self.check_one(),
             _ => self.remount(),
@@ -279,7 +279,12 @@ impl Field {
     fn count_revocations(&mut self) -> Result<()> {
         let info = self.mount.info()?;
         let Some(triggers) = info["revocations"].as_array() else { bail!("info.json counts revocations") };
-        self.tally.revoked += triggers.iter().filter_map(|trigger| trigger["revoked"].as_u64()).sum::<u64>();
+        for record in triggers {
+            let (Some(trigger), Some(revoked)) = (record["trigger"].as_str(), record["revoked"].as_u64()) else {
+                bail!("a record of revocations has a trigger and a count");
+            };
+            *self.tally.revoked.entry(trigger.to_owned()).or_default() += revoked;
+        }
         Ok(())
     }
 }

@@ -6,9 +6,9 @@ use peerfs_p2p::Range;
 
 use super::super::checks::same;
 use super::super::oracle::{BLOCK, BlockState, Everywhere, is_plausible};
+use super::data_of;
 use super::field::{Field, Kind, LONGEST, MAX_SIZE, RemoteFile, RemoteMapping, RemoteSlot};
 use super::puppet::Stretch;
-use super::data_of;
 
 /// Named files at one time.
 const FILES: usize = 4;
@@ -16,6 +16,9 @@ const FILES: usize = 4;
 const SLOTS: usize = 6;
 /// Mappings of one client.
 const MAPPINGS: usize = 5;
+
+/// A client, and which of its mappings.
+type Place = (usize, usize);
 
 impl Field {
     pub(super) fn create(&mut self) -> Result<()> {
@@ -147,9 +150,9 @@ impl Field {
     pub(super) fn truncate(&mut self) -> Result<()> {
         let Some((client, slot)) = self.pick_slot(|slot| slot.kind != Kind::CachedRead) else { return self.idle() };
         let size = self.model(slot.file).size();
-        let new_size = match self.random.below(3) {
+        let new_size = match self.random.below(16) {
             0 => self.random.below(MAX_SIZE),
-            1 => size.saturating_sub(self.random.below(3 * BLOCK)),
+            1..8 => size.saturating_sub(self.random.below(3 * BLOCK)),
             _ => (size + self.random.below(3 * BLOCK)).min(MAX_SIZE),
         };
         self.note("truncate", format!("{} by {client} {size} to {new_size}", slot.file));
@@ -205,7 +208,14 @@ impl Field {
         let stretches = self.tell(client, &command)?.stretches()?;
         let mapping = RemoteMapping { number, file: slot.file, range, writable: write, moved: Default::default() };
         self.clients[client].mappings.push(mapping);
-        self.check_decisions(slot.file, range, &stretches)
+        self.check_decisions(slot.file, range, &stretches)?;
+        let newest = (client, self.clients[client].mappings.len() - 1);
+        match self.pick_inside(newest) {
+            // Most are used at once, as importers do.
+            Some(range) if write && self.random.one_in(2) => self.device_write_in(newest, range),
+            Some(range) => self.device_read_in(newest, range),
+            None => Ok(()),
+        }
     }
 
     /// Blocks with data are direct or refused for a passing reason. What else was stored through the page cache may
@@ -238,7 +248,7 @@ impl Field {
     }
 
     /// A mapping, and a range of it that lies inside the file.
-    fn pick_mapping(&mut self, writable: bool) -> Option<(usize, usize, Range)> {
+    fn pick_mapping(&mut self, writable: bool) -> Option<(Place, Range)> {
         let mut all = Vec::new();
         for (at, client) in self.clients.iter().enumerate() {
             let fit = client.mappings.iter().enumerate().filter(|(_, mapping)| mapping.writable || !writable);
@@ -247,26 +257,40 @@ impl Field {
         if all.is_empty() {
             return None;
         }
-        let (at, index) = *self.random.pick(&all);
+        let place = *self.random.pick(&all);
+        self.pick_inside(place).map(|range| (place, range))
+    }
+
+    fn pick_inside(&mut self, (at, index): Place) -> Option<Range> {
         let mapping = self.clients[at].mappings[index];
         let inside = mapping.range.intersect(Range { start: 0, end: self.model(mapping.file).size() });
         let range = self.pick_range(inside.length(), LONGEST);
         let range = Range { start: inside.start + range.start, end: inside.start + range.end }.intersect(inside);
-        (!range.is_empty()).then_some((at, index, range))
+        (!range.is_empty()).then_some(range)
     }
 
     pub(super) fn device_read(&mut self) -> Result<()> {
-        let Some((at, index, range)) = self.pick_mapping(false) else { return self.idle() };
+        let Some((place, range)) = self.pick_mapping(false) else { return self.idle() };
+        self.device_read_in(place, range)
+    }
+
+    fn device_read_in(&mut self, (at, index): Place, range: Range) -> Result<()> {
         let mapping = self.clients[at].mappings[index];
         self.note("device read", format!("{} by {at} {range:?}", mapping.file));
         let answer = self.tell(at, &format!("device-read {} {} {}", mapping.number, range.start, range.length()))?;
         self.count(at, index, answer.moved(), range)?;
         same("device read", range.start, &answer.payload, self.model(mapping.file).slice(range.start, range.length()))
-            .with_context(|| format!("moved directly and by fallback: {:?}", answer.moved()))
+            .with_context(|| format!("moved directly and by fallback: {:?}", answer.moved()))?;
+        // A mapping that was cut is mostly given up, so that others are made.
+        if answer.moved().0 == 0 && self.random.one_in(2) { self.end_mapping(at, index) } else { Ok(()) }
     }
 
     pub(super) fn device_write(&mut self) -> Result<()> {
-        let Some((at, index, range)) = self.pick_mapping(true) else { return self.idle() };
+        let Some((place, range)) = self.pick_mapping(true) else { return self.idle() };
+        self.device_write_in(place, range)
+    }
+
+    fn device_write_in(&mut self, (at, index): Place, range: Range) -> Result<()> {
         let mapping = self.clients[at].mappings[index];
         self.note("device write", format!("{} by {at} {range:?}", mapping.file));
         let seed = self.random.bits();
@@ -286,7 +310,11 @@ impl Field {
     }
 
     pub(super) fn unmap(&mut self) -> Result<()> {
-        let Some((at, index, _)) = self.pick_mapping(false) else { return self.idle() };
+        let Some(((at, index), _)) = self.pick_mapping(false) else { return self.idle() };
+        self.end_mapping(at, index)
+    }
+
+    fn end_mapping(&mut self, at: usize, index: usize) -> Result<()> {
         let mapping = self.clients[at].mappings.swap_remove(index);
         self.note("unmap", format!("{} by {at}", mapping.file));
         let moved = self.tell(at, &format!("unmap {}", mapping.number))?.moved();
