@@ -128,7 +128,7 @@ impl Servant {
 
     fn open_session(&mut self, words: &[&str]) -> Outcome {
         let directory = words.get(2).ok_or_else(|| bad("session"))?;
-        let options = SessionOptions { acknowledge: number(words, 1)? != 0, ..SessionOptions::default() };
+        let options = SessionOptions { acknowledge: number(words, 1)? != 0 };
         self.session = Some(Session::open_with(directory, ImporterSpec::cpu(), options).map_err(other)?);
         done()
     }
