@@ -5,9 +5,11 @@ use std::fs::{File, OpenOptions};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::PathBuf;
+use std::sync::mpsc;
+use std::thread;
 use std::time::{Duration, SystemTime};
 
-use peerfs_client::{ImporterSpec, MapFlags, Mapping, Reason, Session};
+use peerfs_client::{ImporterSpec, MapFlags, Mapping, Reason, Session, SessionOptions};
 use peerfs_sys::{FileView, Sharing};
 use peerfs_tests::ScratchMount;
 
@@ -23,12 +25,12 @@ enum Way {
     Fallback,
 }
 
-/// A mount with one file, and an importer.
+/// A mount with one file, and an importer. Dropped in this order: what is open keeps the mount busy.
 struct Scene {
-    mount: ScratchMount,
-    path: PathBuf,
-    file: peerfs_client::File,
     session: Session,
+    file: peerfs_client::File,
+    path: PathBuf,
+    mount: ScratchMount,
 }
 
 impl Scene {
@@ -40,7 +42,7 @@ impl Scene {
         std::fs::write(&path, vec![OLD; SIZE as usize]).expect("a file");
         let file = peerfs_client::File::open_with(&path, OpenOptions::new().read(true).write(true)).expect("open");
         let session = Session::open(mount.path(), ImporterSpec::cpu()).expect("a session");
-        Scene { mount, path, file, session }
+        Scene { session, file, path, mount }
     }
 
     fn map(&self, flags: MapFlags) -> Mapping {
@@ -229,6 +231,29 @@ fn a_writable_open_drops_cached_pages_and_keeps_a_read_mapping() {
     // From now on the first touch is heard of.
     store(&view(&writer, Sharing::Shared), 5, 0x22);
     assert_device_reads(&mapping, 5, 0x22, Way::Fallback);
+}
+
+#[test]
+fn a_writable_open_drops_cached_pages_beside_a_revocation_too() {
+    let scene = Scene::new(&["-o", "deadline_ms=2000"]);
+    let options = SessionOptions { acknowledge: false };
+    let hung = Session::open_with(scene.mount.path(), ImporterSpec::cpu(), options).expect("a session");
+    let mapping = hung.map(&scene.file, .., MapFlags::empty()).expect("map");
+    assert_cpu_reads(&scene.reader(), 5, OLD);
+    let (tell, hear) = mpsc::channel();
+    mapping.on_revoke(move |_| {
+        // Nobody listens any more after the first.
+        let _ = tell.send(());
+    });
+    thread::scope(|scope| {
+        let revoker = scope.spawn(|| scene.file.revoke(..).expect("revoke"));
+        hear.recv().expect("the importer hears of it");
+        // The importer has its memory until the deadline, so a silent store would be hidden from it.
+        let cached = cached_pages(&scene.writer());
+        if !revoker.is_finished() {
+            assert_eq!(cached, 0, "pages beside a mapping and a writer");
+        }
+    });
 }
 
 #[test]
