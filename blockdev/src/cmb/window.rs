@@ -68,6 +68,19 @@ impl Tail {
             }
         }
     }
+
+    /// Zeros what a peer may have left behind the end of the file, in a copy of the window from `offset` on. What the
+    /// filesystem wrote there stays: it is about to move the end.
+    fn clear_leftovers(&self, offset: u64, copy: &mut [u8]) {
+        let end = offset + copy.len() as u64;
+        let behind = self.valid_length.clamp(offset, end)..end;
+        if behind.is_empty() {
+            return;
+        }
+        for gap in self.written_beyond.gaps(&behind) {
+            copy[(gap.start - offset) as usize..(gap.end - offset) as usize].fill(0);
+        }
+    }
 }
 
 /// Keeps new users of the window waiting while it is filled.
@@ -166,7 +179,7 @@ impl Core {
         Ok(done)
     }
 
-    /// Copies everything to the device, zeros for what lies beyond the end of the file.
+    /// Copies everything to the device, zeros for what a peer left beyond the end of the file.
     fn copy_out(&self, shared: &Shared, tail: &Tail) -> Result<(), DeviceError> {
         let Some(memory) = self.with_memory(Arc::clone) else {
             return Ok(());
@@ -177,8 +190,7 @@ impl Core {
                 let offset = run.window_offset + at;
                 let buf = shared.engine.buffer(length as usize);
                 let mut buf = memory.read_buf(offset, buf).map_err(|err| window_error("read", offset, length, &err))?;
-                let valid = tail.valid_length.saturating_sub(offset).min(length);
-                buf[valid as usize..].fill(0);
+                tail.clear_leftovers(offset, &mut buf);
                 if tickets.len() >= COPIES_IN_FLIGHT
                     && let Some(oldest) = tickets.pop_front()
                 {
