@@ -22,7 +22,8 @@ pub trait Coherence: Send + Sync {
     fn cached_write(&self, ino: Ino, range: Range);
     /// Before blocks of the range are read, changed in part and written back: a peer's stores into them in
     /// between would be lost, so mappings that may write the range end, and it stays closed to new ones while
-    /// the guard lives.
+    /// the guard lives. The same before the file grows, whose last block is changed so: a map under way may
+    /// have looked at the old size.
     fn partial_write(&self, ino: Ino, range: Range) -> ClosedRange;
     /// Before the first writable cached handle of the file is opened.
     fn writable_cached_open(&self, ino: Ino);

@@ -7,7 +7,7 @@ use peerfs_p2p::Range;
 
 use super::extent_map::Touched;
 use super::inode::{Inode, stamp_change, stamp_content, without_suid};
-use super::io::{MAX_FILE_BYTES, blocks_for};
+use super::io::{MAX_FILE_BYTES, blocks_for, changed_tail};
 use super::meta::Txn;
 use super::time::{now, resolve, to_record};
 use super::{Core, FsError, Result};
@@ -47,8 +47,12 @@ impl Core {
         let coherence = self.coherence();
         let beyond = Range { start: new_size, end: u64::MAX };
         loop {
-            let shrinks = new_size <= inode.size();
-            let _closed = shrinks.then(|| coherence.close_range(inode.ino, beyond, Trigger::Truncate));
+            let size = inode.size();
+            let shrinks = new_size <= size;
+            let _closed = match shrinks {
+                true => Some(coherence.close_range(inode.ino, beyond, Trigger::Truncate)),
+                false => changed_tail(size, new_size).map(|tail| coherence.partial_write(inode.ino, tail)),
+            };
             let mut content = inode.exclude();
             let old_size = inode.size();
             if new_size <= old_size && !shrinks {

@@ -10,7 +10,7 @@ use super::extent_map::{ExtentMap, Segment, Touched};
 use super::file_write::{adopt, place};
 use super::handles::OpenFile;
 use super::inode::{Content, Inode, stamp_content};
-use super::io::{MAX_FILE_BYTES, block_of, blocks_for, refuse_shared};
+use super::io::{MAX_FILE_BYTES, block_of, blocks_for, changed_tail, refuse_shared};
 use super::meta::Txn;
 use super::time::now;
 use super::{Core, FsError, Result};
@@ -44,6 +44,8 @@ impl Core {
             FallocateMode::Allocate { .. } => None,
             _ => Some(coherence.close_range(inode.ino, whole_blocks, Trigger::Punch)),
         };
+        let size = inode.size();
+        let _tail = changed_tail(size, mode.size_after(size, range.end)).map(|tail| coherence.partial_write(inode.ino, tail));
         let mut content = inode.exclude();
         let outcome = self.change_range(inode, &mut content, mode, range);
         if outcome.is_err() {
@@ -63,20 +65,12 @@ impl Core {
         self.extents(inode, content)?;
         let mut txn = Txn::new();
         let mut touched = Touched::new();
-        let new_size = match mode {
-            FallocateMode::PunchHole => {
-                self.punch(content, range, old_size, &mut txn, &mut touched)?;
-                old_size
-            }
-            FallocateMode::Allocate { keep_size } => {
-                self.preallocate(content, range, &mut txn, &mut touched)?;
-                grown(old_size, range.end, keep_size)
-            }
-            FallocateMode::ZeroRange { keep_size } => {
-                self.zero_range(content, range, old_size, &mut txn, &mut touched)?;
-                grown(old_size, range.end, keep_size)
-            }
-        };
+        match mode {
+            FallocateMode::PunchHole => self.punch(content, range, old_size, &mut txn, &mut touched)?,
+            FallocateMode::Allocate { .. } => self.preallocate(content, range, &mut txn, &mut touched)?,
+            FallocateMode::ZeroRange { .. } => self.zero_range(content, range, old_size, &mut txn, &mut touched)?,
+        }
+        let new_size = mode.size_after(old_size, range.end);
         let map = self.extents(inode, content)?;
         if new_size > old_size {
             self.zero_tail(map, old_size)?;
@@ -151,8 +145,14 @@ impl Core {
     }
 }
 
-fn grown(size: u64, end: u64, keep_size: bool) -> u64 {
-    if keep_size { size } else { size.max(end) }
+impl FallocateMode {
+    /// Size of a file of `size` bytes after this was done to a range that ends at `end`.
+    fn size_after(self, size: u64, end: u64) -> u64 {
+        match self {
+            FallocateMode::Allocate { keep_size: false } | FallocateMode::ZeroRange { keep_size: false } => size.max(end),
+            _ => size,
+        }
+    }
 }
 
 fn as_unwritten(segment: Segment) -> Segment {

@@ -11,13 +11,13 @@ use peerfs_p2p::Range;
 use super::extent_map::{ExtentMap, Segment, Touched};
 use super::handles::OpenFile;
 use super::inode::{Content, Inode, stamp_content, without_suid};
-use super::io::{MAX_FILE_BYTES, Piece, block_of, blocks_for, refuse_shared};
+use super::io::{MAX_FILE_BYTES, Piece, block_of, blocks_for, changed_tail, refuse_shared};
 use super::meta::Txn;
 use super::reservation::Want;
 use super::time::now;
 use super::{Core, FsError, Result};
 use crate::store::{Allocation, Extent};
-use crate::types::{Caller, WriteOrigin};
+use crate::types::{Caller, HandleMode, WriteOrigin};
 
 /// Bytes for a place in a file.
 #[derive(Clone, Copy)]
@@ -38,17 +38,27 @@ impl Load<'_> {
     fn blocks(&self) -> (u64, u64) {
         (block_of(self.offset), blocks_for(self.end()))
     }
+
+    /// Where blocks are changed in part, its own or the one that a file of `size` bytes ends in.
+    fn partly_changed(&self, size: u64) -> Option<Range> {
+        let own = (!self.is_aligned()).then_some(Range { start: self.offset, end: self.end() });
+        match (own, changed_tail(size, self.end())) {
+            (Some(own), Some(tail)) => Some(Range { start: own.start.min(tail.start), ..own }),
+            (own, tail) => own.or(tail),
+        }
+    }
 }
 
 impl Core {
-    pub(super) fn do_write(
-        &self,
-        _caller: Caller,
-        open: &OpenFile,
-        offset: u64,
-        data: &[u8],
-        origin: WriteOrigin,
-    ) -> Result<u32> {
+    pub(super) fn do_write(&self, caller: Caller, open: &OpenFile, offset: u64, data: &[u8], origin: WriteOrigin) -> Result<u32> {
+        let written = self.write_once(caller, open, offset, data, origin)?;
+        if origin.synchronous && open.mode == HandleMode::Direct {
+            self.do_fsync(open, true)?;
+        }
+        Ok(written)
+    }
+
+    fn write_once(&self, _caller: Caller, open: &OpenFile, offset: u64, data: &[u8], origin: WriteOrigin) -> Result<u32> {
         if !open.write && !origin.from_page_cache {
             return Err(FsError::errno(libc::EBADF));
         }
@@ -68,7 +78,7 @@ impl Core {
             coherence.cached_write(inode.ino, range);
         }
         // Blocks that are read, changed and written back must not change in between.
-        let _closed = (!load.is_aligned()).then(|| coherence.partial_write(inode.ino, range));
+        let _closed = load.partly_changed(inode.size()).map(|range| coherence.partial_write(inode.ino, range));
         if load.is_aligned() && self.overwrite(inode, load, origin)? {
             return Ok(fits as u32);
         }
@@ -89,15 +99,16 @@ impl Core {
                 }
                 Err(error) if error.code() == libc::ENOSPC => {
                     let (first, last) = load.blocks();
-                    if reclaimed {
-                        if last - first < 2 {
-                            return Err(error);
-                        }
-                        let end = (first + (last - first) / 2) * BLOCK_BYTES;
-                        load.data = &load.data[..(end - load.offset) as usize];
+                    if !reclaimed {
+                        reclaimed = true;
+                        self.reclaim();
+                        continue;
                     }
-                    reclaimed = true;
-                    self.reclaim();
+                    if last - first < 2 {
+                        return Err(error);
+                    }
+                    let end = (first + (last - first) / 2) * BLOCK_BYTES;
+                    load.data = &load.data[..(end - load.offset) as usize];
                 }
                 Err(error) => return Err(error),
             }

@@ -1,6 +1,7 @@
 //! Moving blocks of files: every request of an operation is under way before any is waited for.
 
 use peerfs_blockdev::{BLOCK_BYTES, Io, IoBuf, Ticket};
+use peerfs_p2p::Range;
 
 use super::Core;
 use super::extent_map::{ExtentMap, Segment};
@@ -28,6 +29,12 @@ pub(super) fn block_of(offset: u64) -> u64 {
 /// The number of blocks that hold `bytes`.
 pub(super) fn blocks_for(bytes: u64) -> u64 {
     bytes.div_ceil(BLOCK_BYTES)
+}
+
+/// Growing from `size` to `new_size` changes part of the block that the file ends in: the range to close to peers
+/// meanwhile. The kernel lets one such change of a file in at a time.
+pub(super) fn changed_tail(size: u64, new_size: u64) -> Option<Range> {
+    (new_size > size && !size.is_multiple_of(BLOCK_BYTES)).then_some(Range { start: size, end: new_size })
 }
 
 /// Waits for all requests, also after a failed one; the first error counts.

@@ -74,10 +74,11 @@ impl Engine {
     }
 
     /// Ends mappings that may write the range and keeps it closed to new ones: before blocks are read, changed in part
-    /// and written back, which would lose what a peer stores in between.
+    /// and written back, which would lose what a peer stores in between. A map under way starts again: it may have
+    /// looked at a size that is about to change.
     pub fn close_to_writes(self: &Arc<Self>, object: ObjectId, range: Range) -> ClosedRange {
         self.close(object, range, Trigger::CpuAccess, |chunk| match &chunk.state {
-            ChunkState::Pending(pending) => pending.write,
+            ChunkState::Pending(_) => true,
             ChunkState::Active(active) | ChunkState::Revoking(active) => active.writable,
         })
     }

@@ -332,6 +332,31 @@ fn the_mapping_engine_is_told_without_locks_held() {
 }
 
 #[test]
+fn growth_closes_the_block_that_the_file_ends_in() {
+    let fs = Mounted::new(32 * MIB);
+    let told = Arc::new(Told::default());
+    assert!(told.core.set(Arc::downgrade(&fs.core)).is_ok());
+    let (ino, file) = fs.create(ROOT_INO, "f");
+    fs.core.set_coherence(told.clone());
+    fs.write(file, 0, &[1; 100]);
+    fs.truncate(ino, 5000);
+    fs.write(file, 4096, &[2; 4096]);
+    fs.truncate(ino, 8000);
+    fs.write(file, 12_288, &[3; 4096]);
+    fs.truncate(ino, 16_000);
+    fs.core.fallocate(ALICE, file, FallocateMode::Allocate { keep_size: false }, 0, 20_000).expect("allocate");
+    fs.core.fallocate(ALICE, file, FallocateMode::ZeroRange { keep_size: false }, 20_480, 100).expect("zero");
+    fs.core.fallocate(ALICE, file, FallocateMode::Allocate { keep_size: true }, 0, 40_960).expect("allocate");
+    let calls = told.calls.lock().expect("no panic").join(", ");
+    assert_eq!(
+        calls,
+        "partial 0..100, size 0 100, partial 100..5000, size 100 5000, partial 5000..8192, size 5000 8192, \
+         close 8000.. Truncate, size 8192 8000, partial 8000..16384, size 8000 16384, close 16000.. Truncate, \
+         size 16384 16000, partial 16000..20000, size 16000 20000, close 20480.. Punch, partial 20000..20580, size 20000 20580"
+    );
+}
+
+#[test]
 fn a_failed_write_leaves_everything_consistent() {
     for seed in 0..10 {
         println!("seed {seed}");

@@ -165,6 +165,22 @@ fn partial_writes_end_write_mappings_only() {
 }
 
 #[test]
+fn a_change_of_part_of_a_block_makes_every_map_under_way_start_again() {
+    let world = World::new();
+    let peer = world.peer();
+    let calls = Arc::new(AtomicU32::new(0));
+    let (count, engine) = (calls.clone(), Arc::downgrade(&world.engine));
+    world.hook_quiesce(move |_, object| {
+        if count.fetch_add(1, Ordering::SeqCst) == 0 {
+            drop(engine.upgrade().expect("alive").close_to_writes(object, Range::new(4096, 100)));
+        }
+    });
+    // Also one that only reads: the size it looked at may be about to change.
+    let answer = world.map(peer, Range::new(0, 8192));
+    assert_eq!((grants(&answer).len(), calls.load(Ordering::SeqCst)), (1, 2));
+}
+
+#[test]
 fn sizes_reach_windows_in_every_state() {
     let world = World::new();
     let peer = world.peer();
