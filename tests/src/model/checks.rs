@@ -38,6 +38,14 @@ impl World {
         Ok(())
     }
 
+    /// Grants of a file that importers know and the engine still honours.
+    pub(super) fn live_grants(&self, key: u64) -> usize {
+        let mappings = self.importers.iter().flat_map(|importer| &importer.mappings);
+        let segments = mappings.filter(|mapping| mapping.file == key).flat_map(|mapping| &mapping.segments);
+        let grants = segments.filter_map(|segment| segment.access.ok());
+        grants.filter(|(grant, _)| self.system().engine.grant(*grant).is_some()).count()
+    }
+
     /// Every file by a direct read, its size, its links and its blocks; every name.
     pub(super) fn check_everything(&mut self) -> Result<()> {
         self.note("check", String::new());

@@ -199,7 +199,7 @@ impl World {
         let ino = self.file(key).ino;
         let range = Range::new(offset, data.len() as u64);
         self.system().cache.flush_and_drop(ino, range).map_err(failed)?;
-        let origin = WriteOrigin { through_cache: false, from_page_cache: false, kill_suid: false };
+        let origin = WriteOrigin { through_cache: false, from_page_cache: false, kill_suid: false, synchronous: false };
         let written = self.system().core.write(self.caller(), handle, offset, data, origin).map_err(failed)?;
         ensure!(written as usize == data.len(), "a write was cut short without an error");
         self.system().cache.forget(ino, range);
@@ -308,11 +308,15 @@ impl World {
 
     pub(super) fn fsync(&mut self) -> Result<()> {
         let Some((key, open)) = self.pick_handle(|_| true) else { return self.note_idle() };
+        let data_only = self.random.one_in(2);
+        self.fsync_through(key, open.handle, data_only)
+    }
+
+    pub(super) fn fsync_through(&mut self, key: u64, handle: u64, data_only: bool) -> Result<()> {
         self.note("fsync", format!("{key}"));
         self.system().cache.flush(self.file(key).ino, Range::ALL).map_err(failed)?;
         self.settle();
-        let data_only = self.random.one_in(2);
-        self.system().core.fsync(open.handle, data_only).map_err(failed)?;
+        self.system().core.fsync(handle, data_only).map_err(failed)?;
         self.file_mut(key).model.synced();
         Ok(())
     }
@@ -357,6 +361,7 @@ impl World {
         let (core, ino) = (self.system().core.clone(), self.file(key).ino);
         core.setxattr(self.caller(), ino, b"user.peerfs.direct", policy.as_bytes(), XattrMode::Any).map_err(failed)?;
         self.file_mut(key).policy = Some(policy);
+        ensure!(self.live_grants(key) == 0, "grants of a file outlive a change of its policy");
         Ok(())
     }
 }

@@ -13,6 +13,7 @@ mod importer;
 mod oracle;
 mod pages;
 mod peer_ops;
+mod racing;
 pub mod remote;
 mod restart;
 mod system;

@@ -8,7 +8,8 @@ use peerfs_p2p::{CacheProbe, MapRequest, Range};
 use super::checks::same;
 use super::importer::{Access, SimMapping};
 use super::oracle::{BLOCK, BlockState, is_plausible};
-use super::world::{MAX_SIZE, World, failed};
+use super::racing::Race;
+use super::world::{HandleKind, MAX_SIZE, OpenHandle, World, failed};
 
 /// Mappings of one importer.
 const MAPPINGS: usize = 8;
@@ -43,9 +44,14 @@ impl World {
         let stubborn = self.random.one_in(40);
         self.system().cache.be_stubborn(stubborn);
         let engine = self.system().engine.clone();
+        let race = self.pick_race(key, wish.request.range);
         let mapped = self.importers[importer].map(&engine, &wish.request, blank).map(|_| ());
         self.system().cache.be_stubborn(false);
         mapped?;
+        if let Some(race) = race.filter(|_| !self.system().custody.disarm()) {
+            self.note("store during a map", format!("{key} {} bytes at {}", race.data.len(), race.offset));
+            self.file_mut(key).model.store(race.offset, &race.data);
+        }
         self.settle();
         self.check_decisions(importer, &wish, &before)?;
         // Most are used at once, as importers do.
@@ -56,6 +62,22 @@ impl World {
             1 if wish.write && wish.request.handle_writable => self.peer_write_in(newest, range),
             _ => self.peer_read_in(newest, range),
         }
+    }
+
+    /// Now and then, where the CPU may store: a store that comes during the map.
+    fn pick_race(&mut self, key: u64, wanted: Range) -> Option<Race> {
+        let may_store = |open: &&OpenHandle| matches!(open.kind, HandleKind::CachedWrite | HandleKind::BypassWrite);
+        let file = self.file(key);
+        let (ino, handle) = (file.ino, file.handles.iter().find(may_store)?.handle);
+        let inside = wanted.intersect(Range { start: 0, end: file.model.size() });
+        if inside.is_empty() || !self.random.one_in(4) {
+            return None;
+        }
+        let offset = inside.start + self.random.below(inside.length());
+        let length = 1 + self.random.below((inside.end - offset).min(100));
+        let race = Race { ino, handle, offset, data: self.pick_data(length) };
+        self.system().custody.arm(race.clone());
+        Some(race)
     }
 
     fn pick_wish(&mut self, key: u64) -> Wish {

@@ -9,10 +9,11 @@ use peerfs_fs::coherence::NoMappings;
 use peerfs_fs::core::{Atime, Core, MountOptions};
 use peerfs_fs::mapping::{EngineCoherence, FileExporter};
 use peerfs_fs::store::{FormatOptions, OpenOptions, Volume};
-use peerfs_p2p::{ContextIds, DirectPolicy, Engine, EngineConfig, EngineParts, Exporter, MemoryCustody};
+use peerfs_p2p::{ContextIds, DirectPolicy, Engine, EngineConfig, EngineParts, Exporter};
 
 use super::clock::JumpClock;
 use super::pages::PageCache;
+use super::racing::RacingCustody;
 
 /// A commit happens when a step asks for it.
 const NEVER: Duration = Duration::from_secs(24 * 3600);
@@ -49,7 +50,7 @@ pub(super) struct System {
     pub(super) engine: Arc<Engine>,
     pub(super) cache: Arc<PageCache>,
     pub(super) clock: Arc<JumpClock>,
-    pub(super) custody: Arc<MemoryCustody>,
+    pub(super) custody: Arc<RacingCustody>,
     _exporter: Arc<dyn Exporter>,
 }
 
@@ -62,7 +63,8 @@ impl System {
         let options = MountOptions { read_only: false, commit_interval: NEVER, atime: Atime::Never };
         let core = Core::open(volume, device, Arc::new(NoMappings), options).map_err(|error| anyhow::anyhow!("{error}"))?;
         let clock = Arc::new(JumpClock::default());
-        let custody = Arc::new(MemoryCustody::default());
+        let cache = Arc::new(PageCache::new(&core));
+        let custody = Arc::new(RacingCustody::new(cache.clone()));
         let engine = Engine::new(
             EngineConfig::default(),
             EngineParts {
@@ -72,7 +74,6 @@ impl System {
                 context_ids: Arc::new(VolumeContextIds(Arc::clone(&core))),
             },
         );
-        let cache = Arc::new(PageCache::new(&core));
         let exporter: Arc<dyn Exporter> =
             Arc::new(FileExporter::new(Arc::clone(&core), cache.clone(), DirectPolicy::Prefer, false));
         engine.attach_exporter(Arc::downgrade(&exporter));
