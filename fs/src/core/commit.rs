@@ -18,6 +18,8 @@ use crate::store::StoreError;
 const WAKE_BYTES: usize = 16 << 20;
 /// Uncommitted changes that make operations wait for a commit.
 const WAIT_BYTES: usize = 64 << 20;
+/// Blocks that a commit writes, in bytes, for each byte of uncommitted changes, at worst: every record in a page of its own.
+const WRITE_AMPLIFICATION: u64 = 128;
 
 /// The commit thread and how to talk to it.
 #[derive(Debug, Default)]
@@ -104,12 +106,30 @@ impl Core {
             return Err(FsError::errno(libc::EROFS));
         }
         let pending = self.volume.pending_bytes();
-        if pending > WAIT_BYTES {
-            self.commit()?;
-        } else if pending > WAKE_BYTES {
+        let tight = pending as u64 * WRITE_AMPLIFICATION > self.volume.metadata_room_bytes();
+        // A commit that had no room is worth another try when there is much more to it: removed things make room.
+        if pending > WAIT_BYTES || (tight && pending > 2 * self.refused_bytes.load(Ordering::Relaxed)) {
+            return match self.commit() {
+                // Removing must go on; what adds asks `admit_growth`.
+                Err(error) if error.code() == libc::ENOSPC => {
+                    self.refused_bytes.store(pending, Ordering::Relaxed);
+                    Ok(())
+                }
+                other => {
+                    self.refused_bytes.store(0, Ordering::Relaxed);
+                    other
+                }
+            };
+        }
+        if pending > WAKE_BYTES {
             self.committer.wake();
         }
         Ok(())
+    }
+
+    /// There is room for more metadata; asked by what makes names and attributes.
+    pub(super) fn admit_growth(&self) -> Result<()> {
+        if self.volume.metadata_full() { Err(FsError::errno(libc::ENOSPC)) } else { Ok(()) }
     }
 
     /// The volume takes changes.

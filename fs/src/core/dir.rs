@@ -66,6 +66,7 @@ impl Core {
     pub(super) fn do_link(&self, ino: Ino, new_parent: Ino, new_name: &[u8]) -> Result<Attr> {
         check_name(new_name)?;
         self.admit_change()?;
+        self.admit_growth()?;
         let inode = self.inode(ino)?;
         if inode.is_directory() {
             return Err(FsError::errno(libc::EPERM));

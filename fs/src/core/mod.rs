@@ -48,7 +48,7 @@ mod xattr;
 mod tests;
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
@@ -108,6 +108,8 @@ pub struct Core {
     committed: AtomicU64,
     /// A commit failed.
     failed: AtomicBool,
+    /// Size of the uncommitted changes that a commit had no room for; 0 when the last one had.
+    refused_bytes: AtomicUsize,
 }
 
 impl Core {
@@ -133,6 +135,7 @@ impl Core {
             reap_queue: Mutex::default(),
             committed: AtomicU64::new(0),
             failed: AtomicBool::new(false),
+            refused_bytes: AtomicUsize::new(0),
         });
         core.directory(crate::types::ROOT_INO)?;
         if !core.options.read_only {

@@ -90,6 +90,7 @@ impl Core {
 
     /// As [`Core::make`], with the parent's content lock held and the name known to be free.
     pub(super) fn make_in(&self, parent: &Arc<Inode>, name: &[u8], new: NewInode<'_>) -> Result<(Arc<Inode>, Attr)> {
+        self.admit_growth()?;
         let record = self.new_record(parent, &new)?;
         let is_directory = record.kind() == FileKind::Directory;
         if is_directory {

@@ -35,6 +35,7 @@ impl Core {
             policy::parse(value)?;
         }
         self.admit_change()?;
+        self.admit_growth()?;
         let inode = self.inode(ino)?;
         let coherence = self.coherence();
         let _closed = is_policy.then(|| coherence.close_range(ino, Range::ALL, Trigger::PolicyChange));

@@ -7,6 +7,7 @@
 //! block leaves *available* at once and *recorded* when its owner's batch is
 //! applied. Free records therefore agree with the extents at every commit.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::freemap::{FreeMap, RunChanges};
@@ -30,6 +31,8 @@ pub struct Allocator {
     first_block: u64,
     end_block: u64,
     reserve_blocks: u64,
+    /// The metadata may take the last half of its reserve too.
+    last_half_open: AtomicBool,
 }
 
 struct State {
@@ -142,7 +145,20 @@ impl Allocator {
         }
         let reserve_blocks = RESERVE_BLOCKS.max(end_block / 100).min(end_block / 8);
         let state = Mutex::new(State { recorded, available, pending: Vec::new(), taken, metadata: chain.to_vec() });
-        Ok(Allocator { state, first_block, end_block, reserve_blocks })
+        Ok(Allocator { state, first_block, end_block, reserve_blocks, last_half_open: AtomicBool::new(false) })
+    }
+
+    /// Half of the metadata's reserve is kept back, so that what was accepted before the first half ran out, and
+    /// removing things, can still be committed. This opens it or closes it again.
+    pub(super) fn open_last_half(&self, open: bool) {
+        self.last_half_open.store(open, Ordering::Release);
+    }
+
+    /// Blocks that a commit is sure to get: without the last half, unless nothing else is left.
+    pub(super) fn metadata_room(&self) -> u64 {
+        let half = self.reserve_blocks / 2;
+        let available = lock(&self.state).available.total();
+        if available > 2 * half { available - half } else { available.min(half) }
     }
 
     /// Free space now.
@@ -287,9 +303,15 @@ fn choose(free: &FreeMap, left: u64, near: Option<u64>) -> Option<BlockRange> {
 
 impl AreaAllocator for Allocator {
     fn take(&self, want: u64, need: u64, max_pieces: usize, near: u64) -> Option<Vec<BlockRange>> {
+        let last_half = self.last_half_open.load(Ordering::Acquire);
         let mut state = lock(&self.state);
-        // On a nearly full volume the metadata takes no more than a share beyond its need.
-        let mut left = want.min(need.max(state.available.total() / 4));
+        let usable = state.available.total().saturating_sub(if last_half { 0 } else { self.reserve_blocks / 2 });
+        if need > usable {
+            return None;
+        }
+        // On a nearly full volume the metadata takes no more than a share beyond its need, in the end nothing beyond it.
+        let share = if last_half { 0 } else { usable / 4 };
+        let mut left = want.min(need.max(share));
         let mut pieces = Vec::new();
         let mut near = Some(near);
         let mut got = 0;

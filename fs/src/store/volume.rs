@@ -49,6 +49,7 @@ pub struct Volume {
     read_only: bool,
     was_clean: bool,
     closed: AtomicBool,
+    metadata_full: AtomicBool,
 }
 
 impl Volume {
@@ -88,6 +89,7 @@ impl Volume {
             read_only: options.read_only,
             was_clean: current.clean,
             closed: AtomicBool::new(false),
+            metadata_full: AtomicBool::new(false),
         };
         if !options.read_only {
             volume.end_quarantine()?;
@@ -260,9 +262,35 @@ impl Volume {
     /// Makes everything durable that was applied, and every data write that completed, before this
     /// call. Returns the commit's number: all batches with a number up to it are durable.
     pub fn commit(&self) -> Result<CommitSeq, StoreError> {
-        let seq = self.kv.commit()?;
+        let seq = match self.kv.commit() {
+            Err(error) if error.errno() == libc::ENOSPC => self.commit_with_last_half()?,
+            Err(error) => return Err(error),
+            Ok(seq) => {
+                self.metadata_full.store(false, Ordering::Release);
+                seq
+            }
+        };
         self.allocator.release_committed(seq);
         Ok(seq)
+    }
+
+    /// What was accepted must not be lost: the metadata takes what was kept back for it, and is full.
+    fn commit_with_last_half(&self) -> Result<CommitSeq, StoreError> {
+        self.metadata_full.store(true, Ordering::Release);
+        self.allocator.open_last_half(true);
+        let result = self.kv.commit();
+        self.allocator.open_last_half(false);
+        result
+    }
+
+    /// The last commit had to use what was kept back: refuse what adds metadata until something was removed.
+    pub fn metadata_full(&self) -> bool {
+        self.metadata_full.load(Ordering::Acquire)
+    }
+
+    /// Bytes of blocks that the next commit is sure to get.
+    pub fn metadata_room_bytes(&self) -> u64 {
+        self.allocator.metadata_room() * peerfs_blockdev::BLOCK_BYTES
     }
 
     /// Approximate memory of uncommitted changes, in bytes: commit when it grows too much.

@@ -33,7 +33,8 @@ impl Engine {
                     ChunkState::Pending(pending) => {
                         pending.spoiled |= pending.write || !shares_reads;
                     }
-                    ChunkState::Active(active) if shares_reads && !active.writable => {}
+                    // Also while it is being taken back: a reader does not wait for an importer that only reads.
+                    ChunkState::Active(active) | ChunkState::Revoking(active) if shares_reads && !active.writable => {}
                     ChunkState::Active(_) | ChunkState::Revoking(_) => {
                         self.seize(&object, &mut state, number, Trigger::CpuAccess, &mut batch);
                     }
@@ -56,7 +57,8 @@ impl Engine {
         for chunk in lock(&found.state).chunks.values_mut() {
             match &mut chunk.state {
                 ChunkState::Pending(pending) => pending.spoiled = true,
-                ChunkState::Active(active) if !active.writable => readable.push(active.range),
+                // Also while it is being taken back: the importer has its memory until the cut.
+                ChunkState::Active(active) | ChunkState::Revoking(active) if !active.writable => readable.push(active.range),
                 ChunkState::Active(_) | ChunkState::Revoking(_) => {}
             }
         }

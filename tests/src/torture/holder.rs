@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use peerfs_abi::MapFlags;
+use peerfs_abi::{MapFlags, Reason};
 use peerfs_client::{Error, File, ImporterSpec, Mapping, Session};
 use peerfs_sys::Window;
 
@@ -70,7 +70,11 @@ pub fn by_address(path: &Path) -> Result<()> {
     die_with_parent()?;
     let file = File::open(path)?;
     let session = Session::open(path.parent().context("a file is in a directory")?, ImporterSpec::cpu())?;
-    let mapping = session.map(&file, .., MapFlags::empty())?;
+    let mut mapping = session.map(&file, .., MapFlags::empty())?;
+    while mapping.segments().iter().any(|segment| segment.reason == Some(Reason::Busy)) {
+        std::thread::sleep(mapping.retry_after().unwrap_or(Duration::from_millis(1)));
+        mapping = session.map(&file, .., MapFlags::empty())?;
+    }
     let end = mapping.range().end;
     let guard = mapping.access(end.saturating_sub(8192)..end.saturating_sub(4096))?;
     say("ready")?;
@@ -89,7 +93,7 @@ pub fn by_hand(path: &Path) -> Result<()> {
     die_with_parent()?;
     let file = open_direct(path, false)?;
     let session = RawSession::open(path.parent().context("a file is in a directory")?)?;
-    let answer = session.map(&file, 0, 0, MapFlags::empty())?;
+    let answer = session.map_calmly(&file, 0, 0, MapFlags::empty())?;
     let mut held = Vec::new();
     for segment in direct_segments(&answer) {
         let fd = session.take(segment.grant_id, false)?;

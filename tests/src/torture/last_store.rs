@@ -40,7 +40,7 @@ pub fn store(path: &Path, record: &Path) -> Result<()> {
     die_with_parent()?;
     let file = open_direct(path, true)?;
     let session = RawSession::open(path.parent().context("a file is in a directory")?)?;
-    let answer = session.map(&file, 0, FILE_BYTES, MapFlags::WRITE)?;
+    let answer = session.map_calmly(&file, 0, FILE_BYTES, MapFlags::WRITE)?;
     let segment = *direct_segments(&answer).next().with_context(|| format!("no direct segment: {:?}", answer.segments[0]))?;
     ensure!(segment.length == FILE_BYTES, "the file is in several segments");
     let window = Window::map(session.take(segment.grant_id, true)?, segment.grant_length as usize, true)?;
@@ -65,20 +65,14 @@ pub fn rounds(seed: u64, rounds: usize, options: &[&str]) -> Result<()> {
     for round in 0..rounds {
         let cut = CUTS[round % CUTS.len()];
         let stores = 10_000 + random.below(200_000);
-        one_round(&mut scratch, &nursery, round, cut, stores, options).with_context(|| format!("round {round}, cut by {cut:?}"))?;
+        one_round(&mut scratch, &nursery, round, cut, stores, options)
+            .with_context(|| format!("round {round}, cut by {cut:?}"))?;
     }
     scratch.umount()?;
     scratch.fsck()
 }
 
-fn one_round(
-    scratch: &mut ScratchMount,
-    nursery: &Nursery,
-    round: usize,
-    cut: Cut,
-    stores: u64,
-    options: &[&str],
-) -> Result<()> {
+fn one_round(scratch: &mut ScratchMount, nursery: &Nursery, round: usize, cut: Cut, stores: u64, options: &[&str]) -> Result<()> {
     let path = scratch.join(&format!("stored-{round}"));
     shared_file(&path, &vec![0; FILE_BYTES as usize])?;
     let record_path = scratch.directory().join(format!("record-{round}"));
@@ -138,7 +132,10 @@ fn check(path: &Path, last: u64) -> Result<()> {
         let expected = if expected % PLACES == place { expected } else { 0 };
         let one_more = last + 1;
         let unnoted = one_more % PLACES == place && found == one_more;
-        ensure!(found == expected || unnoted, "place {place} holds {found} instead of {expected}; the last noted store is {last}");
+        ensure!(
+            found == expected || unnoted,
+            "place {place} holds {found} instead of {expected}; the last noted store is {last}"
+        );
     }
     Ok(())
 }

@@ -6,13 +6,18 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use nix::fcntl::{OFlag, openat};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, send, socket};
 use nix::sys::stat::Mode;
-use peerfs_abi::ioctl::{self, Context, Map, Segment, transport, unpack_name};
-use peerfs_abi::{ABI_VERSION, ImporterFlags, MapFlags, names, socket as message};
+use peerfs_abi::ioctl::{self, Context, Map, Segment, Unmap, transport, unpack_name};
+use peerfs_abi::{ABI_VERSION, ImporterFlags, MapFlags, Reason, names, socket as message};
 use zerocopy::{FromZeros, IntoBytes};
+
+/// Tries before a busy range counts as refused.
+const TRIES: u32 = 100;
 
 /// A session by hand.
 pub struct RawSession {
@@ -49,6 +54,32 @@ impl RawSession {
         argument.context_id = self.context.context_id;
         peerfs_sys::ioctl(file, ioctl::MAP, &mut *argument)?;
         Ok(argument)
+    }
+
+    /// Maps a range that is expected to be direct; tries again, as told, while it is busy: the last release of
+    /// a handle, or a read of another process, may still be under way.
+    ///
+    /// # Errors
+    /// What the ioctl answers.
+    pub fn map_calmly(&self, file: &File, offset: u64, length: u64, flags: MapFlags) -> io::Result<Box<Map>> {
+        for _ in 0..TRIES {
+            let answer = self.map(file, offset, length, flags)?;
+            let count = (answer.segment_count as usize).min(answer.segments.len());
+            if answer.segments[..count].iter().all(|segment| segment.reason != Reason::Busy.code()) {
+                return Ok(answer);
+            }
+            // What it did map is not used: it would be in the way of the next try.
+            let mut unmap = Unmap {
+                abi_version: ABI_VERSION,
+                report_only: 0,
+                mapping_id: answer.mapping_id,
+                bytes_direct: 0,
+                bytes_fallback: 0,
+            };
+            peerfs_sys::ioctl(&self.session, ioctl::UNMAP, &mut unmap)?;
+            thread::sleep(Duration::from_millis(answer.retry_after_ms.max(1).into()));
+        }
+        self.map(file, offset, length, flags)
     }
 
     /// Takes the descriptor of a grant, the way this mount hands them out.

@@ -33,7 +33,7 @@ pub fn hold(access: &str, path: &Path) -> Result<()> {
     let file = open_direct(path, writable)?;
     let session = RawSession::open(path.parent().context("a file is in a directory")?)?;
     let flags = if writable { MapFlags::WRITE } else { MapFlags::empty() };
-    let answer = session.map(&file, 0, 0, flags)?;
+    let answer = session.map_calmly(&file, 0, 0, flags)?;
     // The last one: the file ends inside its window.
     let segment = *direct_segments(&answer).last().with_context(|| format!("nothing is direct: {:?}", answer.segments[0]))?;
     say(format!("offer {} {} {}", segment.grant_id, session.context.context_id, answer.mapping_id))?;

@@ -144,7 +144,9 @@ fn use_it(root: &Path) -> Result<()> {
         for entry in entries.map_while(Result::ok).take(1000) {
             match entry.file_type() {
                 Ok(kind) if kind.is_dir() => directories.push(entry.path()),
-                Ok(kind) if kind.is_file() && entry.metadata().is_ok_and(|data| data.len() < 1 << 24) => drop(fs::read(entry.path())),
+                Ok(kind) if kind.is_file() && entry.metadata().is_ok_and(|data| data.len() < 1 << 24) => {
+                    drop(fs::read(entry.path()))
+                }
                 _ => {}
             }
         }

@@ -16,8 +16,27 @@ use crate::torture::raw::{RawSession, fresh_context, open_direct, request};
 use crate::torture::worker::{die_with_parent, say};
 
 const INTERESTING: &[u64] = &[
-    0, 1, 7, 511, 4095, 4096, 4097, 1 << 21, (1 << 21) + 1, 3 << 20, 1 << 31, (1 << 31) - 1, 1 << 32, u32::MAX as u64, 1 << 44, 1 << 62,
-    i64::MAX as u64, 1 << 63, u64::MAX - 4096, u64::MAX - 1, u64::MAX,
+    0,
+    1,
+    7,
+    511,
+    4095,
+    4096,
+    4097,
+    1 << 21,
+    (1 << 21) + 1,
+    3 << 20,
+    1 << 31,
+    (1 << 31) - 1,
+    1 << 32,
+    u32::MAX as u64,
+    1 << 44,
+    1 << 62,
+    i64::MAX as u64,
+    1 << 63,
+    u64::MAX - 4096,
+    u64::MAX - 1,
+    u64::MAX,
 ];
 
 /// Counts what the server answers.

@@ -32,7 +32,9 @@ pub fn mountpoints() -> Result<()> {
     let nowhere = format!("image:{}", scratch.directory().join("no-image").display());
     let empty = scratch.directory().join("empty.img");
     fs::write(&empty, b"")?;
-    for device in [&nowhere, &format!("image:{}", empty.display()), &"nvme:nonsense".to_owned(), &format!("image:{}", full.display())] {
+    for device in
+        [&nowhere, &format!("image:{}", empty.display()), &"nvme:nonsense".to_owned(), &format!("image:{}", full.display())]
+    {
         must_fail(&words!["mount", device, scratch.path()])?;
         must_fail(&words!["fsck", device])?;
         must_fail(&words!["info", device])?;

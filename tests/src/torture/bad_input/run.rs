@@ -29,12 +29,8 @@ pub fn tool<S: AsRef<OsStr>>(arguments: &[S]) -> Result<Ending> {
     let name = arguments.iter().map(|argument| argument.as_ref().to_string_lossy()).collect::<Vec<_>>().join(" ");
     let output = tempfile::NamedTempFile::new()?;
     let errors = tempfile::NamedTempFile::new()?;
-    let mut child = Command::new(peerfs())
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(output.reopen()?)
-        .stderr(errors.reopen()?)
-        .spawn()?;
+    let mut child =
+        Command::new(peerfs()).args(arguments).stdin(Stdio::null()).stdout(output.reopen()?).stderr(errors.reopen()?).spawn()?;
     let ended = ProcessHandle::open(child.id())?.wait_exit(LIMIT)?;
     if !ended {
         child.kill()?;

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -40,7 +40,7 @@ pub fn full_device(seed: u64) -> Result<()> {
     scratch.fsck()
 }
 
-/// Filling the device with names, so that the metadata has no room, answers ENOSPC as well.
+/// Filling the device with names, so that the metadata has no room, answers ENOSPC as well. What was synced stays.
 ///
 /// # Errors
 /// When it does not, or when nothing can be removed any more.
@@ -49,25 +49,42 @@ pub fn full_of_names() -> Result<()> {
     let directory = scratch.join("names");
     fs::create_dir(&directory)?;
     let name = |number: u64| directory.join(format!("{number:0200}"));
-    let mut made = 0;
-    loop {
-        match File::create(name(made)) {
-            Ok(_) => made += 1,
-            Err(error) if is_full(&error) => break,
-            Err(error) => return Err(error).context("instead of ENOSPC"),
-        }
-        ensure!(made < 1_000_000, "16 MiB hold a million names");
-    }
-    println!("{made} files of 200 characters");
+    let synced = fill_with_names(&directory, name)?;
     scratch.umount()?;
     scratch.fsck().context("of the full volume")?;
     scratch.mount(&[])?;
-    for number in 0..made {
-        fs::remove_file(name(number)).with_context(|| format!("removing file {number} of {made}"))?;
+    for number in 0..synced {
+        ensure!(name(number).exists(), "synced file {number} of {synced} is lost");
     }
+    fs::remove_dir_all(&directory).context("removing everything")?;
+    File::open(scratch.path())?.sync_all().context("after removing everything")?;
     shared_file(&scratch.join("again"), &[1; 1 << 20]).context("writing after deleting")?;
     scratch.umount()?;
-    scratch.fsck()
+    scratch.fsck()?;
+    scratch.mount(&[])?;
+    ensure!(!directory.exists() && fs::read(scratch.join("again"))? == [1; 1 << 20], "changes after the removal are lost");
+    Ok(())
+}
+
+/// Makes names until there is no room; answers how many of them were synced.
+fn fill_with_names(directory: &Path, name: impl Fn(u64) -> PathBuf) -> Result<u64> {
+    let mut synced = 0;
+    for number in 0..1_000_000 {
+        let made = File::create(name(number)).and_then(|_| match number % 500 {
+            499 => File::open(directory)?.sync_all(),
+            _ => Ok(()),
+        });
+        match made {
+            Ok(()) if number % 500 == 499 => synced = number + 1,
+            Ok(()) => {}
+            Err(error) if is_full(&error) => {
+                println!("{number} files of 200 characters, {synced} of them synced");
+                return Ok(synced);
+            }
+            Err(error) => return Err(error).context("instead of ENOSPC"),
+        }
+    }
+    bail!("16 MiB hold a million names")
 }
 
 /// Writes until there is no room; answers how many bytes there was room for.

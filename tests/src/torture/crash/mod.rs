@@ -165,7 +165,9 @@ fn check(survivor: &Survivor) -> Result<()> {
         Way::Rename => check_renamed(path, *seed, *synced),
         _ => {
             let expectation = Expectation::after(*seed, way.whole_first(), *synced);
-            fs::read(path).map_err(anyhow::Error::from).and_then(|content| expectation.judge(&content).map_err(|wrong| anyhow!(wrong)))
+            fs::read(path)
+                .map_err(anyhow::Error::from)
+                .and_then(|content| expectation.judge(&content).map_err(|wrong| anyhow!(wrong)))
         }
     }
     .with_context(context)

@@ -59,7 +59,7 @@ impl Iterator for Plan {
 
 fn block_content(seed: u64, version: u64, block: u64) -> Vec<u8> {
     let mut content = vec![0; BLOCK];
-    Random::new(seed ^ version.wrapping_mul(0x1_0000_0001_B3) ^ (block << 48)).fill(&mut content);
+    Random::new(seed ^ version.wrapping_mul(0x0100_0000_01B3) ^ (block << 48)).fill(&mut content);
     for (number, sector) in content.chunks_exact_mut(SECTOR).enumerate() {
         // Readable in a dump of a failure.
         let header = [version, block, number as u64];
