@@ -201,6 +201,9 @@ pub struct WriteOrigin {
     pub from_page_cache: bool,
     /// The kernel asks to clear set-user-id and set-group-id bits.
     pub kill_suid: bool,
+    /// The file is open with O_SYNC or O_DSYNC. Counts on a [`HandleMode::Direct`] handle only: for the
+    /// others the kernel sends an fsync of its own.
+    pub synchronous: bool,
 }
 
 /// Seek for data or for a hole.

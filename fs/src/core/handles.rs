@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use dashmap::DashMap;
 
-use super::inode::Inode;
+use super::inode::{Inode, without_suid};
 use super::namespace::{NewInode, check_name};
 use super::{Core, FsError, Result};
 use crate::types::{Attr, Caller, Handle, HandleMode, Ino, OpenFlags, Opened};
@@ -48,7 +48,7 @@ impl Handles {
 }
 
 impl Core {
-    pub(super) fn do_open(&self, ino: Ino, flags: OpenFlags) -> Result<Opened> {
+    pub(super) fn do_open(&self, caller: Caller, ino: Ino, flags: OpenFlags) -> Result<Opened> {
         if flags.write || flags.truncate {
             self.admit_change()?;
         }
@@ -61,13 +61,23 @@ impl Core {
         }
         let opened = self.add_handle(&inode, flags);
         if flags.truncate
-            && inode.size() > 0
-            && let Err(error) = self.resize(&inode, 0, |_| Ok(()))
+            && let Err(error) = self.truncate_opened(caller, &inode)
         {
             self.do_release(opened.handle);
             return Err(error);
         }
         Ok(opened)
+    }
+
+    /// O_TRUNC. Also an empty file gets new times and loses what is preallocated. The kernel leaves the set-id
+    /// bits to us, without a word on the caller's privileges: root is taken to have them all.
+    fn truncate_opened(&self, caller: Caller, inode: &Arc<Inode>) -> Result<()> {
+        self.resize(inode, 0, |txn| {
+            if caller.uid != 0 {
+                txn.inode(inode, |record| record.mode = without_suid(record.mode));
+            }
+            Ok(())
+        })
     }
 
     fn add_handle(&self, inode: &Arc<Inode>, flags: OpenFlags) -> Opened {
@@ -108,7 +118,7 @@ impl Core {
             let inode = self.inode(entry.ino)?;
             inode.lookups.fetch_add(1, Ordering::AcqRel);
             drop(parent_lock);
-            return match self.do_open(inode.ino, flags) {
+            return match self.do_open(caller, inode.ino, flags) {
                 Ok(opened) => Ok((inode.attr(), opened)),
                 Err(error) => {
                     drop(inode);

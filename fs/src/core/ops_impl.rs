@@ -79,8 +79,8 @@ impl Operations for Core {
         self.do_link(ino, new_parent, new_name)
     }
 
-    fn open(&self, _caller: Caller, ino: Ino, flags: OpenFlags) -> Result<Opened> {
-        self.do_open(ino, flags)
+    fn open(&self, caller: Caller, ino: Ino, flags: OpenFlags) -> Result<Opened> {
+        self.do_open(caller, ino, flags)
     }
 
     fn create(

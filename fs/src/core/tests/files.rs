@@ -392,3 +392,40 @@ fn a_failed_write_leaves_everything_consistent() {
         fs.remount();
     }
 }
+
+/// Opening with O_TRUNC is a change even where there is nothing to cut off, and ends set-id bits.
+#[test]
+fn truncating_by_open() {
+    let mounted = Mounted::new(64 << 20);
+    let (ino, handle) = mounted.create(ROOT_INO, "file");
+    let keep = FallocateMode::Allocate { keep_size: true };
+    mounted.core.fallocate(ALICE, handle, keep, 0, 1 << 20).unwrap();
+    let long_ago = SetTime::At(Timestamp { seconds: 1, nanoseconds: 0 });
+    let set = SetAttr { mode: Some(0o6755), mtime: Some(long_ago), ..SetAttr::default() };
+    mounted.core.setattr(ALICE, ino, None, set).unwrap();
+
+    let truncate = OpenFlags { truncate: true, ..READ_WRITE };
+    let root = Caller { uid: 0, gid: 0, tid: 1 };
+    mounted.core.open(root, ino, truncate).unwrap();
+    let attr = mounted.core.getattr(ino).unwrap();
+    assert_eq!((attr.mode & 0o7777, attr.blocks), (0o6755, 0));
+    assert!(attr.mtime.seconds > 1);
+
+    mounted.core.open(ALICE, ino, truncate).unwrap();
+    assert_eq!(mounted.core.getattr(ino).unwrap().mode & 0o7777, 0o755);
+}
+
+/// The kernel sends no fsync after an O_SYNC write that bypasses its cache.
+#[test]
+fn a_synchronous_write_through_a_direct_handle_survives_a_crash() {
+    let mounted = Mounted::new(64 << 20);
+    let (ino, _) = mounted.create(ROOT_INO, "file");
+    let direct = mounted.core.open(ALICE, ino, OpenFlags { direct: true, ..READ_WRITE }).unwrap();
+    let synchronous = WriteOrigin { synchronous: true, ..DIRECT };
+    mounted.core.write(ALICE, direct.handle, 0, b"durable", synchronous).unwrap();
+    let image = mounted.disk.crash_image(&mut Rng::new(1));
+    let mounted = Mounted::on(Arc::new(TestDevice::from_image(image)));
+    let ino = mounted.core.lookup(ROOT_INO, b"file").unwrap().ino;
+    let opened = mounted.core.open(ALICE, ino, READ_WRITE).unwrap();
+    assert_eq!(mounted.read(opened.handle, 0, 100), b"durable");
+}
