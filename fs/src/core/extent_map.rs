@@ -107,6 +107,28 @@ impl ExtentMap {
         found
     }
 
+    /// The first block from `start` on that holds data, or the first that does not. `None`: no data follows.
+    /// Looks at no more extents than it has to: a copy of a sparse file asks once for each of them.
+    pub(super) fn seek(&self, start: u64, data: bool) -> Option<u64> {
+        let mut at = start;
+        let first = self.extents.range(..=start).next_back().map_or(start, |(first, _)| *first);
+        for (&file_block, extent) in self.extents.range(first..) {
+            let end = file_block + extent.len_blocks;
+            if end <= at {
+                continue;
+            }
+            let written = extent.flags & extent_flags::UNWRITTEN == 0;
+            if written && data {
+                return Some(at.max(file_block));
+            }
+            if !data && (file_block > at || !written) {
+                return Some(at);
+            }
+            at = end;
+        }
+        if data { None } else { Some(at) }
+    }
+
     /// Takes file blocks `start..end` out and returns what lay there.
     pub(super) fn remove(&mut self, start: u64, end: u64, touched: &mut Touched) -> Vec<Segment> {
         let removed: Vec<Segment> = self.segments(start, end).into_iter().filter(|segment| segment.extent.is_some()).collect();
@@ -232,5 +254,21 @@ mod tests {
         assert!(!map.load(5, data(90, 1)));
         assert_eq!(map.segments(4, 6), [Segment { file_block: 4, blocks: 2, extent: Some(data(12, 2)) }]);
         assert_eq!(map.segments(10, 12), [hole(10, 2)]);
+    }
+
+    #[test]
+    fn seeking_skips_what_is_preallocated() {
+        let mut map = ExtentMap::default();
+        let mut touched = Touched::new();
+        assert_eq!((map.seek(7, true), map.seek(7, false)), (None, Some(7)));
+        map.insert(2, data(100, 2), &mut touched);
+        map.insert(4, data(200, 2), &mut touched);
+        map.insert(6, Extent { flags: extent_flags::UNWRITTEN, ..data(300, 2) }, &mut touched);
+        map.insert(9, data(400, 1), &mut touched);
+        let data_from: Vec<_> = (0..11).map(|block| map.seek(block, true)).collect();
+        let expected = [2, 2, 2, 3, 4, 5, 9, 9, 9, 9].map(Some);
+        assert_eq!((&data_from[..10], data_from[10]), (&expected[..], None));
+        let holes: Vec<_> = (0..11).filter_map(|block| map.seek(block, false)).collect();
+        assert_eq!(holes, [0, 1, 6, 6, 6, 6, 6, 7, 8, 10, 10]);
     }
 }

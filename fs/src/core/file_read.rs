@@ -7,7 +7,6 @@ use peerfs_blockdev::BLOCK_BYTES;
 use peerfs_p2p::Range;
 
 use super::Core;
-use super::extent_map::Segment;
 use super::handles::OpenFile;
 use super::inode::Inode;
 use super::io::{block_of, blocks_for};
@@ -48,13 +47,11 @@ impl Core {
             if offset >= size {
                 return Err(FsError::errno(libc::ENXIO));
             }
-            let wanted = |segment: &&Segment| segment.written().is_some() == (whence == SeekWhence::Data);
-            let segments = map.segments(block_of(offset), blocks_for(size));
-            let found = segments.iter().find(wanted).map(|segment| (segment.file_block * BLOCK_BYTES).max(offset));
-            match (found, whence) {
-                (Some(found), _) => Ok(found.min(size)),
-                (None, SeekWhence::Hole) => Ok(size),
-                (None, SeekWhence::Data) => Err(FsError::errno(libc::ENXIO)),
+            let found = map.seek(block_of(offset), whence == SeekWhence::Data).map(|block| (block * BLOCK_BYTES).max(offset));
+            match found {
+                Some(found) if found < size => Ok(found),
+                _ if whence == SeekWhence::Hole => Ok(size),
+                _ => Err(FsError::errno(libc::ENXIO)),
             }
         })
     }
