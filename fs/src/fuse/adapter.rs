@@ -94,6 +94,8 @@ impl fuser::Filesystem for Adapter {
             InitFlags::FUSE_CACHE_SYMLINKS,
             InitFlags::FUSE_ATOMIC_O_TRUNC,
             InitFlags::FUSE_EXPLICIT_INVAL_DATA,
+            // Without it the kernel takes the mask of an access list for the rights of the file's group.
+            InitFlags::FUSE_POSIX_ACL,
         ];
         for flags in wanted {
             if config.add_capabilities(flags).is_err() {
@@ -123,7 +125,8 @@ impl fuser::Filesystem for Adapter {
 
     fn forget(&self, _request: &Request, ino: INodeNo, count: u64) {
         if !control::is_virtual(ino.0) {
-            self.serve("forget", None, move |ops| ops.forget(ino.0, count));
+            // Never waits: a nameless inode that is mapped is freed by the commit thread.
+            contain("forget", || self.ops.forget(ino.0, count));
         }
     }
 
@@ -298,7 +301,7 @@ impl fuser::Filesystem for Adapter {
         offset: u64,
         data: &[u8],
         write_flags: WriteFlags,
-        _flags: OpenFlags,
+        flags: OpenFlags,
         lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
@@ -310,6 +313,7 @@ impl fuser::Filesystem for Adapter {
             through_cache: from_page_cache || lock_owner.is_none(),
             from_page_cache,
             kill_suid: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
+            synchronous: flags.0 & (libc::O_SYNC | libc::O_DSYNC) != 0,
         };
         let caller = caller(request);
         let written = |reply: ReplyWrite, count: u32| reply.written(count);
@@ -323,11 +327,10 @@ impl fuser::Filesystem for Adapter {
         }
     }
 
-    fn flush(&self, _request: &Request, ino: INodeNo, handle: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
-        if control::is_virtual(ino.0) {
-            return reply.ok();
-        }
-        self.serve("flush", Some(ino.0), move |ops| answer("flush", reply, ops.flush(handle.0), empty));
+    /// Every write reported its own error when it was made, so close(2) has nothing to ask: this answer
+    /// makes the kernel stop asking.
+    fn flush(&self, _request: &Request, _ino: INodeNo, _handle: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
+        reply.error(Errno::ENOSYS);
     }
 
     fn release(

@@ -62,17 +62,14 @@ pub fn system_time(time: Timestamp) -> SystemTime {
     if time.seconds >= 0 { UNIX_EPOCH + seconds + nanoseconds } else { UNIX_EPOCH - seconds + nanoseconds }
 }
 
-/// The inverse of [`system_time`].
+/// A time that the kernel sent. fuser turns seconds before 1970 and the nanoseconds *after* them into a time
+/// that lies the nanoseconds *before* them; this undoes it.
 pub fn timestamp(time: SystemTime) -> Timestamp {
     match time.duration_since(UNIX_EPOCH) {
         Ok(after) => Timestamp { seconds: after.as_secs() as i64, nanoseconds: after.subsec_nanos() },
         Err(before) => {
             let before = before.duration();
-            let borrow = i64::from(before.subsec_nanos() > 0);
-            Timestamp {
-                seconds: -(before.as_secs() as i64) - borrow,
-                nanoseconds: (1_000_000_000 - before.subsec_nanos()) % 1_000_000_000,
-            }
+            Timestamp { seconds: -(before.as_secs() as i64), nanoseconds: before.subsec_nanos() }
         }
     }
 }
@@ -103,11 +100,25 @@ pub fn open_flags(flags: i32) -> OpenFlags {
 mod tests {
     use super::*;
 
+    const TIMES: [(i64, u32); 6] = [(0, 0), (1, 999_999_999), (-1, 0), (-1, 1), (-2_147_483_649, 500), (4_294_967_296, 7)];
+
     #[test]
-    fn times_before_and_after_1970_round_trip() {
-        for (seconds, nanoseconds) in [(0, 0), (1, 999_999_999), (-1, 0), (-1, 1), (-2_147_483_649, 500), (4_294_967_296, 7)] {
-            let time = Timestamp { seconds, nanoseconds };
-            assert_eq!(timestamp(system_time(time)), time);
+    fn times_from_the_kernel() {
+        for (seconds, nanoseconds) in TIMES {
+            // As fuser 0.18 makes it of the two numbers in the request.
+            let whole = Duration::new(seconds.unsigned_abs(), nanoseconds);
+            let sent = if seconds >= 0 { UNIX_EPOCH + whole } else { UNIX_EPOCH - whole };
+            assert_eq!(timestamp(sent), Timestamp { seconds, nanoseconds });
+        }
+    }
+
+    #[test]
+    fn times_for_the_kernel() {
+        for (seconds, nanoseconds) in TIMES {
+            let time = system_time(Timestamp { seconds, nanoseconds });
+            let whole = Duration::from_secs(seconds.unsigned_abs());
+            let floor = if seconds >= 0 { UNIX_EPOCH + whole } else { UNIX_EPOCH - whole };
+            assert_eq!(time.duration_since(floor).ok(), Some(Duration::from_nanos(nanoseconds.into())));
         }
     }
 }
