@@ -51,6 +51,13 @@ enum Task {
         #[arg(long, default_value_t = 20_000)]
         calls: u64,
     },
+    /// Damaged images alone
+    Images {
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        #[arg(long, default_value_t = 100)]
+        images: u64,
+    },
     /// The programs that take part
     #[command(hide = true, subcommand)]
     Child(Child),
@@ -102,6 +109,7 @@ fn perform(task: Task) -> Result<()> {
             bad_input::sockets(seed, calls / 10)?;
             bad_input::images(seed, images)
         }
+        Task::Images { seed, images } => bad_input::images(seed, images),
         Task::Child(child) => run(child),
     }
 }
