@@ -40,6 +40,8 @@ struct State {
     available: FreeMap,
     /// Freed by the commit of this number or an earlier one, oldest first.
     pending: Vec<(CommitSeq, BlockRange)>,
+    /// Blocks in `pending`.
+    pending_blocks: u64,
     /// Taken by the metadata area, still in `recorded`.
     taken: Vec<BlockRange>,
     /// All blocks of the metadata area.
@@ -144,7 +146,7 @@ impl Allocator {
             }
         }
         let reserve_blocks = RESERVE_BLOCKS.max(end_block / 100).min(end_block / 8);
-        let state = Mutex::new(State { recorded, available, pending: Vec::new(), taken, metadata: chain.to_vec() });
+        let state = Mutex::new(State { recorded, available, pending: Vec::new(), pending_blocks: 0, taken, metadata: chain.to_vec() });
         Ok(Allocator { state, first_block, end_block, reserve_blocks, last_half_open: AtomicBool::new(false) })
     }
 
@@ -164,7 +166,7 @@ impl Allocator {
     /// Free space now.
     pub fn space(&self) -> Space {
         let state = lock(&self.state);
-        let pending: u64 = state.pending.iter().map(|(_, range)| range.count).sum();
+        let pending = state.pending_blocks;
         let free = state.available.total() + pending;
         Space { free, free_for_data: free.saturating_sub(self.reserve_blocks), pending }
     }
@@ -209,6 +211,7 @@ impl Allocator {
         }
         let seq = apply(ops)?;
         state.pending.extend(freed.iter().map(|range| (seq, *range)));
+        state.pending_blocks += freed.iter().map(|range| range.count).sum::<u64>();
         Ok(seq)
     }
 
@@ -249,6 +252,7 @@ impl Allocator {
         let pending = std::mem::take(&mut state.pending);
         for (freed_by, range) in pending {
             if freed_by <= seq {
+                state.pending_blocks -= range.count;
                 state.available.insert(range);
             } else {
                 state.pending.push((freed_by, range));
