@@ -169,7 +169,8 @@ impl Core {
     }
 
     fn fail(&self, error: StoreError) -> FsError {
-        if error.errno() != libc::ENOSPC && !self.failed.swap(true, Ordering::AcqRel) {
+        let may_pass = error.errno() == libc::ENOSPC && !error.is_failed_flush();
+        if !may_pass && !self.failed.swap(true, Ordering::AcqRel) {
             tracing::error!(
                 %error,
                 "a commit failed: the volume is read-only from now on; check the device, unmount and mount again"

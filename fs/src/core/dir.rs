@@ -154,7 +154,8 @@ impl Core {
             return Ok(());
         }
         let mut next = cookie.saturating_add(1).max(FIRST_COOKIE);
-        loop {
+        // The kernel's offsets are signed; a cookie beyond them is damage, and listing ends there.
+        while next <= i64::MAX as u64 {
             let listed = self.list_some(directory, next, plus)?;
             let Some(last) = listed.last() else {
                 return Ok(());
@@ -164,6 +165,7 @@ impl Core {
                 return Ok(());
             }
         }
+        Ok(())
     }
 
     /// Delivers `.` (cookie 1) or `..` (cookie 2).

@@ -7,7 +7,7 @@ use super::Core;
 use super::extent_map::{ExtentMap, Segment};
 use super::inode::{Content, Inode};
 use crate::error::{FsError, Result};
-use crate::store::{Extent, Key, Record, extent_flags};
+use crate::store::{BlockRange, Extent, Key, Record, SUPERBLOCK_BLOCKS, extent_flags};
 use crate::types::Ino;
 
 /// Largest size of a file in bytes (16 TiB).
@@ -152,6 +152,7 @@ impl Core {
     fn load_extents(&self, ino: Ino) -> Result<ExtentMap> {
         let mut map = ExtentMap::default();
         let mut range = Key::extents_of(ino);
+        let metadata = self.volume.metadata_extents();
         loop {
             let records = self.scan(range.clone(), EXTENTS_AT_ONCE)?;
             let Some((last, _)) = records.last() else {
@@ -165,7 +166,7 @@ impl Core {
                 };
                 let extent = Extent::decode(value).map_err(super::dir::damaged)?;
                 let inside = file_block.checked_add(extent.len_blocks).is_some_and(|end| end <= block_of(MAX_FILE_BYTES));
-                if !inside || !self.is_data(&extent) || !map.load(file_block, extent) {
+                if !inside || !self.is_data(&extent, &metadata) || !map.load(file_block, extent) {
                     return Err(FsError::with_context(
                         libc::EIO,
                         format!("extent {file_block} of inode {ino} is impossible; run `peerfs fsck`"),
@@ -175,8 +176,10 @@ impl Core {
         }
     }
 
-    fn is_data(&self, extent: &Extent) -> bool {
-        extent.device_block.checked_add(extent.len_blocks).is_some_and(|end| end <= self.total_blocks)
+    /// It lies where files may: whoever wrote to one that does not would destroy the volume.
+    fn is_data(&self, extent: &Extent, metadata: &[BlockRange]) -> bool {
+        let range = BlockRange::new(extent.device_block, extent.len_blocks);
+        range.is_within(SUPERBLOCK_BLOCKS, self.total_blocks) && !metadata.iter().any(|owned| owned.overlaps(range))
     }
 }
 

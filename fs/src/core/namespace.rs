@@ -44,7 +44,15 @@ pub(super) struct NewInode<'a> {
 impl Core {
     /// The entry of a name. The directory's content lock is held.
     pub(super) fn entry(&self, parent: &Inode, name: &[u8]) -> Result<Option<DirentByName>> {
-        self.get(Key::DirentName(parent.ino, name))
+        let entry: Option<DirentByName> = self.get(Key::DirentName(parent.ino, name))?;
+        if entry.is_some_and(|entry| entry.ino == parent.ino) {
+            // Whoever goes on would lock the directory a second time.
+            return Err(FsError::with_context(
+                libc::EIO,
+                format!("directory {} has an entry that names itself; run `peerfs fsck`", parent.ino),
+            ));
+        }
+        Ok(entry)
     }
 
     /// The entry of a name that has to be there.

@@ -26,8 +26,10 @@ impl Numbers {
             return Ok(ino);
         }
         let first = recorded(core)?;
-        let end =
-            first.checked_add(TAKEN_AT_ONCE).ok_or_else(|| FsError::with_context(libc::ENOSPC, "inode numbers are used up"))?;
+        let end = first
+            .checked_add(TAKEN_AT_ONCE)
+            .filter(|end| *end <= i64::MAX as u64)
+            .ok_or_else(|| FsError::with_context(libc::ENOSPC, "inode numbers are used up"))?;
         let range = Key::Inode(first).encode()..Key::Inode(end).encode();
         if !core.scan(range, 1)?.is_empty() {
             return Err(FsError::with_context(

@@ -128,6 +128,11 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// A flush failed: what the device holds is unknown, and asking again may hide it.
+    pub fn is_failed_flush(&self) -> bool {
+        matches!(self, StoreError::FlushFailed { .. } | StoreError::Device(DeviceError::Io { op: "flush", .. }))
+    }
+
     /// The error number to answer a system call with.
     pub fn errno(&self) -> i32 {
         match self {

@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Mutex, RwLock};
 
-use peerfs_blockdev::{BLOCK_BYTES, BlockDevice, DeviceError, Io, Ticket};
+use peerfs_blockdev::{BLOCK_BYTES, BlockDevice, Io, Ticket};
 
 use super::super_store::SuperblockStore;
 use super::superblock::{CHAIN_CAPACITY, Superblock};
@@ -246,7 +246,7 @@ impl MetaArea {
     }
 
     fn note_flush(&self, error: StoreError) -> StoreError {
-        if matches!(error, StoreError::Device(DeviceError::Io { op: "flush", .. })) {
+        if error.is_failed_flush() {
             lock(&self.failure).flush_failed = true;
         }
         error

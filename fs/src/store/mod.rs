@@ -49,5 +49,5 @@ pub use records::{
     BlockCount, Counter, DirentByCookie, DirentByName, Extent, FileKind, Inode, ROOT_INO, Record, SYMLINK_BYTES, SharedRun,
     Timestamp, XATTR_BYTES, counter, extent_flags,
 };
-pub use superblock::{FORMAT_NAME, LABEL_BYTES};
+pub use superblock::{FORMAT_NAME, LABEL_BYTES, SUPERBLOCK_BLOCKS};
 pub use volume::{OpenOptions, Volume, host_id};

@@ -211,6 +211,10 @@ impl Record for Inode {
         if raw.size.get() > i64::MAX as u64 {
             return Err(Self::malformed("the size is impossible"));
         }
+        // Above are the numbers of the control files, and offsets that the kernel does not have.
+        if raw.ino.get() > i64::MAX as u64 || raw.next_cookie.get() > i64::MAX as u64 {
+            return Err(Self::malformed("a number is impossible"));
+        }
         Ok(Inode {
             ino: raw.ino.get(),
             generation: raw.generation.get(),
@@ -482,6 +486,8 @@ mod tests {
         let mut late = sample_inode();
         late.atime.nsec = 1_000_000_000;
         assert!(Inode::decode(&late.encode()).is_err());
+        assert!(Inode::decode(&Inode { ino: 1 << 63, ..sample_inode() }.encode()).is_err());
+        assert!(Inode::decode(&Inode { next_cookie: u64::MAX, ..sample_inode() }.encode()).is_err());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Tests of the filesystem without a transport.
 
 mod concurrency;
+mod damage;
 mod device;
 mod files;
 mod model;
