@@ -7,9 +7,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
+use peerfs_blockdev::{DeviceSpec, OpenMode};
 use peerfs_client::File;
 use peerfs_fs::fuse::{Unmounted, unmount};
+use peerfs_fs::store::probe;
 use peerfs_sys::ProcessHandle;
+use serde_json::Value;
 
 use super::server_info::{self, NoServer};
 use crate::args::UmountArgs;
@@ -35,7 +38,10 @@ pub fn run(args: UmountArgs) -> Result<ExitCode> {
     let how = unmount(&mountpoint, args.force).map_err(|error| refused(&mountpoint, &error))?;
     match (how, server) {
         (_, None) => Ok(ExitCode::SUCCESS),
-        (Unmounted::Cleanly, Some((pid, server))) => wait_closed(&mountpoint, pid, &server),
+        (Unmounted::Cleanly, Some((pid, server))) => {
+            wait_closed(&mountpoint, pid, &server)?;
+            check_closed(&info)
+        }
         (Unmounted::Detached, Some((pid, server))) => wait_detached(&mountpoint, pid, &server),
     }
 }
@@ -76,19 +82,37 @@ fn refused(mountpoint: &Path, error: &io::Error) -> anyhow::Error {
     }
 }
 
-fn wait_closed(mountpoint: &Path, pid: u32, server: &ProcessHandle) -> Result<ExitCode> {
+fn wait_closed(mountpoint: &Path, pid: u32, server: &ProcessHandle) -> Result<()> {
     if server.wait_exit(QUIET_WAIT)? {
-        return Ok(ExitCode::SUCCESS);
+        return Ok(());
     }
     eprintln!("peerfs: unmounted; waiting for server {pid} to close the volume (at most {} s)", LONGEST_WAIT.as_secs());
     if server.wait_exit(LONGEST_WAIT - QUIET_WAIT)? {
-        return Ok(ExitCode::SUCCESS);
+        return Ok(());
     }
     bail!(
         "umount {}: unmounted, but server {pid} has not closed the volume in {} s; see its log",
         mountpoint.display(),
         LONGEST_WAIT.as_secs()
     );
+}
+
+/// The server's last commit may have failed, which only the volume tells. One that cannot be looked at, because it
+/// is memory, or mounted again, or another user's, gets the benefit of the doubt.
+fn check_closed(info: &Value) -> Result<ExitCode> {
+    let name = info["device"]["name"].as_str().unwrap_or_default();
+    let summary = match config::device(name) {
+        Ok(device @ DeviceSpec::Image(_)) => {
+            device.open(None, OpenMode::ReadOnly, Duration::ZERO).ok().and_then(|opened| probe(&opened.device).ok())
+        }
+        _ => None,
+    };
+    match summary {
+        Some(summary) if !summary.clean && info["read_only"] != true => bail!(
+            "umount: {name} was not closed in order: changes since the last fsync may be lost; see the server's log and run peerfs fsck {name}"
+        ),
+        _ => Ok(ExitCode::SUCCESS),
+    }
 }
 
 fn wait_detached(mountpoint: &Path, pid: u32, server: &ProcessHandle) -> Result<ExitCode> {
