@@ -12,18 +12,21 @@ use super::meta::Txn;
 use super::time::{now, resolve, to_record};
 use super::{Core, FsError, Result};
 use crate::store::Inode as Record;
-use crate::types::{Attr, Ino, SetAttr, Timestamp};
+use crate::types::{Attr, Caller, Ino, SetAttr, Timestamp};
 
 /// Permission bits.
 const PERMISSIONS: u32 = 0o7777;
 
 impl Core {
-    pub(super) fn do_setattr(&self, ino: Ino, set: SetAttr) -> Result<Attr> {
+    pub(super) fn do_setattr(&self, caller: Caller, ino: Ino, set: SetAttr) -> Result<Attr> {
         self.admit_change()?;
         let inode = self.inode(ino)?;
         if let Some(size) = set.size {
             check_resizable(&inode, size)?;
-            self.resize(&inode, size, |txn| self.change_attributes(txn, &inode, &set))?;
+            self.resize(&inode, size, |txn| {
+                end_privileges(txn, &inode, caller);
+                self.change_attributes(txn, &inode, &set)
+            })?;
         } else {
             let _content = inode.exclude();
             let mut txn = Txn::new();
@@ -98,6 +101,14 @@ impl Core {
             record.mode = without_suid(record.mode);
         });
         self.apply(txn)
+    }
+}
+
+/// What changing the content does to set-id bits, where the request does not say whether the caller has the
+/// privilege to keep them: root is taken to have it.
+pub(super) fn end_privileges(txn: &mut Txn, inode: &Arc<Inode>, caller: Caller) {
+    if caller.uid != 0 {
+        txn.inode(inode, |record| record.mode = without_suid(record.mode));
     }
 }
 

@@ -6,6 +6,7 @@ use peerfs_abi::Trigger;
 use peerfs_blockdev::BLOCK_BYTES;
 use peerfs_p2p::Range;
 
+use super::attr::end_privileges;
 use super::extent_map::{ExtentMap, Segment, Touched};
 use super::file_write::{adopt, place};
 use super::handles::OpenFile;
@@ -15,10 +16,17 @@ use super::meta::Txn;
 use super::time::now;
 use super::{Core, FsError, Result};
 use crate::store::{Extent, extent_flags};
-use crate::types::FallocateMode;
+use crate::types::{Caller, FallocateMode};
 
 impl Core {
-    pub(super) fn do_fallocate(&self, open: &OpenFile, mode: FallocateMode, offset: u64, length: u64) -> Result<()> {
+    pub(super) fn do_fallocate(
+        &self,
+        caller: Caller,
+        open: &OpenFile,
+        mode: FallocateMode,
+        offset: u64,
+        length: u64,
+    ) -> Result<()> {
         if !open.write {
             return Err(FsError::errno(libc::EBADF));
         }
@@ -28,16 +36,16 @@ impl Core {
         let end = offset.checked_add(length).filter(|end| *end <= MAX_FILE_BYTES).ok_or(FsError::errno(libc::EFBIG))?;
         self.admit_change()?;
         let range = Range { start: offset, end };
-        match self.fallocate_once(&open.inode, mode, range) {
+        match self.fallocate_once(caller, &open.inode, mode, range) {
             Err(error) if error.code() == libc::ENOSPC => {
                 self.reclaim();
-                self.fallocate_once(&open.inode, mode, range)
+                self.fallocate_once(caller, &open.inode, mode, range)
             }
             result => result,
         }
     }
 
-    fn fallocate_once(&self, inode: &Arc<Inode>, mode: FallocateMode, range: Range) -> Result<()> {
+    fn fallocate_once(&self, caller: Caller, inode: &Arc<Inode>, mode: FallocateMode, range: Range) -> Result<()> {
         let coherence = self.coherence();
         let whole_blocks = Range { start: block_of(range.start) * BLOCK_BYTES, end: blocks_for(range.end) * BLOCK_BYTES };
         let _closed = match mode {
@@ -47,7 +55,7 @@ impl Core {
         let size = inode.size();
         let _tail = changed_tail(size, mode.size_after(size, range.end)).map(|tail| coherence.partial_write(inode.ino, tail));
         let mut content = inode.exclude();
-        let outcome = self.change_range(inode, &mut content, mode, range);
+        let outcome = self.change_range(caller, inode, &mut content, mode, range);
         if outcome.is_err() {
             self.revert(inode, &mut content);
         }
@@ -60,7 +68,14 @@ impl Core {
     }
 
     /// Returns the size before and after.
-    fn change_range(&self, inode: &Arc<Inode>, content: &mut Content, mode: FallocateMode, range: Range) -> Result<(u64, u64)> {
+    fn change_range(
+        &self,
+        caller: Caller,
+        inode: &Arc<Inode>,
+        content: &mut Content,
+        mode: FallocateMode,
+        range: Range,
+    ) -> Result<(u64, u64)> {
         let old_size = inode.size();
         self.extents(inode, content)?;
         let mut txn = Txn::new();
@@ -77,6 +92,7 @@ impl Core {
         }
         txn.extents(inode.ino, map, &touched);
         let blocks = map.blocks();
+        end_privileges(&mut txn, inode, caller);
         txn.inode(inode, |record| {
             record.size = new_size;
             record.blocks = blocks;

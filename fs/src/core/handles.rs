@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use dashmap::DashMap;
 
-use super::inode::{Inode, without_suid};
+use super::attr::end_privileges;
+use super::inode::Inode;
 use super::namespace::{NewInode, check_name};
 use super::{Core, FsError, Result};
 use crate::types::{Attr, Caller, Handle, HandleMode, Ino, OpenFlags, Opened};
@@ -69,13 +70,10 @@ impl Core {
         Ok(opened)
     }
 
-    /// O_TRUNC. Also an empty file gets new times and loses what is preallocated. The kernel leaves the set-id
-    /// bits to us, without a word on the caller's privileges: root is taken to have them all.
+    /// O_TRUNC. Also an empty file gets new times and loses what is preallocated.
     fn truncate_opened(&self, caller: Caller, inode: &Arc<Inode>) -> Result<()> {
         self.resize(inode, 0, |txn| {
-            if caller.uid != 0 {
-                txn.inode(inode, |record| record.mode = without_suid(record.mode));
-            }
+            end_privileges(txn, inode, caller);
             Ok(())
         })
     }

@@ -26,8 +26,8 @@ impl Operations for Core {
         self.attr(ino)
     }
 
-    fn setattr(&self, _caller: Caller, ino: Ino, _handle: Option<Handle>, set: SetAttr) -> Result<Attr> {
-        self.do_setattr(ino, set)
+    fn setattr(&self, caller: Caller, ino: Ino, _handle: Option<Handle>, set: SetAttr) -> Result<Attr> {
+        self.do_setattr(caller, ino, set)
     }
 
     fn readlink(&self, ino: Ino) -> Result<Vec<u8>> {
@@ -116,8 +116,8 @@ impl Operations for Core {
         self.do_release(handle);
     }
 
-    fn fallocate(&self, _caller: Caller, handle: Handle, mode: FallocateMode, offset: u64, length: u64) -> Result<()> {
-        self.do_fallocate(&*self.handles.file(handle)?, mode, offset, length)
+    fn fallocate(&self, caller: Caller, handle: Handle, mode: FallocateMode, offset: u64, length: u64) -> Result<()> {
+        self.do_fallocate(caller, &*self.handles.file(handle)?, mode, offset, length)
     }
 
     fn lseek(&self, handle: Handle, offset: u64, whence: SeekWhence) -> Result<u64> {

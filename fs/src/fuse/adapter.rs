@@ -45,11 +45,17 @@ impl Adapter {
     /// Runs a request here, or on the pool if it may have to wait.
     fn serve(&self, operation: &'static str, ino: Option<Ino>, job: impl FnOnce(&dyn Operations) + Send + 'static) {
         if self.ops.may_wait(ino) {
-            let ops = Arc::clone(&self.ops);
-            self.pool.run(move || contain(operation, || job(&*ops)));
+            self.wait(operation, job);
         } else {
             contain(operation, || job(&*self.ops));
         }
+    }
+
+    /// Runs a request that waits for a commit or a revocation on the pool: a few slow flushes must not keep
+    /// everybody else, acknowledgements of revocations among them, from being served.
+    fn wait(&self, operation: &'static str, job: impl FnOnce(&dyn Operations) + Send + 'static) {
+        let ops = Arc::clone(&self.ops);
+        self.pool.run(move || contain(operation, || job(&*ops)));
     }
 }
 
@@ -96,6 +102,8 @@ impl fuser::Filesystem for Adapter {
             InitFlags::FUSE_EXPLICIT_INVAL_DATA,
             // Without it the kernel takes the mask of an access list for the rights of the file's group.
             InitFlags::FUSE_POSIX_ACL,
+            // Set-id bits are ours to clear; without it every write begins with a question about capabilities.
+            InitFlags::FUSE_HANDLE_KILLPRIV_V2,
         ];
         for flags in wanted {
             if config.add_capabilities(flags).is_err() {
@@ -359,7 +367,7 @@ impl fuser::Filesystem for Adapter {
         if control::is_virtual(ino.0) {
             return reply.ok();
         }
-        self.serve("fsync", Some(ino.0), move |ops| answer("fsync", reply, ops.fsync(handle.0, data_only), empty));
+        self.wait("fsync", move |ops| answer("fsync", reply, ops.fsync(handle.0, data_only), empty));
     }
 
     fn opendir(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
@@ -421,7 +429,7 @@ impl fuser::Filesystem for Adapter {
         if control::is_virtual(ino.0) {
             return reply.ok();
         }
-        contain("fsyncdir", || answer("fsyncdir", reply, self.ops.fsyncdir(handle.0), empty));
+        self.wait("fsyncdir", move |ops| answer("fsyncdir", reply, ops.fsyncdir(handle.0), empty));
     }
 
     fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {

@@ -415,6 +415,34 @@ fn truncating_by_open() {
     assert_eq!(mounted.core.getattr(ino).unwrap().mode & 0o7777, 0o755);
 }
 
+/// The kernel leaves set-id bits to the filesystem.
+#[test]
+fn changing_the_content_ends_set_id_bits() {
+    let mounted = Mounted::new(64 << 20);
+    let (ino, handle) = mounted.create(ROOT_INO, "file");
+    let mode_after = |caller: Caller, change: &dyn Fn(Caller)| {
+        let set = SetAttr { mode: Some(0o6755), ..SetAttr::default() };
+        mounted.core.setattr(caller, ino, None, set).unwrap();
+        change(caller);
+        mounted.core.getattr(ino).unwrap().mode & 0o7777
+    };
+    let root = Caller { uid: 0, gid: 0, tid: 1 };
+    let truncate = |caller| {
+        let set = SetAttr { size: Some(100), ..SetAttr::default() };
+        mounted.core.setattr(caller, ino, None, set).unwrap();
+    };
+    let allocate = |caller| {
+        mounted.core.fallocate(caller, handle, FallocateMode::Allocate { keep_size: false }, 0, 8192).unwrap();
+    };
+    assert_eq!((mode_after(ALICE, &truncate), mode_after(root, &truncate)), (0o755, 0o6755));
+    assert_eq!((mode_after(ALICE, &allocate), mode_after(root, &allocate)), (0o755, 0o6755));
+    let chown = |caller| {
+        let set = SetAttr { uid: Some(1), ..SetAttr::default() };
+        mounted.core.setattr(caller, ino, None, set).unwrap();
+    };
+    assert_eq!(mode_after(root, &chown), 0o755);
+}
+
 /// The kernel sends no fsync after an O_SYNC write that bypasses its cache.
 #[test]
 fn a_synchronous_write_through_a_direct_handle_survives_a_crash() {
