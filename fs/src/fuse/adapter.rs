@@ -27,25 +27,51 @@ use crate::types::{
 /// Requests the kernel may have in flight; fuser's default of 16 starves deep queues.
 const MAX_BACKGROUND: u16 = 256;
 const MAX_WRITE: u32 = 1 << 20;
+/// Threads of the pools.
+const POOL_THREADS: usize = 2048;
+const OPEN_THREADS: usize = 512;
+const CALL_THREADS: usize = 1024;
 
 /// The FUSE side of a mount.
 pub struct Adapter {
     ops: Arc<dyn Operations>,
     control: Arc<Control>,
+    /// Requests that wait for revocations and device I/O only.
     pool: Pool,
+    /// Opens, which may wait until reads and writes have been served.
+    opens: Pool,
+    /// Maps and other calls of clients, which may too, and which anybody may make wait.
+    calls: Pool,
     backings: Backings,
 }
 
 impl Adapter {
     /// An adapter for these operations and virtual files.
     pub fn new(ops: Arc<dyn Operations>, control: Arc<Control>) -> Self {
-        Adapter { ops, control, pool: Pool::default(), backings: Backings::default() }
+        Adapter {
+            ops,
+            control,
+            pool: Pool::new(POOL_THREADS),
+            opens: Pool::new(OPEN_THREADS),
+            calls: Pool::new(CALL_THREADS),
+            backings: Backings::default(),
+        }
     }
 
     /// Runs a request here, or on the pool if it may have to wait.
     fn serve(&self, operation: &'static str, ino: Option<Ino>, job: impl FnOnce(&dyn Operations) + Send + 'static) {
         if self.ops.may_wait(ino) {
             self.wait(operation, job);
+        } else {
+            contain(operation, || job(&*self.ops));
+        }
+    }
+
+    /// As [`Adapter::serve`], for what may have to empty the page cache.
+    fn serve_open(&self, operation: &'static str, ino: Option<Ino>, job: impl FnOnce(&dyn Operations) + Send + 'static) {
+        if self.ops.may_wait(ino) {
+            let ops = Arc::clone(&self.ops);
+            self.opens.run(move || contain(operation, || job(&*ops)));
         } else {
             contain(operation, || job(&*self.ops));
         }
@@ -257,7 +283,7 @@ impl fuser::Filesystem for Adapter {
             contain("open", || self.open_virtual(caller, ino.0, flags, reply));
             return;
         }
-        self.serve("open", Some(ino.0), move |ops| {
+        self.serve_open("open", Some(ino.0), move |ops| {
             answer("open", reply, ops.open(caller, ino.0, flags), |reply, opened| {
                 reply.opened(FileHandle(opened.handle), fopen_flags(&opened));
             });
@@ -266,7 +292,7 @@ impl fuser::Filesystem for Adapter {
 
     fn create(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, flags: i32, reply: ReplyCreate) {
         let (caller, name) = (caller(request), name.to_owned());
-        self.serve("create", None, move |ops| {
+        self.serve_open("create", None, move |ops| {
             let exclusive = flags & libc::O_EXCL != 0;
             let outcome = not_virtual(&[parent], &[&name])
                 .and_then(|()| ops.create(caller, parent.0, name.as_bytes(), mode, exclusive, open_flags(flags)));
@@ -512,7 +538,7 @@ impl fuser::Filesystem for Adapter {
             });
         };
         // Acknowledgements must never queue behind what waits for them.
-        if control::is_quick(command) { job() } else { self.pool.run(job) }
+        if control::is_quick(command) { job() } else { self.calls.run(job) }
     }
 
     fn poll(

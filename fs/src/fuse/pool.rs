@@ -1,17 +1,17 @@
 //! Threads for requests that may have to wait.
 //!
 //! Serving threads must stay free: acknowledgements of revocations and the
-//! write-back that an invalidation causes arrive through them. The pool grows
-//! with the number of waiting requests, which the number of client threads
-//! bounds, because requests in it can wait for each other.
+//! write-back that an invalidation causes arrive through them. A pool grows with
+//! the number of waiting requests up to its limit, because requests in it can
+//! wait for each other. Requests that wait for others to be *served* (whatever
+//! empties the page cache) need a pool of their own: clients with enough threads
+//! could fill one that both kinds share, and nothing in it would ever end.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-/// More threads than this are not started; further jobs queue.
-const MAX_THREADS: usize = 2048;
 /// A thread without work for this long ends.
 const IDLE: Duration = Duration::from_secs(5);
 const STACK_BYTES: usize = 512 * 1024;
@@ -26,9 +26,9 @@ struct State {
 }
 
 /// An elastic thread pool.
-#[derive(Default)]
 pub struct Pool {
     shared: Arc<Shared>,
+    limit: usize,
 }
 
 #[derive(Default)]
@@ -44,11 +44,16 @@ impl Shared {
 }
 
 impl Pool {
+    /// A pool that starts `limit` threads at most; further jobs queue.
+    pub fn new(limit: usize) -> Pool {
+        Pool { shared: Arc::default(), limit }
+    }
+
     /// Runs `job` on some thread, soon. A job must not panic.
     pub fn run(&self, job: impl FnOnce() + Send + 'static) {
         let mut state = self.shared.lock();
         state.jobs.push_back(Box::new(job));
-        if state.idle >= state.jobs.len() || state.threads >= MAX_THREADS {
+        if state.idle >= state.jobs.len() || state.threads >= self.limit {
             self.shared.wake.notify_one();
             return;
         }
@@ -95,7 +100,7 @@ mod tests {
 
     #[test]
     fn jobs_that_wait_for_later_jobs_do_not_deadlock() {
-        let pool = Pool::default();
+        let pool = Pool::new(128);
         let (done, finished) = mpsc::channel();
         let mut senders = Vec::new();
         for _ in 0..100 {
