@@ -1,6 +1,6 @@
 //! The developer's entry point: `cargo xtask check|test|demo|bench`.
 
-use std::process::Command;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
@@ -29,8 +29,18 @@ enum Task {
     },
 }
 
-fn main() -> Result<()> {
-    match Arguments::parse().task {
+fn main() -> ExitCode {
+    match perform(Arguments::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn perform(task: Task) -> Result<()> {
+    match task {
         Task::Check => {
             run("cargo", &["fmt", "--all", "--check"])?;
             run("cargo", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])
