@@ -146,7 +146,8 @@ impl Allocator {
             }
         }
         let reserve_blocks = RESERVE_BLOCKS.max(end_block / 100).min(end_block / 8);
-        let state = Mutex::new(State { recorded, available, pending: Vec::new(), pending_blocks: 0, taken, metadata: chain.to_vec() });
+        let state =
+            Mutex::new(State { recorded, available, pending: Vec::new(), pending_blocks: 0, taken, metadata: chain.to_vec() });
         Ok(Allocator { state, first_block, end_block, reserve_blocks, last_half_open: AtomicBool::new(false) })
     }
 

@@ -125,8 +125,13 @@ fn one(raw: &ioctl::Segment, length: u64) -> Result<Granted, Error> {
         true => None,
         false => Some(Reason::from_code(raw.reason).ok_or_else(|| protocol("unknown reason"))?),
     };
-    let segment =
-        Segment { file_offset: raw.file_offset, length, path, reason, device_offset: (direct && raw.device_offset != 0).then_some(raw.device_offset) };
+    let segment = Segment {
+        file_offset: raw.file_offset,
+        length,
+        path,
+        reason,
+        device_offset: (direct && raw.device_offset != 0).then_some(raw.device_offset),
+    };
     let grant = (direct && raw.grant_id != 0).then_some(GrantPlace {
         id: raw.grant_id,
         offset: raw.grant_offset,
