@@ -140,7 +140,7 @@ impl Server {
         core.set_coherence(Arc::new(EngineCoherence::new(&engine)));
 
         let privileged = nix::unistd::geteuid().is_root();
-        let socket = if privileged && !config.grants_by_socket {
+        let socket = if privileged && !config.grants_by_socket && kernel_has_passthrough() {
             None
         } else {
             let path = socket_path(&summary.uuid).map_err(ServerError::Socket)?;
@@ -215,6 +215,14 @@ pub fn direct_name(policy: DirectPolicy) -> &'static str {
         DirectPolicy::RespectCache => "respect-cache",
         DirectPolicy::Never => "never",
     }
+}
+
+/// FUSE passthrough came with Linux 6.9. A kernel built without it needs `-o grants=socket`, which the log then says.
+fn kernel_has_passthrough() -> bool {
+    let Ok(system) = nix::sys::utsname::uname() else { return false };
+    let release = system.release().to_string_lossy().into_owned();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (6u32, 9u32)
 }
 
 /// What a mount by an ordinary user cannot do.

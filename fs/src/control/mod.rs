@@ -92,6 +92,9 @@ impl Control {
 
     /// The transport tells whether it can.
     pub fn set_passthrough(&self, able: bool) {
+        if self.wants_passthrough() && !able {
+            tracing::error!("the kernel refuses FUSE passthrough, so nothing can be mapped: mount with -o grants=socket");
+        }
         self.passthrough.store(able, Ordering::Relaxed);
     }
 
