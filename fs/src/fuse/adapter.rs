@@ -118,13 +118,14 @@ fn not_virtual(parents: &[INodeNo], names: &[&OsStr]) -> Result<()> {
 
 impl fuser::Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+        // Not FUSE_ATOMIC_O_TRUNC: the kernel would write dirty mapped pages back after our truncate, and the file
+        // would grow again. Without it a truncating open is a truncate, which the kernel keeps apart from write-back.
         let wanted = [
             InitFlags::FUSE_ASYNC_DIO,
             InitFlags::FUSE_PARALLEL_DIROPS,
             InitFlags::FUSE_DO_READDIRPLUS | InitFlags::FUSE_READDIRPLUS_AUTO,
             InitFlags::FUSE_HAS_IOCTL_DIR,
             InitFlags::FUSE_CACHE_SYMLINKS,
-            InitFlags::FUSE_ATOMIC_O_TRUNC,
             InitFlags::FUSE_EXPLICIT_INVAL_DATA,
             // Without it the kernel takes the mask of an access list for the rights of the file's group.
             InitFlags::FUSE_POSIX_ACL,
