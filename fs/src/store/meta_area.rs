@@ -312,7 +312,10 @@ impl MetaArea {
         let allocator = read(&self.allocator).clone();
         let no_space = StoreError::NoSpace { wanted_blocks: need, free_blocks: 0 };
         let Some(allocator) = allocator else { return Err(no_space) };
-        let Some(pieces) = allocator.take(want, need, room, near) else { return Err(no_space) };
+        let Some(pieces) = allocator.take(want, need, room, near) else {
+            tracing::debug!(need_blocks = need, backed_blocks = backed, "the metadata area cannot grow");
+            return Err(no_space);
+        };
         if let Err(error) = self.zero_pieces(&pieces) {
             allocator.put_back(&pieces);
             return Err(error);

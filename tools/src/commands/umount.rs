@@ -20,6 +20,8 @@ use crate::{config, output};
 
 /// After this long a person wants to know what is being waited for.
 const QUIET_WAIT: Duration = Duration::from_secs(2);
+/// The guardian, which shares the volume's lock, ends right after the server.
+const GUARDIAN_WAIT: Duration = Duration::from_secs(2);
 /// The last commit and write-back of a large aperture fit in this.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
@@ -103,7 +105,7 @@ fn check_closed(info: &Value) -> Result<ExitCode> {
     let name = info["device"]["name"].as_str().unwrap_or_default();
     let summary = match config::device(name) {
         Ok(device @ DeviceSpec::Image(_)) => {
-            device.open(None, OpenMode::ReadOnly, Duration::ZERO).ok().and_then(|opened| probe(&opened.device).ok())
+            device.open(None, OpenMode::ReadOnly, GUARDIAN_WAIT).ok().and_then(|opened| probe(&opened.device).ok())
         }
         _ => None,
     };

@@ -50,7 +50,11 @@ pub fn full_of_names() -> Result<()> {
     fs::create_dir(&directory)?;
     let name = |number: u64| directory.join(format!("{number:0200}"));
     let synced = fill_with_names(&directory, name)?;
-    scratch.umount()?;
+    // The last names before ENOSPC were not synced, and their commit may find no room; umount says so then.
+    match scratch.umount() {
+        Err(error) if error.to_string().contains("not closed in order") => println!("{error}"),
+        outcome => outcome?,
+    }
     scratch.fsck().context("of the full volume")?;
     scratch.mount(&[])?;
     for number in 0..synced {
