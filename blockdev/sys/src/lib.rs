@@ -33,7 +33,7 @@ pub use memfd::{WindowFile, private_memfd};
 pub use passing::receive_with_fd;
 pub use pidfd::ProcessHandle;
 pub use plain_memory::PlainMemory;
-pub use process::{CacheState, cachestat, duplicate_descriptor, thread_group};
+pub use process::{CacheState, cachestat, duplicate_descriptor, identity, name_descriptor, open_named, thread_group};
 pub use random::random_u64;
 pub use sequence::SequencePage;
 pub use uring::{Direction, Engine, EngineStats, Outcome, RegisteredWindow, Transfer};

@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 
 /// Pages of a range in the page cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,6 +68,34 @@ pub fn duplicate_descriptor(pid: u32, fd: i32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(copy as i32) })
 }
 
+/// What descriptor `fd` of process `pid` is open on, as a descriptor that only names it (O_PATH). Unlike with
+/// [`duplicate_descriptor`], neither getting nor closing it asks the filesystem behind it anything: that may be one
+/// which its owner serves, and which never answers. Needs the right to trace the process.
+pub fn name_descriptor(pid: u32, fd: i32) -> io::Result<OwnedFd> {
+    let mut options = fs::OpenOptions::new();
+    options.read(true).custom_flags(libc::O_PATH | libc::O_CLOEXEC);
+    Ok(options.open(format!("/proc/{pid}/fd/{fd}"))?.into())
+}
+
+/// Device and inode number of a file, from what the kernel knows: its filesystem is not asked.
+pub fn identity(file: BorrowedFd<'_>) -> io::Result<(u64, u64)> {
+    let mut out = MaybeUninit::<libc::statx>::zeroed();
+    let flags = libc::AT_EMPTY_PATH | libc::AT_STATX_DONT_SYNC;
+    // SAFETY: the path is a terminated string; the kernel writes at most one struct statx.
+    let result = unsafe { libc::statx(file.as_raw_fd(), c"".as_ptr(), flags, 0, out.as_mut_ptr()) };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: zeroed, and integers have no invalid values.
+    let out = unsafe { out.assume_init() };
+    Ok((libc::makedev(out.stx_dev_major, out.stx_dev_minor), out.stx_ino))
+}
+
+/// Opens for reading what a descriptor names.
+pub fn open_named(file: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    Ok(fs::File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))?.into())
+}
+
 /// The process (thread group) that a thread belongs to.
 pub fn thread_group(tid: u32) -> io::Result<u32> {
     let status = fs::read_to_string(format!("/proc/{tid}/status"))?;
@@ -93,6 +122,20 @@ mod tests {
         assert!(thread_group(tid as u32).is_err() || thread_group(tid as u32).ok() == Some(std::process::id()));
         assert_eq!(thread_group(std::process::id()).expect("own process"), std::process::id());
         assert!(duplicate_descriptor(std::process::id(), 1_000_000).is_err());
+    }
+
+    #[test]
+    fn a_named_descriptor_is_the_file_and_no_more() {
+        use std::io::Read;
+        use std::os::unix::fs::MetadataExt;
+        let file = fs::File::open("/proc/self/status").expect("procfs");
+        let named = name_descriptor(std::process::id(), file.as_raw_fd()).expect("own process");
+        let metadata = file.metadata().expect("stat");
+        assert_eq!(identity(named.as_fd()).expect("statx"), (metadata.dev(), metadata.ino()));
+        let mut opened = fs::File::from(open_named(named.as_fd()).expect("it may be read"));
+        assert!(fs::File::from(named).read(&mut [0]).is_err(), "it only names the file");
+        assert_eq!(opened.read(&mut [0]).expect("read"), 1);
+        assert!(name_descriptor(std::process::id(), -1).is_err());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Decoding and answering ioctls. Everything that arrives here is hostile.
 
+use std::fs::File;
 use std::os::fd::OwnedFd;
 
 use peerfs_abi::ioctl::{self as abi, Ack, Context, Info, Map, Revoke, Segment, Unmap};
@@ -240,12 +241,16 @@ impl Call<'_> {
     }
 }
 
-/// The descriptor of the caller's memory that it names. One that cannot be had is the engine's to judge.
+/// The caller's memory, opened by us or, where we may not, the descriptor of it that the caller names. One that cannot
+/// be had is the engine's to judge. Where we are privileged nobody's descriptors are touched: one of a filesystem that
+/// its owner serves might never let go of us.
 fn address_space(tgid: u32, fd: i32) -> Option<OwnedFd> {
-    if fd < 0 {
-        return None;
+    let opened = File::open(format!("/proc/{tgid}/mem")).map(OwnedFd::from);
+    match opened {
+        Ok(memory) => Some(memory),
+        Err(_) if fd >= 0 => peerfs_sys::duplicate_descriptor(tgid, fd).ok(),
+        Err(_) => None,
     }
-    peerfs_sys::duplicate_descriptor(tgid, fd).ok()
 }
 
 fn importer_name(field: &[u8]) -> Result<String> {

@@ -22,23 +22,47 @@ pub enum VirtualHandle {
     Grant,
 }
 
-/// Polls that wait for an event of one session.
+/// The poll that waits for an event of one session. All polls of one open file are the same to the kernel, so the
+/// last waker wakes them all, and a client that polls again and again leaves nothing behind.
 #[derive(Default)]
 pub struct Wakers {
-    waiting: Mutex<Vec<Waker>>,
+    waiting: Mutex<Option<Waker>>,
 }
 
 impl Wakers {
-    /// One more poll waits. Its waker is called once at most.
+    /// A poll waits. Its waker is called once at most.
     pub fn add(&self, waker: Waker) {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push(waker);
+        *self.waiting.lock().unwrap_or_else(PoisonError::into_inner) = Some(waker);
     }
 
-    /// Wakes all of them.
+    /// Wakes whoever polls.
     pub fn wake(&self) {
-        let waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
-        for waker in waiting {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(waker) = waiting {
             waker();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn polling_again_and_again_leaves_one_waker() {
+        let wakers = Wakers::default();
+        let woken = Arc::new(AtomicU32::new(0));
+        for _ in 0..1000 {
+            let woken = Arc::clone(&woken);
+            wakers.add(Box::new(move || {
+                woken.fetch_add(1, Ordering::SeqCst);
+            }));
+        }
+        assert_eq!(Arc::strong_count(&woken), 2);
+        wakers.wake();
+        wakers.wake();
+        assert_eq!(woken.load(Ordering::SeqCst), 1);
     }
 }

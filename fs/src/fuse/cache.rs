@@ -5,7 +5,6 @@ use std::os::fd::AsFd;
 use std::sync::OnceLock;
 
 use fuser::{INodeNo, Notifier};
-use nix::sys::stat::fstat;
 use peerfs_p2p::{CacheProbe, Range};
 use peerfs_sys::CacheState;
 
@@ -49,13 +48,15 @@ impl CpuCache for FuseCache {
 
     fn state(&self, ino: Ino, range: Range, probe: CacheProbe) -> io::Result<CacheState> {
         let pid = peerfs_sys::thread_group(probe.tid)?;
-        let file = peerfs_sys::duplicate_descriptor(pid, probe.fd)?;
-        // A client could name another file to hide its cached pages.
-        let stat = fstat(&file)?;
+        let named = peerfs_sys::name_descriptor(pid, probe.fd)?;
+        // A client could name another file to hide its cached pages, or one of a filesystem that it serves itself
+        // and that never answers us. So nothing of the file is touched before it is known to be ours.
         let device = self.session.get().map(|(_, device)| *device);
-        if stat.st_ino != ino || Some(stat.st_dev) != device {
+        let (found_device, found_ino) = peerfs_sys::identity(named.as_fd())?;
+        if found_ino != ino || Some(found_device) != device {
             return Err(io::Error::from_raw_os_error(libc::EBADF));
         }
+        let file = peerfs_sys::open_named(named.as_fd())?;
         peerfs_sys::cachestat(file.as_fd(), range.start, range.length())
     }
 }
