@@ -14,13 +14,14 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair
 use nix::sys::time::{TimeVal, TimeValLike};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
+use peerfs_sys::ProcessHandle;
 
 use super::protocol::{Kind, receive, send};
 use crate::custody::Custody;
 use crate::sync::lock;
 
 /// A guardian that does not answer for this long is replaced.
-const ANSWER_SECONDS: i64 = 5;
+const ANSWER_SECONDS: u32 = 5;
 /// Pause before another attempt to start one.
 const RESTART_PAUSE: Duration = Duration::from_millis(100);
 
@@ -109,13 +110,24 @@ impl Guardian {
 
 impl Drop for Guardian {
     fn drop(&mut self) {
-        {
+        let hung = {
             let mut state = lock(&self.shared.state);
             state.stopping = true;
-            state.channel = None;
             state.lock = None;
-        }
+            // One that holds no window any more may be given up, should it not end.
+            let expendable = state.windows.is_empty();
+            // Opened before the channel is closed: the number is still its own.
+            let process = state.channel.take().and_then(|channel| ProcessHandle::open(channel.pid.as_raw() as u32).ok());
+            process.filter(|_| expendable)
+        };
         self.shared.stopped.notify_all();
+        if let Some(process) = hung
+            && matches!(process.wait_exit(Duration::from_secs(ANSWER_SECONDS.into())), Ok(false))
+        {
+            tracing::warn!("the guardian holds nothing and does not end; it is killed");
+            // A failure means that it has ended after all.
+            let _ = process.kill();
+        }
         if let Some(monitor) = self.monitor.take() {
             // It can only have panicked, which was reported.
             let _ = monitor.join();
@@ -200,8 +212,8 @@ impl Shared {
     /// Starts a guardian and tells it all that the last one knew.
     fn start(&self, state: &mut State) -> io::Result<Child> {
         let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
-        setsockopt(&ours, sockopt::ReceiveTimeout, &TimeVal::seconds(ANSWER_SECONDS))?;
-        setsockopt(&ours, sockopt::SendTimeout, &TimeVal::seconds(ANSWER_SECONDS))?;
+        setsockopt(&ours, sockopt::ReceiveTimeout, &TimeVal::seconds(ANSWER_SECONDS.into()))?;
+        setsockopt(&ours, sockopt::SendTimeout, &TimeVal::seconds(ANSWER_SECONDS.into()))?;
         let mut command = (self.command)();
         command.stdin(Stdio::from(theirs)).stdout(Stdio::null()).stderr(Stdio::null());
         let mut child = command.spawn()?;

@@ -101,6 +101,17 @@ fn a_killed_guardian_is_replaced_and_told_everything() {
 }
 
 #[test]
+fn a_guardian_that_hangs_with_nothing_to_guard_does_not_hold_the_server() {
+    let guardian = Guardian::spawn_command(|| role("guardian"), None).expect("guardian");
+    let pid = nix::unistd::Pid::from_raw(guardian.pid().expect("running") as i32);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).expect("stop");
+    let stopped = nix::sys::wait::WaitPidFlag::WSTOPPED | nix::sys::wait::WaitPidFlag::WNOWAIT;
+    nix::sys::wait::waitid(nix::sys::wait::Id::Pid(pid), stopped).expect("it stops");
+    drop(guardian);
+    assert!(nix::sys::signal::kill(pid, None).is_err(), "it was left behind");
+}
+
+#[test]
 fn a_command_that_is_no_guardian_is_an_error() {
     let err = Guardian::spawn_command(|| Command::new("true"), None).expect_err("no answer");
     assert!(err.to_string().contains("starting the guardian"), "{err}");
