@@ -199,9 +199,12 @@ impl Server {
     pub fn wait(self) -> Result<(), ServerError> {
         let served = self.mount.join();
         // Every window ends before the last commit, so that what peers wrote is in it.
-        self.engine.shut_down()?;
+        let ended = self.engine.shut_down();
         drop(self.socket);
-        self.core.close().map_err(ServerError::Core)?;
+        // A window that could not be written back is no reason to lose metadata as well.
+        let closed = self.core.close().map_err(ServerError::Core);
+        ended?;
+        closed?;
         drop(self.exporter);
         drop(self.guardian);
         served.map_err(ServerError::Serving)

@@ -95,6 +95,16 @@ fn short_files_are_told_apart_from_errors() {
 }
 
 #[test]
+fn a_live_window_is_found_by_its_slot() {
+    let engine = Engine::new().expect("io_uring");
+    let window = RegisteredWindow::create(&engine, 8192).expect("window");
+    let slot = window.slot();
+    assert!(engine.window(slot).is_some_and(|found| Arc::ptr_eq(&found, &window)));
+    drop(window);
+    assert!(engine.window(slot).is_none());
+}
+
+#[test]
 fn window_memory_outlives_its_truncation() {
     let engine = Engine::new().expect("io_uring");
     let (file, data) = patterned(4 << 20);

@@ -47,7 +47,9 @@ impl RegisteredWindow {
             give_slot(engine, slot);
             return Err(err);
         }
-        Ok(Arc::new(RegisteredWindow { engine: engine.clone(), file, slot, base: start as u64 }))
+        let window = Arc::new(RegisteredWindow { engine: engine.clone(), file, slot, base: start as u64 });
+        live(engine).insert(slot, Arc::downgrade(&window));
+        Ok(window)
     }
 
     /// Size in bytes.
