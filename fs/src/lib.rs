@@ -11,4 +11,5 @@ pub mod mapping;
 pub mod ops;
 pub mod server;
 pub mod store;
+mod sync;
 pub mod types;

@@ -12,9 +12,9 @@ use dashmap::mapref::entry::Entry;
 
 use super::Core;
 use super::inode::Inode;
-use super::locks::lock;
 use crate::error::{FsError, Result};
 use crate::store::{CommitSeq, Inode as Record, Key};
+use crate::sync::lock;
 use crate::types::Ino;
 
 /// Inodes by number.

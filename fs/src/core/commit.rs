@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use super::handles::OpenFile;
 use super::inode::Inode;
-use super::locks::lock;
 use super::meta::Txn;
 use super::{Core, FsError, Result};
 use crate::store::StoreError;
+use crate::sync::lock;
 
 /// Uncommitted changes that wake the commit thread.
 const WAKE_BYTES: usize = 16 << 20;

@@ -4,10 +4,10 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::extent_map::ExtentMap;
-use super::locks::{lock, read, write};
 use super::reservation::Reservation;
 use super::time::{from_record, to_record};
 use crate::store::{FileKind, Inode as Record};
+use crate::sync::{lock, read, write};
 use crate::types::{Attr, Ino, Timestamp};
 
 /// The inode has (or had) extended attributes.

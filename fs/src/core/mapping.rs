@@ -40,7 +40,7 @@ pub struct ExtentSurvey {
 impl Core {
     /// Whom to ask about mappings from now on.
     pub fn set_coherence(&self, coherence: Arc<dyn Coherence>) {
-        *super::locks::write(&self.coherence) = coherence;
+        *crate::sync::write(&self.coherence) = coherence;
     }
 
     /// Where a range of a file lies. `None`: there is no such inode.

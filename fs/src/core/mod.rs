@@ -31,7 +31,6 @@ mod file_write;
 mod handles;
 mod inode;
 mod io;
-mod locks;
 mod mapping;
 mod meta;
 mod namespace;
@@ -168,7 +167,7 @@ impl Core {
     }
 
     fn coherence(&self) -> Arc<dyn Coherence> {
-        locks::read(&self.coherence).clone()
+        crate::sync::read(&self.coherence).clone()
     }
 }
 

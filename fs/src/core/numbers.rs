@@ -4,10 +4,10 @@
 use std::sync::Mutex;
 
 use super::Core;
-use super::locks::lock;
 use super::meta::Txn;
 use crate::error::{FsError, Result};
 use crate::store::{Counter, Key, ROOT_INO, counter};
+use crate::sync::lock;
 use crate::types::Ino;
 
 const TAKEN_AT_ONCE: u64 = 1024;

@@ -7,10 +7,10 @@ use peerfs_abi::Trigger;
 use peerfs_p2p::Range;
 
 use super::inode::{FLAG_XATTRS, Inode};
-use super::locks::lock;
 use super::meta::Txn;
 use super::{Core, FsError, Result};
 use crate::store::{FileKind, Key};
+use crate::sync::lock;
 
 const ORPHANS_AT_ONCE: usize = 1024;
 

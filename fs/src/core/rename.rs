@@ -6,12 +6,12 @@ use std::sync::atomic::Ordering;
 
 use super::Core;
 use super::inode::{Content, Inode, stamp_change, stamp_content};
-use super::locks::lock;
 use super::meta::Txn;
 use super::namespace::check_name;
 use super::time::now;
 use crate::error::{FsError, Result};
 use crate::store::DirentByName;
+use crate::sync::lock;
 use crate::types::{Ino, ROOT_INO, RenameMode};
 
 /// Deeper than any tree that could be made; a parent chain this long is a cycle in a damaged image.

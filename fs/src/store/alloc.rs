@@ -15,8 +15,8 @@ use super::key::Key;
 use super::kv::{CommitSeq, Ops};
 use super::meta_area::AreaAllocator;
 use super::records::{BlockCount, Record};
-use super::sync::lock;
 use super::{BlockRange, StoreError};
+use crate::sync::lock;
 
 /// Blocks of 2 MiB, the size and alignment of a huge page.
 pub const HUGE_BLOCKS: u64 = 512;

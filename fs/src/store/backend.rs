@@ -12,7 +12,7 @@ use redb::StorageBackend;
 
 use super::StoreError;
 use super::meta_area::MetaArea;
-use super::sync::lock;
+use crate::sync::lock;
 
 const PAGE: usize = BLOCK_BYTES as usize;
 

@@ -12,7 +12,7 @@ use redb::{Builder, Database, ReadOnlyTable, ReadableDatabase, StorageError, Tab
 use super::StoreError;
 use super::backend::Backend;
 use super::overlay::{Bytes, Changes, Overlay};
-use super::sync::{lock, read, write};
+use crate::sync::{lock, read, write};
 
 const TABLE: TableDefinition<&[u8], &[u8]> = TableDefinition::new("records");
 

@@ -15,8 +15,8 @@ use peerfs_blockdev::{BLOCK_BYTES, BlockDevice, Io, Ticket};
 
 use super::super_store::SuperblockStore;
 use super::superblock::{CHAIN_CAPACITY, Superblock};
-use super::sync::{lock, read, write};
 use super::{BlockRange, StoreError};
+use crate::sync::{lock, read, write};
 
 /// Smallest growth when space allows, in blocks (4 MiB).
 const GROWTH_BLOCKS: u64 = 1024;

@@ -26,7 +26,6 @@ mod records;
 mod signature;
 mod super_store;
 mod superblock;
-mod sync;
 mod volume;
 
 #[cfg(test)]

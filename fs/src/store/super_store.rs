@@ -6,7 +6,7 @@ use peerfs_blockdev::{BLOCK_BYTES, BlockDevice, BlockDeviceExt};
 
 use super::StoreError;
 use super::superblock::{ParseError, SUPERBLOCK_BLOCKS, Superblock};
-use super::sync::lock;
+use crate::sync::lock;
 
 /// The current superblock and where its next version goes.
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use peerfs_blockdev::{BLOCK_BYTES, BlockDevice, DeviceError, DeviceInfo, EventSink, Io, IoBuf, Ticket};
 
-use super::sync::lock;
+use crate::sync::lock;
 
 const SECTOR: usize = 512;
 
