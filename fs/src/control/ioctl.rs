@@ -121,6 +121,10 @@ impl Call<'_> {
         if handle.is_some_and(|handle| !handle.read) {
             return Err(FsError::errno(libc::EACCES));
         }
+        // Without the descriptor nothing proves that the page cache was emptied.
+        if request.cache_probe.is_none() {
+            return Err(FsError::errno(libc::EBADF));
+        }
         let answer = self
             .control
             .engine

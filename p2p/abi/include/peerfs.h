@@ -342,6 +342,7 @@ struct peerfs_map {
   // In (PEERFS_IOC_QUERY without context): name of the importer, NUL-padded; empty means `cpu`.
   uint8_t importer[PEERFS_NAME_MAX];
   // In: number of the descriptor this ioctl is called on; the server looks at the file's page cache through it.
+  // PEERFS_IOC_MAP answers EBADF without it.
   int32_t file_fd;
   // Explicit padding, zero.
   uint32_t reserved;

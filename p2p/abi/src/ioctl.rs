@@ -80,6 +80,7 @@ pub struct Map {
     /// In (`QUERY` without context): name of the importer, NUL-padded; empty means `cpu`.
     pub importer: [u8; NAME_MAX],
     /// In: number of the descriptor this ioctl is called on; the server looks at the file's page cache through it.
+    /// `MAP` answers EBADF without it.
     pub file_fd: i32,
     /// Explicit padding, zero.
     pub reserved: u32,
