@@ -55,8 +55,6 @@ pub trait Operations: Send + Sync {
     fn read(&self, handle: Handle, offset: u64, length: u32, into_cache: bool) -> Result<ReadData>;
     /// Writes all of `data`.
     fn write(&self, caller: Caller, handle: Handle, offset: u64, data: &[u8], origin: WriteOrigin) -> Result<u32>;
-    /// A descriptor was closed; reports errors of earlier writes.
-    fn flush(&self, handle: Handle) -> Result<()>;
     /// Makes data and what is needed to find it durable.
     fn fsync(&self, handle: Handle, data_only: bool) -> Result<()>;
     /// The last descriptor of the handle is gone.

@@ -19,7 +19,7 @@ use crate::store::{FormatOptions, OpenOptions, StoreError, Volume};
 use crate::types::Timestamp;
 
 /// How long a mount waits for an earlier server of the volume to finish.
-const LOCK_WAIT: Duration = Duration::from_secs(10);
+pub const LOCK_WAIT: Duration = Duration::from_secs(10);
 
 /// Everything that can be chosen for a mount.
 #[derive(Debug, Clone)]

@@ -6,18 +6,15 @@
 use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Output, Stdio};
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use peerfs_blockdev::{BlockDevice, DeviceSpec, OpenMode};
+use peerfs_fs::server::LOCK_WAIT;
 use peerfs_fs::store::probe;
 use serde_json::Value;
 use std::sync::Arc;
 
 use crate::config::own_program;
-
-/// How long to wait for an earlier server of the volume to finish.
-pub const LOCK_WAIT: Duration = Duration::from_secs(10);
 
 /// The device without its aperture, for looking only.
 pub fn open_for_reading(device: &DeviceSpec) -> Result<Arc<dyn BlockDevice>> {

@@ -103,11 +103,6 @@ impl Operations for Core {
         self.do_write(caller, &*self.handles.file(handle)?, offset, data, origin)
     }
 
-    fn flush(&self, handle: Handle) -> Result<()> {
-        // Every write reported its own error when it was made.
-        self.handles.file(handle).map(drop)
-    }
-
     fn fsync(&self, handle: Handle, data_only: bool) -> Result<()> {
         self.do_fsync(&*self.handles.file(handle)?, data_only)
     }

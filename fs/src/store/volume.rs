@@ -53,8 +53,7 @@ pub struct Volume {
 }
 
 impl Volume {
-    /// Opens a volume. An image that was not closed in order or comes from another host should go
-    /// through [`super::open_probe`] in a child process first.
+    /// Opens a volume, which should have gone through [`super::open_probe`] in a child process first.
     pub fn open(device: Arc<dyn BlockDevice>, options: &OpenOptions) -> Result<Volume, StoreError> {
         let name = device.info().name;
         let superblock = Arc::new(SuperblockStore::load(device.clone())?);

@@ -407,6 +407,7 @@ struct peerfs_context {
   // In: the importer's page size, bytes.
   uint32_t page_bytes;
   // In: a descriptor of the caller's own `/proc/self/mem`, opened read-only; it stays the caller's.
+  // A server that may open the caller's memory itself does so instead.
   int32_t mem_fd;
   // Out: the context, never reused on this volume.
   uint64_t context_id;

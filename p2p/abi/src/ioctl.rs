@@ -159,6 +159,7 @@ pub struct Context {
     /// In: the importer's page size, bytes.
     pub page_bytes: u32,
     /// In: a descriptor of the caller's own `/proc/self/mem`, opened read-only; it stays the caller's.
+    /// A server that may open the caller's memory itself does so instead.
     pub mem_fd: i32,
     /// Out: the context, never reused on this volume.
     pub context_id: u64,
