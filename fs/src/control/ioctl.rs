@@ -295,6 +295,7 @@ fn wire_segment(segment: &MapSegment) -> Segment {
             wire.grant_offset = grant.offset;
             wire.grant_length = grant.length;
             wire.sequence_slot = grant.sequence_slot;
+            wire.grant_kind = abi::grant_kind::WINDOW;
             wire.sequence = grant.sequence;
         }
         Err(reason) => wire.reason = reason.code(),

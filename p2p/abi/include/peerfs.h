@@ -139,6 +139,7 @@ static inline const char *peerfs_trigger_name(uint32_t code) {
   case 10: return "DeviceEvent";
   case 11: return "PolicyChange";
   case 12: return "Unmap";
+  case 13: return "Reflink";
   default: return 0;
   }
 }
@@ -164,6 +165,18 @@ static inline const char *peerfs_path_name(uint32_t code) {
 
 // Longest importer name, in bytes, including a terminating NUL.
 #define PEERFS_NAME_MAX 32
+
+// Longest PCI address, in bytes, including a terminating NUL.
+#define PEERFS_PCI_ADDRESS_MAX 16
+
+// A window that may be revoked at any moment.
+#define PEERFS_GRANT_WINDOW 1
+
+// A pin: a sealed memory file of its own.
+#define PEERFS_GRANT_PINNED_MEMFD 2
+
+// A pin: a dma-buf made by udmabuf over such a file.
+#define PEERFS_GRANT_PINNED_DMABUF 3
 
 // Open the grant's file in the control directory and mmap it.
 #define PEERFS_TRANSPORT_PASSTHROUGH 1
@@ -271,6 +284,8 @@ enum peerfs_trigger
   PEERFS_TRIGGER_POLICY_CHANGE = 11,
   // The client gave it back.
   PEERFS_TRIGGER_UNMAP = 12,
+  // The blocks of the range became shared with another file.
+  PEERFS_TRIGGER_REFLINK = 13,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
@@ -321,10 +336,15 @@ struct peerfs_segment {
   uint64_t device_offset;
   // Index of the grant's sequence number in the sequence page.
   uint32_t sequence_slot;
-  // Explicit padding, zero.
-  uint32_t reserved;
+  // What the grant is (PEERFS_GRANT_*; PEERFS_IOC_MAP, direct), else 0.
+  uint32_t grant_kind;
   // Value of the sequence number while the grant is valid.
   uint64_t sequence;
+  // Every reason that would refuse this stretch, not only the first (PEERFS_IOC_QUERY): bit n stands for the
+  // n-th of them, in the order of their codes.
+  uint32_t refusals;
+  // What could end a mapping of this stretch later (PEERFS_IOC_QUERY): bit n stands for trigger n.
+  uint32_t triggers;
 };
 
 // Argument of PEERFS_IOC_QUERY and PEERFS_IOC_MAP.
@@ -421,6 +441,8 @@ struct peerfs_context {
   uint32_t deadline_ms;
   // Out: path of the grant socket, NUL-padded, for PEERFS_TRANSPORT_SOCKET.
   uint8_t socket_path[108];
+  // In: PCI address of the importer (`0000:01:00.0`), NUL-padded; empty: it is software and needs no peer path.
+  uint8_t pci_address[PEERFS_PCI_ADDRESS_MAX];
   // Explicit padding, zero.
   uint32_t reserved;
 };

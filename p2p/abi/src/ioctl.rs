@@ -34,6 +34,8 @@ pub const ACK: u32 = command(7, size_of::<Ack>());
 pub const SEGMENTS_MAX: usize = 200;
 /// Longest importer name, in bytes, including a terminating NUL.
 pub const NAME_MAX: usize = 32;
+/// Longest PCI address, in bytes, including a terminating NUL.
+pub const PCI_ADDRESS_MAX: usize = 16;
 
 /// A stretch of a file and how the importer reaches it.
 #[repr(C)]
@@ -57,10 +59,25 @@ pub struct Segment {
     pub device_offset: u64,
     /// Index of the grant's sequence number in the sequence page.
     pub sequence_slot: u32,
-    /// Explicit padding, zero.
-    pub reserved: u32,
+    /// What the grant is ([`grant_kind`]; `MAP`, direct), else 0.
+    pub grant_kind: u32,
     /// Value of the sequence number while the grant is valid.
     pub sequence: u64,
+    /// Every reason that would refuse this stretch, not only the first (`QUERY`): bit n stands for the
+    /// n-th of them, in the order of their codes.
+    pub refusals: u32,
+    /// What could end a mapping of this stretch later (`QUERY`): bit n stands for trigger n.
+    pub triggers: u32,
+}
+
+/// What a client is given for a direct stretch.
+pub mod grant_kind {
+    /// A window that may be revoked at any moment.
+    pub const WINDOW: u32 = 1;
+    /// A pin: a sealed memory file of its own.
+    pub const PINNED_MEMFD: u32 = 2;
+    /// A pin: a dma-buf made by udmabuf over such a file.
+    pub const PINNED_DMABUF: u32 = 3;
 }
 
 /// Argument of [`QUERY`] and [`MAP`].
@@ -173,6 +190,8 @@ pub struct Context {
     pub deadline_ms: u32,
     /// Out: path of the grant socket, NUL-padded, for [`transport::SOCKET`].
     pub socket_path: [u8; 108],
+    /// In: PCI address of the importer (`0000:01:00.0`), NUL-padded; empty: it is software and needs no peer path.
+    pub pci_address: [u8; PCI_ADDRESS_MAX],
     /// Explicit padding, zero.
     pub reserved: u32,
 }
@@ -242,11 +261,11 @@ pub struct Info {
 }
 
 const _: () = {
-    assert!(size_of::<Segment>() == 72);
-    assert!(size_of::<Map>() == 104 + SEGMENTS_MAX * 72);
+    assert!(size_of::<Segment>() == 80);
+    assert!(size_of::<Map>() == 104 + SEGMENTS_MAX * 80);
     assert!(size_of::<Unmap>() == 32);
     assert!(size_of::<Revoke>() == 48);
-    assert!(size_of::<Context>() == 200);
+    assert!(size_of::<Context>() == 216);
     assert!(size_of::<Ack>() == 16);
     assert!(size_of::<Event>() == 40);
     assert!(size_of::<Info>() == 96);

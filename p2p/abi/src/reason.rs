@@ -255,6 +255,8 @@ pub enum Trigger {
     PolicyChange = 11,
     /// The client gave it back.
     Unmap = 12,
+    /// The blocks of the range became shared with another file.
+    Reflink = 13,
 }
 
 impl Trigger {
@@ -272,6 +274,7 @@ impl Trigger {
         Trigger::DeviceEvent,
         Trigger::PolicyChange,
         Trigger::Unmap,
+        Trigger::Reflink,
     ];
 
     /// The name, as in metrics and JSON.
@@ -289,6 +292,7 @@ impl Trigger {
             Trigger::DeviceEvent => "DeviceEvent",
             Trigger::PolicyChange => "PolicyChange",
             Trigger::Unmap => "Unmap",
+            Trigger::Reflink => "Reflink",
         }
     }
 
@@ -317,6 +321,7 @@ impl Trigger {
             Trigger::DeviceEvent => "the storage device was reset, removed or reported a media error",
             Trigger::PolicyChange => "the policy of the file or mount changed",
             Trigger::Unmap => "the client gave it back",
+            Trigger::Reflink => "the blocks of the range became shared with another file",
         }
     }
 }

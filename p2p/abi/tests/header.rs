@@ -52,6 +52,7 @@ fn tidy(text: &str) -> String {
         ("`super::Context::socket_path`", "peerfs_context.socket_path"),
         ("`transport::SOCKET`", "PEERFS_TRANSPORT_SOCKET"),
         ("`transport`", "PEERFS_TRANSPORT_*"),
+        ("`grant_kind`", "PEERFS_GRANT_*"),
         ("`MAGIC`", "PEERFS_SOCKET_MAGIC"),
     ] {
         text = text.replace(rust, c);
@@ -149,8 +150,10 @@ fn expectations() -> Vec<(String, u64)> {
         grant_length,
         device_offset,
         sequence_slot,
-        reserved,
-        sequence
+        grant_kind,
+        sequence,
+        refusals,
+        triggers
     );
     layout!(
         list,
@@ -190,6 +193,7 @@ fn expectations() -> Vec<(String, u64)> {
         transport,
         deadline_ms,
         socket_path,
+        pci_address,
         reserved
     );
     layout!(list, Ack, "peerfs_ack", abi_version, reserved, grant_id);
