@@ -33,6 +33,12 @@ pub trait Coherence: Send + Sync {
     fn size_changed(&self, ino: Ino, old_size: u64, new_size: u64);
     /// A direct mapping of the file (or of any, for `None`) exists or is being made.
     fn is_mapped(&self, ino: Option<Ino>) -> bool;
+    /// Of device ranges (bytes) of the file that are about to be freed, those that a pin still reaches: they go into
+    /// quarantine instead, until the exporter is told that the pin has ended. The pin no longer belongs to the file
+    /// there. Never waits; may be called with inode and metadata locks held.
+    fn pinned_blocks(&self, _ino: Ino, _freed: &[Range]) -> Vec<Range> {
+        Vec::new()
+    }
 }
 
 /// For volumes mounted without an aperture, and for tests of plain operations.
