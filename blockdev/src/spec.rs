@@ -37,7 +37,7 @@ pub enum SpecError {
 pub struct Opened {
     /// The device; with a software CMB, the overlay that knows the windows.
     pub device: Arc<dyn BlockDevice>,
-    /// The aperture, if one was asked for.
+    /// The aperture, if the device has one or one was asked for.
     pub aperture: Option<Arc<dyn Aperture>>,
     /// Keeps the device locked as long as it (or the device) is open, in whatever process.
     pub lock: Option<OwnedFd>,
@@ -93,8 +93,13 @@ impl fmt::Display for DeviceSpec {
 }
 
 impl DeviceSpec {
-    /// Opens the device, waiting at most `lock_wait` for another process to let go of it, with a
-    /// software CMB of `cmb` bytes if given.
+    /// The device is an aperture by itself: one in software is only for who asks.
+    pub fn has_aperture(&self) -> bool {
+        matches!(self, DeviceSpec::Mem(_))
+    }
+
+    /// Opens the device, waiting at most `lock_wait` for another process to let go of it: with a software CMB of
+    /// `cmb` bytes, without any aperture for 0, or with what it has by itself if not given.
     ///
     /// # Errors
     /// [`DeviceError::Unusable`] from the backend.
@@ -112,7 +117,10 @@ impl DeviceSpec {
             DeviceSpec::Mem(size) => {
                 let device = MemDevice::new(*size)?;
                 let engine = device.engine().clone();
-                Ok(Opened::new(Arc::new(device), engine, cmb, None))
+                Ok(match cmb {
+                    Some(_) => Opened::new(Arc::new(device), engine, cmb, None),
+                    None => Opened::over(SoftwareCmb::identity(Arc::new(device), engine), None),
+                })
             }
         }
     }
@@ -120,10 +128,13 @@ impl DeviceSpec {
 
 impl Opened {
     fn new(device: Arc<dyn BlockDevice>, engine: Arc<Engine>, cmb: Option<u64>, lock: Option<OwnedFd>) -> Self {
-        let Some(budget_bytes) = cmb else {
+        let Some(budget_bytes) = cmb.filter(|bytes| *bytes > 0) else {
             return Opened { device, aperture: None, lock };
         };
-        let cmb = SoftwareCmb::new(device, engine, budget_bytes);
+        Opened::over(SoftwareCmb::new(device, engine, budget_bytes), lock)
+    }
+
+    fn over(cmb: SoftwareCmb, lock: Option<OwnedFd>) -> Self {
         Opened { device: Arc::new(cmb.clone()), aperture: Some(Arc::new(cmb)), lock }
     }
 }

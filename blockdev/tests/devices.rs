@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use peerfs_blockdev::{
-    BlockDevice, BlockDeviceExt, DeviceError, DeviceEvent, DeviceSpec, Effect, FaultDevice, FaultRule, ImageDevice, Io,
-    MemDevice, OpKind, OpenMode, Trigger,
+    ApertureKind, BlockDevice, BlockDeviceExt, DeviceError, DeviceEvent, DeviceSpec, Effect, FaultDevice, FaultRule, ImageDevice,
+    Io, MemDevice, OpKind, OpenMode, PathKind, Trigger,
 };
 
 const MIB: u64 = 1 << 20;
@@ -137,6 +137,11 @@ fn a_name_opens_device_and_aperture() {
     let opened = spec.open(Some(2 * MIB), OpenMode::ReadWrite, NO_WAIT).expect("open");
     exercise(&*opened.device);
     assert_eq!(opened.aperture.expect("asked for").info().capacity_bytes, 2 * MIB);
+    let opened = spec.open(None, OpenMode::ReadWrite, NO_WAIT).expect("open");
+    exercise(&*opened.device);
+    assert!(spec.open(Some(0), OpenMode::ReadWrite, NO_WAIT).expect("open").aperture.is_none());
+    let info = opened.aperture.expect("all of it").info();
+    assert_eq!((info.kind, info.path, info.capacity_bytes), (ApertureKind::Identity, PathKind::DirectWindow, 4 * MIB));
 }
 
 #[test]

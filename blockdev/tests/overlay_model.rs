@@ -5,7 +5,8 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use peerfs_blockdev::{
-    Aperture, BlockDevice, BlockDeviceExt, FaultDevice, MemDevice, Run, SoftwareCmb, Window, WindowError, WindowSpec,
+    Aperture, ApertureKind, BlockDevice, BlockDeviceExt, FaultDevice, MemDevice, Run, SoftwareCmb, Window, WindowError,
+    WindowSpec,
 };
 use proptest::prelude::*;
 
@@ -58,7 +59,7 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(bounce: bool) -> Self {
+    fn new(kind: ApertureKind, bounce: bool) -> Self {
         let device = MemDevice::new(BLOCKS * BLOCK).expect("memory device");
         let engine = device.engine().clone();
         let mut below: Arc<dyn BlockDevice> = Arc::new(device);
@@ -67,7 +68,10 @@ impl Bench {
         }
         let model: Vec<u8> = (0..BLOCKS * BLOCK).map(|i| (i / 100) as u8).collect();
         below.write_at(0, &model).expect("initial contents");
-        let cmb = SoftwareCmb::new(below.clone(), engine, 40 * BLOCK);
+        let cmb = match kind {
+            ApertureKind::Windowed => SoftwareCmb::new(below.clone(), engine, 40 * BLOCK),
+            ApertureKind::Identity => SoftwareCmb::identity(below.clone(), engine),
+        };
         Bench { below, cmb, model, live: Vec::new() }
     }
 
@@ -119,6 +123,7 @@ impl Bench {
             }
             Err(WindowError::Full { needed_bytes }) => {
                 let info = self.cmb_info();
+                assert_eq!(info.kind, ApertureKind::Windowed, "blocks in their home need no room");
                 assert_eq!(info.used_bytes + 2 * length - info.capacity_bytes, needed_bytes);
             }
             Err(WindowError::Overlap { .. }) => {
@@ -155,7 +160,9 @@ impl Bench {
     fn flush(&mut self, which: usize) {
         if let Some(live) = self.live.get(which) {
             live.window.flush().expect("flush");
-            self.check_below(&live.window);
+            if self.cmb_info().kind == ApertureKind::Windowed {
+                self.check_below(&live.window);
+            }
         }
     }
 
@@ -183,8 +190,8 @@ impl Bench {
     }
 }
 
-fn play(steps: Vec<Step>, bounce: bool) {
-    let mut bench = Bench::new(bounce);
+fn play(steps: Vec<Step>, kind: ApertureKind, bounce: bool) {
+    let mut bench = Bench::new(kind, bounce);
     for step in steps {
         bench.run(step);
     }
@@ -201,11 +208,21 @@ proptest! {
 
     #[test]
     fn overlay_equals_model(steps in prop::collection::vec(step(), 1..60)) {
-        play(steps, false);
+        play(steps, ApertureKind::Windowed, false);
     }
 
     #[test]
     fn overlay_equals_model_when_the_device_bounces(steps in prop::collection::vec(step(), 1..40)) {
-        play(steps, true);
+        play(steps, ApertureKind::Windowed, true);
+    }
+
+    #[test]
+    fn an_identity_aperture_equals_the_model(steps in prop::collection::vec(step(), 1..60)) {
+        play(steps, ApertureKind::Identity, false);
+    }
+
+    #[test]
+    fn an_identity_aperture_equals_the_model_when_the_device_bounces(steps in prop::collection::vec(step(), 1..40)) {
+        play(steps, ApertureKind::Identity, true);
     }
 }

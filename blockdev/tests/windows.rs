@@ -1,16 +1,17 @@
 //! Windows under hostile holders, races and failing devices.
 
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
 use peerfs_blockdev::{
-    Aperture, BlockDevice, BlockDeviceExt, Effect, FaultDevice, FaultRule, MemDevice, OpKind, Run, SoftwareCmb, Trigger,
-    WindowSpec,
+    Aperture, ApertureKind, BlockDevice, BlockDeviceExt, Effect, Engine, FaultDevice, FaultRule, MemDevice, OpKind, Run,
+    SoftwareCmb, Trigger, WindowSpec,
 };
 
 const MIB: u64 = 1 << 20;
@@ -20,18 +21,28 @@ fn spec(device_offset: u64, length: u64, valid_length: u64) -> WindowSpec {
     WindowSpec { owner: 1, length, runs: vec![run], valid_length }
 }
 
-fn on_memory(size: u64) -> (Arc<MemDevice>, SoftwareCmb) {
-    let device = Arc::new(MemDevice::new(size).expect("memory device"));
-    let cmb = SoftwareCmb::new(device.clone(), device.engine().clone(), size);
-    (device, cmb)
+/// Every rule of windows holds for both.
+const KINDS: [ApertureKind; 2] = [ApertureKind::Windowed, ApertureKind::Identity];
+
+fn aperture(kind: ApertureKind, device: Arc<dyn BlockDevice>, engine: Arc<Engine>) -> SoftwareCmb {
+    let size = device.info().size_bytes;
+    match kind {
+        ApertureKind::Windowed => SoftwareCmb::new(device, engine, size),
+        ApertureKind::Identity => SoftwareCmb::identity(device, engine),
+    }
 }
 
-fn on_faults(size: u64) -> (FaultDevice, SoftwareCmb) {
+fn on_memory(kind: ApertureKind, size: u64) -> (Arc<MemDevice>, SoftwareCmb) {
+    let device = Arc::new(MemDevice::new(size).expect("memory device"));
+    let engine = device.engine().clone();
+    (device.clone(), aperture(kind, device, engine))
+}
+
+fn on_faults(kind: ApertureKind, size: u64) -> (FaultDevice, SoftwareCmb) {
     let device = MemDevice::new(size).expect("memory device");
     let engine = device.engine().clone();
     let faults = FaultDevice::new(Arc::new(device), 7);
-    let cmb = SoftwareCmb::new(Arc::new(faults.clone()), engine, size);
-    (faults, cmb)
+    (faults.clone(), aperture(kind, Arc::new(faults), engine))
 }
 
 /// What a holder tries against a grant; each must leave the daemon able to cut and write back.
@@ -46,34 +57,36 @@ fn attack(grant: &File) {
 
 #[test]
 fn a_hostile_writer_harms_only_itself() {
-    for harm in ["truncate", "shrink", "punch"] {
-        let (device, cmb) = on_memory(4 * MIB);
-        device.write_at(0, &vec![9; 4 * MIB as usize]).expect("write");
-        let window = cmb.open_window(spec(MIB, MIB, MIB)).expect("window");
-        window.set_writable();
-        let grant = File::from(window.grant_fd(true).expect("grant"));
-        grant.write_all_at(&[5; 4096], 8192).expect("a granted store");
-        attack(&grant);
-        match harm {
-            "truncate" => grant.set_len(0).expect("own harm"),
-            "shrink" => grant.set_len(4096).expect("own harm"),
-            _ => {
-                let mode = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-                fallocate(&grant, mode, 0, MIB as i64).expect("own harm");
+    for kind in KINDS {
+        for harm in ["truncate", "shrink", "punch"] {
+            let (device, cmb) = on_memory(kind, 4 * MIB);
+            device.write_at(0, &vec![9; 4 * MIB as usize]).expect("write");
+            let window = cmb.open_window(spec(MIB, MIB, MIB)).expect("window");
+            window.set_writable();
+            let grant = File::from(window.grant_fd(true).expect("grant"));
+            grant.write_all_at(&[5; 4096], 8192).expect("a granted store");
+            attack(&grant);
+            match harm {
+                "truncate" => grant.set_len(0).expect("own harm"),
+                "shrink" => grant.set_len(4096).expect("own harm"),
+                _ => {
+                    let mode = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+                    fallocate(&grant, mode, 0, MIB as i64).expect("own harm");
+                }
             }
+            let mut block = vec![0; 4096];
+            cmb.read_at(MIB + 8192, &mut block).expect("served from the held pages");
+            assert!(block.iter().all(|b| *b == 5), "{harm}");
+            cmb.write_at(MIB, &[6; 4096]).expect("write");
+            window.cut();
+            assert!(grant.set_len(4096).is_err(), "a cut window was regrown");
+            window.write_back().expect("write back");
+            let mut got = vec![0; MIB as usize];
+            device.read_at(MIB, &mut got).expect("read");
+            assert!(got[..4096].iter().all(|b| *b == 6), "{harm}");
+            assert!(got[8192..12288].iter().all(|b| *b == 5), "{harm}");
+            assert!(got[4096..8192].iter().chain(&got[12288..]).all(|b| *b == 9), "{harm}");
         }
-        let mut block = vec![0; 4096];
-        cmb.read_at(MIB + 8192, &mut block).expect("served from the held pages");
-        assert!(block.iter().all(|b| *b == 5), "{harm}");
-        cmb.write_at(MIB, &[6; 4096]).expect("write");
-        window.cut();
-        assert!(grant.set_len(4096).is_err(), "a cut window was regrown");
-        window.write_back().expect("write back");
-        let mut got = vec![0; MIB as usize];
-        device.read_at(MIB, &mut got).expect("read");
-        assert!(got[..4096].iter().all(|b| *b == 6), "{harm}");
-        assert!(got[8192..12288].iter().all(|b| *b == 5), "{harm}");
-        assert!(got[4096..8192].iter().chain(&got[12288..]).all(|b| *b == 9), "{harm}");
     }
 }
 
@@ -104,7 +117,7 @@ fn an_unprivileged_reader_stays_a_reader() {
         eprintln!("skipped: needs root to become another user");
         return;
     }
-    let (device, cmb) = on_memory(MIB);
+    let (device, cmb) = on_memory(ApertureKind::Windowed, MIB);
     device.write_at(0, &vec![9; MIB as usize]).expect("write");
     let window = cmb.open_window(spec(0, MIB, MIB)).expect("window");
     let grant = window.grant_fd(false).expect("grant");
@@ -125,177 +138,251 @@ fn an_unprivileged_reader_stays_a_reader() {
 
 #[test]
 fn the_last_store_before_the_cut_reaches_the_device() {
-    let (device, cmb) = on_memory(4 * MIB);
-    for round in 0..20u64 {
-        let window = cmb.open_window(spec(MIB, 2 * MIB, 2 * MIB)).expect("window");
-        window.set_writable();
-        let grant = File::from(window.grant_fd(true).expect("grant"));
-        let (started, begun) = std::sync::mpsc::channel();
-        let storer = thread::spawn(move || {
-            let mut last = None;
-            for value in 1u64.. {
-                let at = (value * 4096 + round * 8) % (2 * MIB - 8);
-                if grant.write_all_at(&value.to_le_bytes(), at).is_err() {
-                    return last;
+    for kind in KINDS {
+        let (device, cmb) = on_memory(kind, 4 * MIB);
+        for round in 0..20u64 {
+            let window = cmb.open_window(spec(MIB, 2 * MIB, 2 * MIB)).expect("window");
+            window.set_writable();
+            let grant = File::from(window.grant_fd(true).expect("grant"));
+            let (started, begun) = std::sync::mpsc::channel();
+            let storer = thread::spawn(move || {
+                let mut last = None;
+                for value in 1u64.. {
+                    let at = (value * 4096 + round * 8) % (2 * MIB - 8);
+                    if grant.write_all_at(&value.to_le_bytes(), at).is_err() {
+                        return last;
+                    }
+                    last = Some((at, value));
+                    if value == 200 {
+                        started.send(()).expect("the test waits");
+                    }
                 }
-                last = Some((at, value));
-                if value == 200 {
-                    started.send(()).expect("the test waits");
-                }
-            }
-            last
-        });
-        begun.recv().expect("the storer runs");
-        window.cut();
-        let (at, value) = storer.join().expect("no panic").expect("it stored");
-        window.write_back().expect("write back");
-        let mut got = vec![0; 2 * MIB as usize];
-        device.read_at(MIB, &mut got).expect("read");
-        let at = at as usize;
-        assert_eq!(got[at..at + 8], value.to_le_bytes(), "round {round}");
+                last
+            });
+            begun.recv().expect("the storer runs");
+            window.cut();
+            let (at, value) = storer.join().expect("no panic").expect("it stored");
+            window.write_back().expect("write back");
+            let mut got = vec![0; 2 * MIB as usize];
+            device.read_at(MIB, &mut got).expect("read");
+            let at = at as usize;
+            assert_eq!(got[at..at + 8], value.to_le_bytes(), "round {round}");
+        }
     }
 }
 
 #[test]
 fn a_raw_write_under_way_is_in_the_window() {
-    let (faults, cmb) = on_faults(4 * MIB);
-    let hold = faults.hold(OpKind::Write);
-    let mut buf = cmb.buffer(8192);
-    buf.fill(3);
-    let write = cmb.submit(peerfs_blockdev::Io::Write { offset: MIB, buf });
-    hold.wait_for(1);
-    // The owner of the write does not wait for it: the window must, and without the owner.
-    let opener = thread::spawn({
-        let cmb = cmb.clone();
-        move || cmb.open_window(spec(MIB, MIB, MIB)).expect("window")
-    });
-    hold.release();
-    let window = opener.join().expect("no panic");
-    let mut got = [0; 8192];
-    File::from(window.grant_fd(false).expect("grant")).read_exact_at(&mut got, 0).expect("read");
-    assert!(got.iter().all(|b| *b == 3), "the window was filled before the write");
-    write.wait().expect("write");
+    for kind in KINDS {
+        let (faults, cmb) = on_faults(kind, 4 * MIB);
+        let hold = faults.hold(OpKind::Write);
+        let mut buf = cmb.buffer(8192);
+        buf.fill(3);
+        let write = cmb.submit(peerfs_blockdev::Io::Write { offset: MIB, buf });
+        hold.wait_for(1);
+        // The owner of the write does not wait for it: the window must, and without the owner.
+        let opener = thread::spawn({
+            let cmb = cmb.clone();
+            move || cmb.open_window(spec(MIB, MIB, MIB)).expect("window")
+        });
+        hold.release();
+        let window = opener.join().expect("no panic");
+        let mut got = [0; 8192];
+        File::from(window.grant_fd(false).expect("grant")).read_exact_at(&mut got, 0).expect("read");
+        assert!(got.iter().all(|b| *b == 3), "the window was filled before the write");
+        write.wait().expect("write");
+    }
 }
 
 #[test]
 fn writes_racing_with_windows_are_never_lost() {
-    let (device, cmb) = on_memory(4 * MIB);
-    thread::scope(|scope| {
-        for part in 0..2u64 {
-            let cmb = &cmb;
-            scope.spawn(move || {
-                for value in 0..400u64 {
-                    let fill = (value % 251) as u8;
-                    let offset = part * 8192 + 4096 * (value % 2);
-                    cmb.write_at(offset, &[fill; 4096]).expect("write");
-                    let mut got = [0; 4096];
-                    cmb.read_at(offset, &mut got).expect("read");
-                    assert!(got.iter().all(|b| *b == fill), "lost write {value} of part {part}");
+    for kind in KINDS {
+        let (device, cmb) = on_memory(kind, 4 * MIB);
+        thread::scope(|scope| {
+            for part in 0..2u64 {
+                let cmb = &cmb;
+                scope.spawn(move || {
+                    for value in 0..400u64 {
+                        let fill = (value % 251) as u8;
+                        let offset = part * 8192 + 4096 * (value % 2);
+                        cmb.write_at(offset, &[fill; 4096]).expect("write");
+                        let mut got = [0; 4096];
+                        cmb.read_at(offset, &mut got).expect("read");
+                        assert!(got.iter().all(|b| *b == fill), "lost write {value} of part {part}");
+                    }
+                });
+            }
+            scope.spawn(|| {
+                for round in 0..200 {
+                    let window = cmb.open_window(spec(0, 16384, 16384)).expect("window");
+                    if round % 2 == 0 {
+                        window.set_writable();
+                    }
+                    window.cut();
+                    window.write_back().expect("write back");
                 }
             });
-        }
-        scope.spawn(|| {
-            for round in 0..200 {
-                let window = cmb.open_window(spec(0, 16384, 16384)).expect("window");
-                if round % 2 == 0 {
-                    window.set_writable();
-                }
-                window.cut();
-                window.write_back().expect("write back");
-            }
         });
-    });
-    let mut through = vec![0; 16384];
-    let mut below = vec![0; 16384];
-    cmb.read_at(0, &mut through).expect("read");
-    device.read_at(0, &mut below).expect("read");
-    assert_eq!(through, below);
+        let mut through = vec![0; 16384];
+        let mut below = vec![0; 16384];
+        cmb.read_at(0, &mut through).expect("read");
+        device.read_at(0, &mut below).expect("read");
+        assert_eq!(through, below);
+    }
 }
 
 #[test]
 fn a_failed_write_back_keeps_the_window_and_can_be_repeated() {
-    let (faults, cmb) = on_faults(4 * MIB);
-    let window = cmb.open_window(spec(0, MIB, MIB)).expect("window");
-    window.set_writable();
-    let grant = File::from(window.grant_fd(true).expect("grant"));
-    grant.write_all_at(&[8; 4096], 4096).expect("store");
-    window.cut();
-    faults.add_rule(FaultRule { kind: OpKind::Write, trigger: Trigger::Always, effect: Effect::Error(libc::EIO) });
-    assert_eq!(window.write_back().expect_err("the device fails").errno(), libc::EIO);
-    let mut got = [0; 4096];
-    cmb.read_at(4096, &mut got).expect("the window is the authority");
-    assert!(got.iter().all(|b| *b == 8));
-    assert_eq!(Aperture::info(&cmb).used_bytes, MIB);
-    faults.clear_rules();
-    window.write_back().expect("second try");
-    window.write_back().expect("nothing left to do");
-    assert_eq!(Aperture::info(&cmb).used_bytes, 0);
-    faults.read_at(4096, &mut got).expect("read");
-    assert!(got.iter().all(|b| *b == 8));
+    for kind in KINDS {
+        let (faults, cmb) = on_faults(kind, 4 * MIB);
+        let window = cmb.open_window(spec(0, MIB, MIB)).expect("window");
+        window.set_writable();
+        let grant = File::from(window.grant_fd(true).expect("grant"));
+        grant.write_all_at(&[8; 4096], 4096).expect("store");
+        window.cut();
+        faults.add_rule(FaultRule { kind: OpKind::Write, trigger: Trigger::Always, effect: Effect::Error(libc::EIO) });
+        assert_eq!(window.write_back().expect_err("the device fails").errno(), libc::EIO);
+        let mut got = [0; 4096];
+        cmb.read_at(4096, &mut got).expect("the window is the authority");
+        assert!(got.iter().all(|b| *b == 8));
+        assert_eq!(Aperture::info(&cmb).used_bytes, MIB);
+        faults.clear_rules();
+        window.write_back().expect("second try");
+        window.write_back().expect("nothing left to do");
+        assert_eq!(Aperture::info(&cmb).used_bytes, 0);
+        faults.read_at(4096, &mut got).expect("read");
+        assert!(got.iter().all(|b| *b == 8));
+    }
 }
 
 #[test]
 fn a_failed_fill_leaves_nothing_behind() {
-    let (faults, cmb) = on_faults(4 * MIB);
-    faults.add_rule(FaultRule {
-        kind: OpKind::Read,
-        trigger: Trigger::Range { offset: MIB, length: 1 },
-        effect: Effect::Error(libc::EIO),
-    });
-    assert!(cmb.open_window(spec(MIB, MIB, MIB)).is_err());
-    assert_eq!(Aperture::info(&cmb).used_bytes, 0);
-    faults.clear_rules();
-    cmb.open_window(spec(MIB, MIB, MIB)).expect("the range is free");
+    for kind in KINDS {
+        let (faults, cmb) = on_faults(kind, 4 * MIB);
+        faults.add_rule(FaultRule {
+            kind: OpKind::Read,
+            trigger: Trigger::Range { offset: MIB, length: 1 },
+            effect: Effect::Error(libc::EIO),
+        });
+        assert!(cmb.open_window(spec(MIB, MIB, MIB)).is_err());
+        assert_eq!(Aperture::info(&cmb).used_bytes, 0);
+        faults.clear_rules();
+        cmb.open_window(spec(MIB, MIB, MIB)).expect("the range is free");
+    }
 }
 
 #[test]
 fn bytes_beyond_the_end_of_the_file_are_zeros() {
-    let (device, cmb) = on_memory(MIB);
-    device.write_at(0, &[9; 16384]).expect("write");
-    let window = cmb.open_window(spec(0, 16384, 5000)).expect("window");
-    let grant = File::from(window.grant_fd(true).expect("grant"));
-    let mut seen = vec![0; 16384];
-    grant.read_exact_at(&mut seen, 0).expect("read");
-    assert!(seen[..5000].iter().all(|b| *b == 9) && seen[5000..].iter().all(|b| *b == 0));
-    window.set_writable();
-    grant.write_all_at(&[7; 8000], 4000).expect("store");
-    // The filesystem writes ahead of the end it is about to move: that must stay.
-    cmb.write_at(8192, &[4; 4096]).expect("write");
-    window.set_valid_length(10_000);
-    window.cut();
-    window.write_back().expect("write back");
-    let mut got = vec![0; 16384];
-    device.read_at(0, &mut got).expect("read");
-    assert!(got[4000..5000].iter().all(|b| *b == 7));
-    assert!(got[5000..8192].iter().all(|b| *b == 0), "a peer's leftovers became file content");
-    assert!(got[8192..10_000].iter().all(|b| *b == 4), "the extension was lost");
-    assert!(got[12_288..].iter().all(|b| *b == 0));
+    for kind in KINDS {
+        let (device, cmb) = on_memory(kind, MIB);
+        device.write_at(0, &[9; 16384]).expect("write");
+        let window = cmb.open_window(spec(0, 16384, 5000)).expect("window");
+        let grant = File::from(window.grant_fd(true).expect("grant"));
+        let mut seen = vec![0; 16384];
+        grant.read_exact_at(&mut seen, 0).expect("read");
+        assert!(seen[..5000].iter().all(|b| *b == 9) && seen[5000..].iter().all(|b| *b == 0));
+        window.set_writable();
+        grant.write_all_at(&[7; 8000], 4000).expect("store");
+        // The filesystem writes ahead of the end it is about to move: that must stay.
+        cmb.write_at(8192, &[4; 4096]).expect("write");
+        window.set_valid_length(10_000);
+        window.cut();
+        window.write_back().expect("write back");
+        let mut got = vec![0; 16384];
+        device.read_at(0, &mut got).expect("read");
+        assert!(got[4000..5000].iter().all(|b| *b == 7));
+        assert!(got[5000..8192].iter().all(|b| *b == 0), "a peer's leftovers became file content");
+        assert!(got[8192..10_000].iter().all(|b| *b == 4), "the extension was lost");
+        assert!(got[12_288..].iter().all(|b| *b == 0));
+    }
 }
 
 #[test]
 fn a_window_that_ends_in_the_middle_of_an_extension_keeps_what_was_written() {
-    let (device, cmb) = on_memory(MIB);
-    let window = cmb.open_window(spec(0, 16384, 5000)).expect("window");
-    window.set_writable();
-    let grant = File::from(window.grant_fd(true).expect("grant"));
-    grant.write_all_at(&[7; 8000], 5000).expect("a peer's store behind the end");
-    // The filesystem writes first and moves the end afterwards: a revocation may come in between.
-    cmb.write_at(4096, &[4; 4096]).expect("write");
-    window.flush().expect("flush");
-    window.cut();
-    window.write_back().expect("write back");
-    let mut got = vec![0; 16384];
-    device.read_at(0, &mut got).expect("read");
-    assert!(got[4096..8192].iter().all(|b| *b == 4), "the extension was lost");
-    assert!(got[8192..].iter().all(|b| *b == 0), "a peer's leftovers stayed");
+    for kind in KINDS {
+        let (device, cmb) = on_memory(kind, MIB);
+        let window = cmb.open_window(spec(0, 16384, 5000)).expect("window");
+        window.set_writable();
+        let grant = File::from(window.grant_fd(true).expect("grant"));
+        grant.write_all_at(&[7; 8000], 5000).expect("a peer's store behind the end");
+        // The filesystem writes first and moves the end afterwards: a revocation may come in between.
+        cmb.write_at(4096, &[4; 4096]).expect("write");
+        window.flush().expect("flush");
+        window.cut();
+        window.write_back().expect("write back");
+        let mut got = vec![0; 16384];
+        device.read_at(0, &mut got).expect("read");
+        assert!(got[4096..8192].iter().all(|b| *b == 4), "the extension was lost");
+        assert!(got[8192..].iter().all(|b| *b == 0), "a peer's leftovers stayed");
+    }
 }
 
 #[test]
 fn a_grant_is_refused_after_the_cut() {
-    let (_device, cmb) = on_memory(MIB);
-    let window = cmb.open_window(spec(0, MIB, MIB)).expect("window");
-    let grant = File::from(window.grant_fd(false).expect("grant"));
+    for kind in KINDS {
+        let (_device, cmb) = on_memory(kind, MIB);
+        let window = cmb.open_window(spec(0, MIB, MIB)).expect("window");
+        let grant = File::from(window.grant_fd(false).expect("grant"));
+        window.cut();
+        assert_eq!(grant.metadata().expect("stat").len(), 0);
+        assert!(window.grant_fd(false).is_err());
+    }
+}
+
+/// Bytes of memory that the kernel has given to this memory file of ours.
+fn resident_bytes(size: u64) -> u64 {
+    let descriptors = fs::read_dir("/proc/self/fd").expect("procfs");
+    let files = descriptors.filter_map(|entry| fs::metadata(entry.ok()?.path()).ok());
+    files.filter(|file| file.len() == size).map(|file| file.blocks() * 512).max().unwrap_or(0)
+}
+
+#[test]
+fn an_identity_window_is_the_only_home_of_its_blocks_until_the_cut() {
+    // A size that no other test uses names the device's file.
+    let size = 5 * MIB + 4096;
+    let (device, memory) = on_memory(ApertureKind::Identity, size);
+    memory.write_at(0, &vec![9; size as usize]).expect("write");
+    let info = Aperture::info(&memory);
+    assert_eq!((info.kind, info.capacity_bytes, info.used_bytes), (ApertureKind::Identity, size, 0));
+    assert_eq!(resident_bytes(size), size);
+    let window = memory.open_window(spec(MIB, 2 * MIB, 2 * MIB)).expect("window");
+    assert_eq!(resident_bytes(size), size - 2 * MIB, "the old home was given up");
+    assert_eq!(Aperture::info(&memory).used_bytes, 2 * MIB);
+    memory.write_at(MIB, &[6; 4096]).expect("write");
+    window.flush().expect("nothing to do");
+    assert_eq!(resident_bytes(size), size - 2 * MIB, "nothing is written through");
+    let mut got = vec![0; 3 * MIB as usize];
+    memory.read_at(0, &mut got).expect("read");
+    assert!(got[..MIB as usize].iter().chain(&got[MIB as usize + 4096..]).all(|b| *b == 9));
+    assert!(got[MIB as usize..][..4096].iter().all(|b| *b == 6));
     window.cut();
-    assert_eq!(grant.metadata().expect("stat").len(), 0);
-    assert!(window.grant_fd(false).is_err());
+    window.write_back().expect("relocation");
+    assert_eq!((resident_bytes(size), Aperture::info(&memory).used_bytes), (size, 0));
+    let mut relocated = vec![0; 3 * MIB as usize];
+    device.read_at(0, &mut relocated).expect("read");
+    assert!(relocated == got);
+}
+
+#[test]
+fn reads_racing_with_identity_windows_never_see_the_home_that_was_given_up() {
+    let (_device, memory) = on_memory(ApertureKind::Identity, 4 * MIB);
+    memory.write_at(0, &[7; 65536]).expect("write");
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let mut got = vec![0; 65536];
+                while !done.load(Ordering::Relaxed) {
+                    memory.read_at(0, &mut got).expect("read");
+                    assert!(got.iter().all(|b| *b == 7), "a read saw punched memory");
+                }
+            });
+        }
+        for _ in 0..300 {
+            let window = memory.open_window(spec(0, 65536, 65536)).expect("window");
+            window.cut();
+            window.write_back().expect("relocation");
+        }
+        done.store(true, Ordering::Relaxed);
+    });
 }

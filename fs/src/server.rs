@@ -26,7 +26,7 @@ pub const LOCK_WAIT: Duration = Duration::from_secs(10);
 pub struct ServerConfig {
     /// What to mount.
     pub device: DeviceSpec,
-    /// Size of the software CMB, bytes; `None` mounts without an aperture.
+    /// Size of the software CMB, bytes; 0 mounts without an aperture, `None` with the one that the device has itself.
     pub cmb_bytes: Option<u64>,
     /// Where.
     pub mountpoint: PathBuf,

@@ -78,7 +78,7 @@ pub struct MountArgs {
     /// direct=prefer|respect-cache|never, deadline_ms=1..60000, commit=SECONDS, grants=passthrough|socket
     #[arg(short = 'o', value_name = "OPTIONS")]
     pub options: Vec<String>,
-    /// Size of the software CMB, the aperture; 0 for none [default: 64M]
+    /// Size of the software CMB, the aperture; 0 for none [default: 64M; for mem: all of the device]
     #[arg(long, value_parser = size)]
     pub cmb: Option<u64>,
     /// Stay in the foreground

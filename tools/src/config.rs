@@ -39,10 +39,11 @@ pub struct MountConfig {
 /// Checks the arguments of a mount.
 pub fn mount(args: &MountArgs) -> Result<MountConfig> {
     let options = mount_options::parse(&args.options)?;
-    let cmb_bytes = args.cmb.or(options.cmb_bytes).unwrap_or(DEFAULT_CMB_BYTES);
+    let device = device(&args.device)?;
+    let default_cmb_bytes = (!device.has_aperture()).then_some(DEFAULT_CMB_BYTES);
     let server = ServerConfig {
-        device: device(&args.device)?,
-        cmb_bytes: (cmb_bytes > 0).then_some(cmb_bytes),
+        device,
+        cmb_bytes: args.cmb.or(options.cmb_bytes).or(default_cmb_bytes),
         mountpoint: absolute(&args.mountpoint)?,
         read_only: options.read_only,
         direct: options.direct,

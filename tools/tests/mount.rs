@@ -83,6 +83,28 @@ fn mounting_lets_go_of_the_callers_pipes() {
 }
 
 #[test]
+fn memory_is_an_aperture_by_itself() {
+    let scratch = Scratch::new();
+    succeed(&["mount", "mem:64M", &scratch.mnt()]);
+    let aperture = || json(&["info", &scratch.mnt(), "--json"])["aperture"].clone();
+    assert_eq!((&aperture()["kind"], &aperture()["capacity_bytes"]), (&Value::from("identity"), &Value::from(64 << 20)));
+    let bytes = content((9 << 20) + 5000);
+    let file = write(&scratch, "mnt/file", &bytes);
+    for _ in 0..2 {
+        let mapped = json(&["map", &file, "--json", "--checksum"]);
+        assert_eq!((&mapped["bytes_direct"], &mapped["bytes_fallback"]), (&Value::from(bytes.len()), &Value::from(0)));
+        assert_eq!(mapped["crc32c"], format!("{:08x}", crc32c::crc32c(&bytes)));
+        assert_eq!(fs::read(&file).expect("read"), bytes);
+    }
+    assert_eq!(aperture()["used_bytes"], 0, "every block moved back to memory of the device");
+    succeed(&["umount", &scratch.mnt()]);
+
+    succeed(&["mount", "mem:64M", &scratch.mnt(), "--cmb", "8M"]);
+    assert_eq!((&aperture()["kind"], &aperture()["capacity_bytes"]), (&Value::from("windowed"), &Value::from(8 << 20)));
+    succeed(&["umount", &scratch.mnt()]);
+}
+
+#[test]
 fn query_and_map_agree() {
     let scratch = mounted(&["--cmb", "16M"]);
     let bytes = content(4 << 20);

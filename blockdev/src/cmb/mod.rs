@@ -11,6 +11,10 @@
 //! I/O, which a truncated or resized file cannot disturb. And what is written to the
 //! device is first copied to memory of ours, so it cannot change under the write.
 //!
+//! The same serves a device whose blocks live in memory as an *identity* aperture: there a window is not a copy of its
+//! blocks but their home. The old home is given up when the window is filled, nothing is written through, and when the
+//! window is cut its blocks move to new memory of the device. A window that was cut is never used again.
+//!
 //! Lock order: `Core::order`, then `Core::phase`, then `Shared::index`, then the list of raw writes.
 
 mod index;
@@ -25,12 +29,12 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use peerfs_sys::{Engine, RegisteredWindow};
 
 use crate::{
-    Aperture, ApertureInfo, ApertureKind, BLOCK_BYTES, BlockDevice, DeviceError, PathKind, Window, WindowError, WindowMemory,
-    WindowSlice, WindowSpec,
+    Aperture, ApertureInfo, ApertureKind, BLOCK_BYTES, BlockDevice, DeviceError, PathKind, Run, Window, WindowError,
+    WindowMemory, WindowSlice, WindowSpec,
 };
 
 use index::Index;
-use raw::RawWrites;
+use raw::RawRequests;
 use window::{CmbWindow, Core};
 
 /// Most bytes in one window: what the kernel registers in one slot.
@@ -47,10 +51,11 @@ pub struct SoftwareCmb {
 struct Shared {
     inner: Arc<dyn BlockDevice>,
     engine: Arc<Engine>,
+    kind: ApertureKind,
     capacity_bytes: u64,
     page_bytes: u64,
     index: RwLock<Index>,
-    raw_writes: RawWrites,
+    raw_requests: RawRequests,
     next_window: AtomicU64,
 }
 
@@ -58,14 +63,26 @@ impl SoftwareCmb {
     /// Windows of up to `budget_bytes` in all over `inner`. `engine` should be the one `inner` uses:
     /// then windows are filled by the device directly.
     pub fn new(inner: Arc<dyn BlockDevice>, engine: Arc<Engine>, budget_bytes: u64) -> Self {
+        SoftwareCmb::of_kind(ApertureKind::Windowed, inner, engine, budget_bytes)
+    }
+
+    /// All of `inner`, whose blocks are memory, as an aperture: a window is the home of its blocks. `inner` should
+    /// give up the memory of what it is told to discard.
+    pub fn identity(inner: Arc<dyn BlockDevice>, engine: Arc<Engine>) -> Self {
+        let size_bytes = inner.info().size_bytes;
+        SoftwareCmb::of_kind(ApertureKind::Identity, inner, engine, size_bytes)
+    }
+
+    fn of_kind(kind: ApertureKind, inner: Arc<dyn BlockDevice>, engine: Arc<Engine>, capacity_bytes: u64) -> Self {
         SoftwareCmb {
             shared: Arc::new(Shared {
                 inner,
                 engine,
-                capacity_bytes: budget_bytes,
+                kind,
+                capacity_bytes,
                 page_bytes: page_bytes(),
                 index: RwLock::default(),
-                raw_writes: RawWrites::default(),
+                raw_requests: RawRequests::default(),
                 next_window: AtomicU64::new(1),
             }),
         }
@@ -109,12 +126,12 @@ impl SoftwareCmb {
         let memory = self.allocate(spec.length)?;
         let valid_length = spec.valid_length.min(spec.length);
         let id = shared.next_window.fetch_add(1, Ordering::Relaxed);
-        let core = Arc::new(Core::new(id, spec));
+        let core = Arc::new(Core::new(id, spec, shared.kind));
         // Held while filling: whoever finds the window in the index waits here.
         let mut filling = core.begin_fill();
         shared.index_mut().insert(&core).map_err(|device_offset| WindowError::Overlap { device_offset })?;
-        // From here on no new write of these blocks goes past the window; wait for the older ones.
-        shared.raw_writes.settle(core.runs());
+        // From here on nothing that matters to these blocks goes past the window; wait for what did.
+        shared.raw_requests.settle(core.runs());
         let filled = core.fill(&mut filling, shared, memory, valid_length);
         if filled.is_err() {
             // Before the phase is unlocked: who waits there looks up again and must not find it.
@@ -130,8 +147,8 @@ impl Aperture for SoftwareCmb {
     fn info(&self) -> ApertureInfo {
         let index = self.shared.index();
         ApertureInfo {
-            name: "software CMB".into(),
-            kind: ApertureKind::Windowed,
+            name: self.shared.name().into(),
+            kind: self.shared.kind,
             path: PathKind::DirectWindow,
             capacity_bytes: self.shared.capacity_bytes,
             used_bytes: index.used_bytes(),
@@ -144,15 +161,15 @@ impl Aperture for SoftwareCmb {
 
     fn open_window(&self, spec: WindowSpec) -> Result<Arc<dyn Window>, WindowError> {
         self.validate(&spec)?;
-        let length = spec.length;
+        let charge = self.shared.charge(spec.length, &spec.runs);
         self.shared
             .index_mut()
-            .reserve(length, self.shared.capacity_bytes)
+            .reserve(charge, self.shared.budget_bytes())
             .map_err(|needed_bytes| WindowError::Full { needed_bytes })?;
         match self.make(spec) {
             Ok(core) => Ok(Arc::new(CmbWindow::new(core, self.shared.clone()))),
             Err(err) => {
-                self.shared.index_mut().release(length);
+                self.shared.index_mut().release(charge);
                 Err(err)
             }
         }
@@ -160,6 +177,29 @@ impl Aperture for SoftwareCmb {
 }
 
 impl Shared {
+    fn name(&self) -> &'static str {
+        match self.kind {
+            ApertureKind::Windowed => "software CMB",
+            ApertureKind::Identity => "device memory",
+        }
+    }
+
+    /// Blocks that live in the aperture need no room in it: there is no more of them than the device has.
+    fn budget_bytes(&self) -> u64 {
+        match self.kind {
+            ApertureKind::Windowed => self.capacity_bytes,
+            ApertureKind::Identity => u64::MAX,
+        }
+    }
+
+    /// What a window takes of the aperture: its memory, or the blocks whose home it is.
+    fn charge(&self, length: u64, runs: &[Run]) -> u64 {
+        match self.kind {
+            ApertureKind::Windowed => length,
+            ApertureKind::Identity => runs.iter().map(|run| run.length).sum(),
+        }
+    }
+
     fn index(&self) -> RwLockReadGuard<'_, Index> {
         self.index.read().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,17 +1,17 @@
 //! The block device over the windows: who serves which part of a request.
 
-use std::sync::Arc;
+use std::sync::{Arc, RwLockReadGuard};
 
 use crate::bounce;
-use crate::{BlockDevice, DeviceError, DeviceInfo, EventSink, Io, IoBuf, Ticket};
+use crate::{ApertureKind, BlockDevice, DeviceError, DeviceInfo, EventSink, Io, IoBuf, Ticket};
 
-use super::index::Part;
-use super::raw::{RawWrite, RawWrites};
+use super::index::{Index, Part};
+use super::raw::RawRequests;
 use super::{Shared, SoftwareCmb};
 
-impl AsRef<RawWrites> for Arc<Shared> {
-    fn as_ref(&self) -> &RawWrites {
-        &self.raw_writes
+impl AsRef<RawRequests> for Arc<Shared> {
+    fn as_ref(&self) -> &RawRequests {
+        &self.raw_requests
     }
 }
 
@@ -38,11 +38,13 @@ impl BlockDevice for SoftwareCmb {
             Io::Read { offset, buf } => self.read(offset, buf),
             Io::Write { offset, buf } => self.write(offset, buf),
             Io::FillWindow { offset, window } => {
-                if self.windowed(offset, window.length) {
+                let index = self.shared.index();
+                if index.split(offset, window.length).iter().any(|part| part.place.is_some()) {
+                    drop(index);
                     let done = bounce::fill_window(self, offset, &window);
                     return Ticket::ready(done.map(|()| None));
                 }
-                self.shared.inner.submit(Io::FillWindow { offset, window })
+                self.pass(index, Io::FillWindow { offset, window })
             }
             Io::DrainWindow { offset, window } => {
                 let done = bounce::drain_window(self, offset, &window);
@@ -52,7 +54,7 @@ impl BlockDevice for SoftwareCmb {
     }
 
     fn flush(&self) -> Result<(), DeviceError> {
-        // Writes go through the windows to the device; what peers store is Window::flush's.
+        // Writes go through the windows to the device, or the window is their home; what peers store is Window::flush's.
         self.shared.inner.flush()
     }
 
@@ -82,23 +84,37 @@ impl BlockDevice for SoftwareCmb {
 }
 
 impl SoftwareCmb {
-    fn windowed(&self, offset: u64, length: u64) -> bool {
-        let parts = self.shared.index().split(offset, length);
-        parts.iter().any(|part| part.place.is_some())
+    /// Hands a request on blocks that are in no window to the device below. `index` is the lock under which that was
+    /// seen: a window opened afterwards waits for the request if it must not overtake it.
+    fn pass(&self, index: RwLockReadGuard<'_, Index>, io: Io) -> Ticket {
+        if !io.is_write() && self.shared.kind == ApertureKind::Windowed {
+            // The home keeps its bytes while a window is filled: a read may overlap that.
+            drop(index);
+            return self.shared.inner.submit(io);
+        }
+        let raw = RawRequests::enter(self.shared.clone(), io.offset(), io.length());
+        drop(index);
+        raw.started(self.shared.inner.submit(io));
+        Ticket::new(move || raw.wait())
     }
 
     fn read(&self, offset: u64, buf: IoBuf) -> Ticket {
-        let mut parts = self.shared.index().split(offset, buf.len() as u64);
+        let index = self.shared.index();
+        let mut parts = index.split(offset, buf.len() as u64);
         if parts.len() > 1 {
+            drop(index);
             return self.read_parts(parts, offset, buf);
         }
         match parts.pop().and_then(|part| part.place) {
-            None => self.shared.inner.submit(Io::Read { offset, buf }),
-            Some((core, place)) => match core.read(place, buf) {
-                Ok(done) => Ticket::ready(done.map(Some)),
-                // It was written back since the look-up.
-                Err(buf) => self.read(offset, buf),
-            },
+            None => self.pass(index, Io::Read { offset, buf }),
+            Some((core, place)) => {
+                drop(index);
+                match core.read(place, buf) {
+                    Ok(done) => Ticket::ready(done.map(Some)),
+                    // It was written back since the look-up.
+                    Err(buf) => self.read(offset, buf),
+                }
+            }
         }
     }
 
@@ -129,11 +145,7 @@ impl SoftwareCmb {
             return self.write_parts(parts, offset, buf);
         }
         match parts.pop().and_then(|part| part.place) {
-            None => {
-                let raw = RawWrites::enter(self.shared.clone(), offset, length);
-                drop(index);
-                self.write_raw(raw, offset, buf)
-            }
+            None => self.pass(index, Io::Write { offset, buf }),
             Some((core, place)) => {
                 drop(index);
                 match core.write(&self.shared, place, offset, buf) {
@@ -142,11 +154,6 @@ impl SoftwareCmb {
                 }
             }
         }
-    }
-
-    fn write_raw(&self, raw: RawWrite<Arc<Shared>>, offset: u64, buf: IoBuf) -> Ticket {
-        raw.started(self.shared.inner.submit(Io::Write { offset, buf }));
-        Ticket::new(move || raw.wait())
     }
 
     /// Each part finds its own way: the windows may have changed since the split.
@@ -179,7 +186,7 @@ impl SoftwareCmb {
     ) -> Result<Vec<Part>, DeviceError> {
         let index = self.shared.index();
         let (windowed, raw): (Vec<_>, Vec<_>) = index.split(offset, length).into_iter().partition(|part| part.place.is_some());
-        let entered: Vec<_> = raw.iter().map(|part| RawWrites::enter(self.shared.clone(), part.offset, part.length)).collect();
+        let entered: Vec<_> = raw.iter().map(|part| RawRequests::enter(self.shared.clone(), part.offset, part.length)).collect();
         drop(index);
         for part in &raw {
             work(&*self.shared.inner, part.offset, part.length)?;

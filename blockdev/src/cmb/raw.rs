@@ -1,10 +1,11 @@
-//! Writes that go past the windows, so that a new window can wait for them.
+//! Requests that go past the windows, so that a new window can wait for them.
 //!
 //! A write that found its blocks in no window is entered here before the index
-//! is unlocked and leaves when the device has finished it. A window that has been
-//! put into the index therefore finds here every write it must not overtake. It
-//! finishes them itself rather than wait for their owners: an owner may be
-//! waiting for this very window before it gets round to its own tickets.
+//! is unlocked and leaves when the device has finished it; so does a read where a
+//! new window takes the blocks' home away. A window that has been put into the
+//! index therefore finds here every request it must not overtake. It finishes
+//! them itself rather than wait for their owners: an owner may be waiting for
+//! this very window before it gets round to its own tickets.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -14,14 +15,14 @@ use crate::{DeviceError, IoBuf, Run, Ticket};
 type Done = Result<Option<IoBuf>, DeviceError>;
 
 #[derive(Debug, Default)]
-pub(super) struct RawWrites {
+pub(super) struct RawRequests {
     list: Mutex<List>,
 }
 
 #[derive(Debug, Default)]
 struct List {
     next_id: u64,
-    writes: BTreeMap<u64, Entry>,
+    requests: BTreeMap<u64, Entry>,
 }
 
 #[derive(Debug, Clone)]
@@ -48,34 +49,34 @@ enum State {
     Taken,
 }
 
-/// One write, entered. Leaves the list when dropped, which waits for its end.
+/// One request, entered. Leaves the list when dropped, which waits for its end.
 #[derive(Debug)]
-pub(super) struct RawWrite<S: AsRef<RawWrites>> {
+pub(super) struct RawRequest<S: AsRef<RawRequests>> {
     owner: S,
     id: u64,
     cell: Arc<Cell>,
 }
 
-impl RawWrites {
-    /// Enters a write of a range. Call with the index locked.
-    pub(super) fn enter<S: AsRef<RawWrites>>(owner: S, offset: u64, length: u64) -> RawWrite<S> {
+impl RawRequests {
+    /// Enters a request on a range. Call with the index locked.
+    pub(super) fn enter<S: AsRef<RawRequests>>(owner: S, offset: u64, length: u64) -> RawRequest<S> {
         let cell = Arc::new(Cell::default());
         let mut list = lock(&owner.as_ref().list);
         let id = list.next_id;
         list.next_id += 1;
         let entry = Entry { offset, length, cell: cell.clone() };
-        list.writes.insert(id, entry);
+        list.requests.insert(id, entry);
         drop(list);
-        RawWrite { owner, id, cell }
+        RawRequest { owner, id, cell }
     }
 
-    /// Returns when every write entered so far that touches the runs is done.
+    /// Returns when every request entered so far that touches the runs is done.
     pub(super) fn settle(&self, runs: &[Run]) {
         let touches = |entry: &&Entry| {
             runs.iter()
                 .any(|run| entry.offset < run.device_offset + run.length && run.device_offset < entry.offset + entry.length)
         };
-        let entries: Vec<_> = lock(&self.list).writes.values().filter(touches).cloned().collect();
+        let entries: Vec<_> = lock(&self.list).requests.values().filter(touches).cloned().collect();
         for entry in entries {
             entry.cell.settle();
         }
@@ -101,7 +102,7 @@ impl Cell {
     }
 }
 
-impl<S: AsRef<RawWrites>> RawWrite<S> {
+impl<S: AsRef<RawRequests>> RawRequest<S> {
     /// The device has it.
     pub(super) fn started(&self, ticket: Ticket) {
         self.cell.put(State::Flying(ticket));
@@ -117,7 +118,7 @@ impl<S: AsRef<RawWrites>> RawWrite<S> {
     }
 }
 
-impl<S: AsRef<RawWrites>> Drop for RawWrite<S> {
+impl<S: AsRef<RawRequests>> Drop for RawRequest<S> {
     fn drop(&mut self) {
         let state = std::mem::replace(&mut *lock(&self.cell.state), State::Starting);
         if let State::Flying(ticket) = state {
@@ -125,7 +126,7 @@ impl<S: AsRef<RawWrites>> Drop for RawWrite<S> {
             drop(ticket);
         }
         self.cell.put(State::Taken);
-        lock(&self.owner.as_ref().list).writes.remove(&self.id);
+        lock(&self.owner.as_ref().list).requests.remove(&self.id);
     }
 }
 

@@ -12,7 +12,7 @@ use peerfs_sys::RegisteredWindow;
 use rangemap::RangeSet;
 
 use crate::bounce::steps;
-use crate::{BLOCK_BYTES, DeviceError, Io, IoBuf, Run, Ticket, Window, WindowSpec};
+use crate::{ApertureKind, BLOCK_BYTES, DeviceError, Io, IoBuf, Run, Ticket, Window, WindowSpec};
 
 use super::{RingMemory, Shared, window_error};
 
@@ -25,9 +25,10 @@ pub(super) struct Core {
     id: u64,
     length: u64,
     runs: Vec<Run>,
+    kind: ApertureKind,
     phase: RwLock<Phase>,
     order: Mutex<Tail>,
-    /// The device may lack bytes that the window has: a peer may store, or a write-through failed.
+    /// The device may lack bytes that the window has: a peer may store, a write-through failed, or it is the blocks' home.
     must_copy: AtomicBool,
     cut: AtomicBool,
 }
@@ -87,14 +88,15 @@ impl Tail {
 pub(super) struct Filling<'a>(RwLockWriteGuard<'a, Phase>);
 
 impl Core {
-    pub(super) fn new(id: u64, spec: WindowSpec) -> Self {
+    pub(super) fn new(id: u64, spec: WindowSpec, kind: ApertureKind) -> Self {
         Core {
             id,
             length: spec.length,
             runs: spec.runs,
+            kind,
             phase: RwLock::new(Phase::Absent),
             order: Mutex::new(Tail { valid_length: spec.valid_length, written_beyond: RangeSet::new() }),
-            must_copy: AtomicBool::new(false),
+            must_copy: AtomicBool::new(kind == ApertureKind::Identity),
             cut: AtomicBool::new(false),
         }
     }
@@ -127,7 +129,19 @@ impl Core {
         }
         self.zero(&memory, valid_length..end.min(self.length))?;
         *filling.0 = Phase::Live(memory);
+        if self.kind == ApertureKind::Identity {
+            self.give_up_home(shared);
+        }
         Ok(())
+    }
+
+    /// The window is the home of its blocks now: the memory they had is not kept twice.
+    fn give_up_home(&self, shared: &Shared) {
+        for run in &self.runs {
+            if let Err(error) = shared.inner.discard(run.device_offset, run.length) {
+                tracing::warn!(window = self.id, %error, "the old memory of mapped blocks stays in use");
+            }
+        }
     }
 
     /// Runs `work` on the window's memory; `None` when the window is no longer the authority.
@@ -149,7 +163,8 @@ impl Core {
         Ok(done.map_err(|err| window_error("read", offset, length, &err)))
     }
 
-    /// Writes the whole of `buf` through: to the window, then to the device at `device_offset`.
+    /// Writes the whole of `buf` through: to the window, then to the device at `device_offset` unless the window is the
+    /// blocks' home.
     /// The buffer comes back as `Err` when the window is gone.
     pub(super) fn write(
         &self,
@@ -170,6 +185,9 @@ impl Core {
         }
         let done =
             memory.write_buf(offset, buf).map_err(|err| window_error("write", offset, end - offset, &err)).and_then(|buf| {
+                if self.kind == ApertureKind::Identity {
+                    return Ok(Some(buf));
+                }
                 let write = Io::Write { offset: device_offset, buf };
                 shared.inner.submit(write).wait()
             });
@@ -242,7 +260,7 @@ impl CmbWindow {
         if let Phase::Live(memory) = std::mem::replace(&mut *phase, Phase::Absent) {
             let mut index = self.shared.index_mut();
             index.remove(core);
-            index.release(core.length);
+            index.release(self.shared.charge(core.length, &core.runs));
             drop(index);
             drop(phase);
             drop(memory);
@@ -291,6 +309,10 @@ impl Window for CmbWindow {
     }
 
     fn flush(&self) -> Result<(), DeviceError> {
+        if self.core.kind == ApertureKind::Identity {
+            // What peers stored is where it belongs.
+            return Ok(());
+        }
         let tail = self.core.order();
         if self.core.must_copy.load(Ordering::Acquire) {
             self.core.copy_out(&self.shared, &tail)?;
