@@ -43,7 +43,7 @@ impl Piece {
         let extent = self.extent?;
         match extent.state {
             ExtentState::Mapped { device_offset, .. } => Some(device_offset + (self.range.start - extent.file_offset)),
-            ExtentState::Hole | ExtentState::Unwritten => None,
+            ExtentState::Hole | ExtentState::Unwritten | ExtentState::Migrated => None,
         }
     }
 }
@@ -135,6 +135,7 @@ fn piece_reason(survey: &Survey, request: &MapRequest, blocked: &Blocked, piece:
     let shared = match piece.extent.map(|extent| extent.state) {
         None | Some(ExtentState::Hole) => return Some(Reason::Hole),
         Some(ExtentState::Unwritten) => return Some(Reason::Unwritten),
+        Some(ExtentState::Migrated) => return Some(Reason::ApertureFull),
         Some(ExtentState::Mapped { shared, .. }) => shared,
     };
     if !(blocked.aligned.start..blocked.aligned.end).contains(&at) {

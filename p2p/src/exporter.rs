@@ -11,6 +11,10 @@ pub trait Exporter: Send + Sync {
     /// `request.cache_probe` shows the page cache, `request.handle_writable` what the caller may do.
     fn survey(&self, request: &MapRequest, range: Range) -> Option<Survey>;
 
+    /// A map of the object begins: an exporter that can move its objects makes this one reachable now, if there is room.
+    /// May take long. Files stay where they are.
+    fn prepare(&self, _object: ObjectId) {}
+
     /// Writes back and drops the CPU's cached pages of the range, and proves that none is left. May take long and
     /// may cause reads and writes of the object, so it is never called from a thread that serves them.
     fn quiesce(&self, object: ObjectId, range: Range, probe: Option<CacheProbe>) -> Result<(), Reason>;

@@ -5,9 +5,50 @@ use std::fmt;
 use peerfs_abi::{ImporterFlags, MapFlags, Reason};
 use peerfs_blockdev::PathKind;
 
-/// Something that can be mapped: for the filesystem an inode number.
+/// Something that can be mapped: for the filesystem an inode number. Its high bits tell who exports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ObjectId(pub u64);
+
+/// Who exports an object: each has a device, an aperture and a reverse map of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ExportId {
+    /// Files of the volume.
+    Files,
+    /// Memory of a device that is handed out at run time.
+    DeviceMemory,
+}
+
+impl ExportId {
+    /// How many there are.
+    pub const COUNT: usize = 2;
+
+    pub(crate) fn index(self) -> usize {
+        self as usize
+    }
+}
+
+impl ObjectId {
+    /// Inode numbers of files stay below.
+    const DEVICE_MEMORY: u64 = 1 << 62;
+
+    /// The object of an allocation of device memory.
+    pub fn device_memory(allocation: u64) -> ObjectId {
+        ObjectId(Self::DEVICE_MEMORY | allocation)
+    }
+
+    /// The allocation behind an object, if it is device memory.
+    pub fn allocation(self) -> Option<u64> {
+        (self.export() == ExportId::DeviceMemory).then_some(self.0 & !Self::DEVICE_MEMORY)
+    }
+
+    /// Who exports it.
+    pub fn export(self) -> ExportId {
+        match self.0 & Self::DEVICE_MEMORY {
+            0 => ExportId::Files,
+            _ => ExportId::DeviceMemory,
+        }
+    }
+}
 
 /// A context: (importer, one address space). Never reused on one volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -101,6 +142,8 @@ pub enum ExtentState {
         /// Shared with another object (reflink).
         shared: bool,
     },
+    /// With data, but in main memory at present: there is no room for it on the device.
+    Migrated,
 }
 
 /// A stretch of an object. Block aligned at both ends.

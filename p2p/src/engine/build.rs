@@ -126,7 +126,7 @@ impl Engine {
     }
 
     fn build(&self, job: &ChunkJob<'_>, claim: Claim<'_>, ticket: &mut Ticket) -> Result<Vec<MapSegment>, Failure> {
-        let aperture = self.aperture.as_ref().ok_or(Reason::NoAperture)?;
+        let aperture = self.export(job.request.object).aperture().ok_or(Reason::NoAperture)?;
         job.exporter.quiesce(job.request.object, claim.cover, job.request.cache_probe)?;
         claim.begin_opening()?;
         let request = MapRequest { range: claim.cover, ..job.request.clone() };
@@ -206,13 +206,14 @@ impl Engine {
             self.discard(claim, window, layout.range, new_size.unwrap_or(size));
             return Err(Failure::Again);
         }
-        self.reverse.insert(window.runs(), key);
+        let export = self.export(key.object);
+        export.reverse.insert(window.runs(), key);
         let mut active = Active {
             range: layout.range,
             parts: layout.parts,
             writable: is_write(job.request),
             holders: Vec::new(),
-            tick: self.order.insert(key, window.length()),
+            tick: export.order.insert(key, window.length()),
             window,
         };
         if let Some(size) = new_size {

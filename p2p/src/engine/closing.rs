@@ -93,6 +93,10 @@ impl Engine {
             Some(_) => range,
             None => Range::ALL,
         };
+        self.revoke_objects(objects, range, trigger)
+    }
+
+    pub(super) fn revoke_objects(&self, objects: Vec<Arc<Object>>, range: Range, trigger: Trigger) -> RevokeReport {
         let mut batch = Batch::default();
         for object in &objects {
             let mut state = lock(&object.state);

@@ -154,7 +154,7 @@ impl Engine {
         ticket: &mut Ticket,
     ) -> (GrantPart, u64) {
         let grant = ticket.redeem(job, object, id, active.window.clone());
-        active.tick = self.order.touch(active.tick);
+        active.tick = self.export(object.id).order.touch(active.tick);
         let part = self.admit(active, grant, job.path());
         (part, active.range.start)
     }

@@ -16,13 +16,14 @@ impl Engine {
     /// Revokes windows worth `needed_bytes`. False: the request is too large to push others out, or what is there is
     /// in use or belongs to the same mapping.
     pub(super) fn make_room(&self, job: &ChunkJob<'_>, needed_bytes: u64) -> bool {
-        let capacity = self.aperture.as_ref().map_or(0, |a| a.info().capacity_bytes);
+        let export = self.export(job.request.object);
+        let capacity = export.aperture_info().map_or(0, |info| info.capacity_bytes);
         if job.request.range.length() > capacity / 2 {
             return false;
         }
         let mut victims = Vec::new();
         let mut found_bytes = 0;
-        for (key, bytes) in self.order.oldest_first() {
+        for (key, bytes) in export.order.oldest_first() {
             if found_bytes >= needed_bytes {
                 break;
             }

@@ -30,6 +30,7 @@ impl DeviceMapOps for Engine {
             return Ok(self.refused_whole(request, Reason::StaleContext));
         };
         let exporter = self.exporter(request.object)?;
+        exporter.prepare(request.object);
         let mut walk = self.walk(&*exporter, request, &context.importer)?;
         let Some(mapping) = self.mapping_for(call, &context, walk.request.range)? else {
             return Ok(self.refused_whole(&walk.request, Reason::ImporterQuota));

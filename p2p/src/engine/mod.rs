@@ -7,17 +7,15 @@
 //! of custody or of a session's wake-up.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use dashmap::DashMap;
-use peerfs_blockdev::Aperture;
 
-use crate::api::{EngineConfig, EngineParts, MapError, SessionId};
+use crate::api::{EngineConfig, EngineParts, SessionId};
 use crate::clock::Clock;
 use crate::custody::Custody;
-use crate::exporter::Exporter;
 use crate::sync::lock;
-use crate::types::{ContextId, GrantId, ObjectId};
+use crate::types::{ContextId, ExportId, GrantId, ObjectId};
 
 mod build;
 mod closing;
@@ -27,6 +25,7 @@ mod device_state;
 mod enter;
 mod events;
 mod evict;
+mod export;
 mod grant;
 mod ledger;
 mod map;
@@ -47,12 +46,11 @@ pub use closing::ClosedRange;
 pub use ledger::{ContextRecord, Latency, MappingRecord, ObjectCounters, RefusalRecord, Snapshot, TriggerRecord};
 
 use context::Context;
-use device_state::DeviceState;
+use export::Export;
 use grant::Grant;
 use ledger::Ledger;
 use mappings::MappingTable;
 use object::{Object, ObjectState};
-use order::{ReverseMap, UseOrder};
 use session::Session;
 use thrash::Thrash;
 use write_back::HeldWindow;
@@ -60,11 +58,11 @@ use write_back::HeldWindow;
 /// The engine of one mount.
 pub struct Engine {
     config: EngineConfig,
-    aperture: Option<Arc<dyn Aperture>>,
     custody: Arc<dyn Custody>,
     clock: Arc<dyn Clock>,
     context_ids: Arc<dyn crate::api::ContextIds>,
-    exporter: OnceLock<Weak<dyn Exporter>>,
+    /// By [`ExportId`].
+    exports: [Export; ExportId::COUNT],
     sessions: DashMap<SessionId, Arc<Session>>,
     contexts: DashMap<ContextId, Arc<Context>>,
     grants: DashMap<GrantId, Arc<Grant>>,
@@ -72,11 +70,8 @@ pub struct Engine {
     objects: DashMap<ObjectId, Arc<Object>>,
     /// Chunks in any state, over all objects.
     live_chunks: AtomicUsize,
-    order: UseOrder,
-    reverse: ReverseMap,
     thrash: Thrash,
     ledger: Ledger,
-    device: DeviceState,
     held: Mutex<Vec<Arc<HeldWindow>>>,
     shutting_down: AtomicBool,
     /// Source of session, chunk and closer numbers.
@@ -90,35 +85,20 @@ impl Engine {
             thrash: Thrash::new(config.thrash_revocations, config.thrash_window),
             ledger: Ledger::new(config.refusals_kept, config.counted_objects),
             config,
-            aperture: parts.aperture,
             custody: parts.custody,
             clock: parts.clock,
             context_ids: parts.context_ids,
-            exporter: OnceLock::new(),
+            exports: [Export::of(parts.aperture), Export::default()],
             sessions: DashMap::new(),
             contexts: DashMap::new(),
             grants: DashMap::new(),
             mappings: MappingTable::new(),
             objects: DashMap::new(),
             live_chunks: AtomicUsize::new(0),
-            order: UseOrder::default(),
-            reverse: ReverseMap::default(),
-            device: DeviceState::default(),
             held: Mutex::default(),
             shutting_down: AtomicBool::new(false),
             next_number: AtomicU64::new(1),
         })
-    }
-
-    /// Names the exporter; a second one is ignored. Until then, and after it is gone, every map answers `NoObject`.
-    pub fn attach_exporter(&self, exporter: Weak<dyn Exporter>) {
-        if self.exporter.set(exporter).is_err() {
-            tracing::warn!("an exporter is attached already; the second one is ignored");
-        }
-    }
-
-    fn exporter(&self, object: ObjectId) -> Result<Arc<dyn Exporter>, MapError> {
-        self.exporter.get().and_then(Weak::upgrade).ok_or(MapError::NoObject { object })
     }
 
     fn new_number(&self) -> u64 {
@@ -150,6 +130,10 @@ impl Engine {
 
     fn all_objects(&self) -> Vec<Arc<Object>> {
         self.objects.iter().map(|entry| entry.value().clone()).collect()
+    }
+
+    fn objects_of(&self, export: ExportId) -> Vec<Arc<Object>> {
+        self.objects.iter().filter(|entry| entry.key().export() == export).map(|entry| entry.value().clone()).collect()
     }
 
     /// Calls `work` on the state of the object's current entry.

@@ -70,7 +70,7 @@ impl Engine {
             busy: Vec::new(),
             size: survey.size,
             importer,
-            aperture: self.aperture.as_ref().map(|aperture| aperture.info()),
+            aperture: self.export(request.object).aperture_info(),
             request,
         })
     }
@@ -102,7 +102,7 @@ impl Engine {
             survey.closed = vec![Range::ALL];
         }
         let decisions = decide(&survey, request, importer, aperture);
-        Some((survey, self.device.restrict(decisions)))
+        Some((survey, self.export(request.object).device.restrict(decisions)))
     }
 
     pub(super) fn query(&self, asker: Asker<'_>, request: &MapRequest, segments_max: usize) -> Result<QueryAnswer, MapError> {

@@ -166,8 +166,9 @@ impl Engine {
 
     fn forget(&self, victim: &Victim) {
         victim.grants.iter().for_each(|grant| self.forget_grant(grant));
-        self.order.remove(victim.tick);
-        self.reverse.remove(victim.window.runs(), victim.id);
+        let export = self.export(victim.object.id);
+        export.order.remove(victim.tick);
+        export.reverse.remove(victim.window.runs(), victim.id);
         let mut state = lock(&victim.object.state);
         if state.same(victim.number, victim.id).is_some() {
             self.remove_chunk(&victim.object, &mut state, victim.number);

@@ -21,7 +21,7 @@ impl Engine {
             sessions: self.sessions.len() as u64,
             contexts,
             mappings,
-            windows: self.order.len(),
+            windows: self.windows(),
             windows_held: self.held_count(),
             refusals: self.ledger.refusal_records(now),
             revocations: self.ledger.trigger_records(),

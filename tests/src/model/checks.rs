@@ -91,7 +91,7 @@ impl World {
             let state = match extent.state {
                 ExtentState::Hole => BlockState::Hole,
                 ExtentState::Unwritten => BlockState::Unwritten,
-                ExtentState::Mapped { .. } => BlockState::Data,
+                ExtentState::Mapped { .. } | ExtentState::Migrated => BlockState::Data,
             };
             blocks.extend(std::iter::repeat_n(state, (extent.length / BLOCK) as usize));
         }

@@ -206,7 +206,7 @@ fn device_events_revoke_and_refuse_until_cleared() {
         let event = DeviceEvent::MediaError { offset: base + CHUNK_BYTES + 8192, length: 512 };
         let event = scope.spawn(|| {
             let event = event;
-            world.engine.device_event(&event)
+            world.engine.device_event(ExportId::Files, &event)
         });
         world.clock.await_sleepers(1);
         world.clock.advance(Duration::from_millis(100));
@@ -217,16 +217,16 @@ fn device_events_revoke_and_refuse_until_cleared() {
     let bad = world.map(peer, Range::new(CHUNK_BYTES, 5 * 4096));
     let shape: Vec<_> = bad.segments.iter().map(|s| (s.range.length() / 4096, s.access.err())).collect();
     assert_eq!(shape, [(2, None), (1, Some(Reason::MediaError)), (2, None)]);
-    world.engine.clear_device_events();
+    world.engine.clear_device_events(ExportId::Files);
     std::thread::scope(|scope| {
-        let event = scope.spawn(|| world.engine.device_event(&DeviceEvent::Reset));
+        let event = scope.spawn(|| world.engine.device_event(ExportId::Files, &DeviceEvent::Reset));
         world.clock.await_sleepers(1);
         world.clock.advance(Duration::from_millis(100));
         event.join().expect("event");
     });
     assert_eq!(refusal(&world.map(peer, Range::new(0, 4096))), Some(Reason::DeviceResetting));
     world.assert_clean();
-    world.engine.clear_device_events();
+    world.engine.clear_device_events(ExportId::Files);
     assert_eq!(refusal(&world.map(peer, Range::new(0, 4096))), None);
 }
 

@@ -1,4 +1,5 @@
 mod coherence;
+mod exports;
 mod lifetimes;
 mod mapping;
 mod real_aperture;

@@ -32,6 +32,12 @@ pub(super) struct FakeAperture {
     pub(super) fail_write_back: Arc<AtomicBool>,
 }
 
+impl FakeAperture {
+    pub(super) fn new(capacity: u64) -> FakeAperture {
+        FakeAperture { capacity, used: Arc::default(), log: Arc::default(), fail_write_back: Arc::default() }
+    }
+}
+
 #[derive(Debug)]
 struct FakeWindow {
     file: WindowFile,
@@ -217,8 +223,7 @@ impl World {
         let clock = Arc::new(VirtualClock::default());
         clock.advance(Duration::from_secs(10));
         let custody = Arc::new(MemoryCustody::default());
-        let aperture =
-            Arc::new(FakeAperture { capacity, used: Arc::default(), log: Arc::default(), fail_write_back: Arc::default() });
+        let aperture = Arc::new(FakeAperture::new(capacity));
         let engine = Engine::new(
             config,
             EngineParts {
@@ -288,7 +293,7 @@ impl World {
         assert_eq!(self.custody.windows(), 0);
         assert_eq!(self.aperture.used.load(Ordering::SeqCst), 0);
         assert!(self.engine.objects.is_empty());
-        assert_eq!(self.engine.order.len(), 0);
+        assert_eq!(self.engine.windows(), 0);
     }
 }
 
