@@ -62,6 +62,7 @@ impl Exporter for FileExporter {
             extents: extents.extents,
             cached: self.cached(request, within, policy),
             closed: Vec::new(),
+            pins: self.core.cached_handles(ino),
         })
     }
 

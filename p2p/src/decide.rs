@@ -13,18 +13,19 @@ const WINDOW_ADDRESS_BITS: u32 = 32;
 
 /// Decides a request. The answer covers `request.range` exactly, in order, in maximal stretches: neighbours differ in
 /// reason, or are direct but not neighbours on the device. With a windowed aperture, blocks beyond its whole capacity
-/// are `ApertureFull`; how much of it is in use is not considered.
+/// are `ApertureFull`; how much of it is in use is not considered. Blocks of a pin beyond what is left of the quota
+/// are `PinQuota`.
 pub fn decide(survey: &Survey, request: &MapRequest, importer: &Importer, aperture: Option<&ApertureInfo>) -> Vec<Decision> {
     let everywhere = everywhere(survey, request, importer, aperture);
     let blocked = Blocked::new(survey, request);
-    let mut budget = aperture_budget(aperture);
+    let mut room = Room::new(survey, request, aperture);
     let mut decisions = Vec::new();
     for piece in pieces(survey, request.range, &blocked) {
         let reason = piece_reason(survey, request, &blocked, &piece);
         match (reason.into_iter().chain(everywhere).min(), piece.device_offset()) {
             // The aperture's space is asked about after the filesystem, before everything else.
             (reason, Some(device_offset)) if reason.is_none_or(|r| r > Reason::ApertureFull) => {
-                place(&mut decisions, &mut budget, piece.range, device_offset, reason, aperture);
+                place(&mut decisions, &mut room, piece.range, device_offset, reason, aperture);
             }
             (reason, _) => push(&mut decisions, piece.range, Placement::Fallback(reason.unwrap_or(Reason::Hole))),
         }
@@ -164,41 +165,68 @@ fn everywhere(survey: &Survey, request: &MapRequest, importer: &Importer, apertu
         (aperture.is_none(), Reason::NoAperture),
         (write && !(can(ImporterFlags::WRITE) && aperture.is_none_or(|a| a.writable)), Reason::WriteForbidden),
         (atomic && !(can(ImporterFlags::ATOMIC) && aperture.is_none_or(|a| a.atomic)), Reason::AtomicUnsupported),
-        // Pins are not offered: their quota is zero.
-        (pin, Reason::PinQuota),
+        (pin && pin_meets_cache(survey, write), Reason::CpuWriter),
         (importer.dma_bits < WINDOW_ADDRESS_BITS, Reason::DmaMaskExceeded),
         (!can(ImporterFlags::DYNAMIC) && !pin, Reason::NotifierRequired),
     ];
     rules.iter().filter(|rule| rule.0).map(|rule| rule.1).min()
 }
 
-fn aperture_budget(aperture: Option<&ApertureInfo>) -> u64 {
-    match aperture {
-        Some(info) if info.kind == ApertureKind::Windowed => block_floor(info.capacity_bytes),
-        _ => u64::MAX,
+/// A pin cannot be taken back when a program touches the page cache: so no handle may be able to.
+fn pin_meets_cache(survey: &Survey, write: bool) -> bool {
+    let handles = if write { survey.pins.cached_handles } else { survey.pins.cached_writers };
+    handles > 0
+}
+
+/// What is left for direct blocks while a request is decided, bytes.
+struct Room {
+    aperture: u64,
+    pins: u64,
+}
+
+impl Room {
+    fn new(survey: &Survey, request: &MapRequest, aperture: Option<&ApertureInfo>) -> Room {
+        Room {
+            aperture: match aperture {
+                Some(info) if info.kind == ApertureKind::Windowed => block_floor(info.capacity_bytes),
+                _ => u64::MAX,
+            },
+            pins: match request.flags.contains(MapFlags::PIN) {
+                true => block_floor(survey.pins.left_bytes),
+                false => u64::MAX,
+            },
+        }
+    }
+
+    /// The first part of a range that fits.
+    fn take(left: &mut u64, range: Range) -> Range {
+        let fits = block_ceil(range.length()).min(*left);
+        *left -= fits;
+        Range { end: range.start.saturating_add(fits).min(range.end), ..range }
     }
 }
 
-/// Takes blocks off the aperture's budget; what does not fit is `ApertureFull`.
+/// Takes blocks off what is left; what does not fit is `ApertureFull`, or `PinQuota`.
 fn place(
     decisions: &mut Vec<Decision>,
-    budget: &mut u64,
+    room: &mut Room,
     range: Range,
     device_offset: u64,
     reason: Option<Reason>,
     aperture: Option<&ApertureInfo>,
 ) {
-    let fits = block_ceil(range.length()).min(*budget);
-    *budget -= fits;
-    let split = range.start.saturating_add(fits).min(range.end);
-    let inside = Range { end: split, ..range };
-    let beyond = Range { start: split, ..range };
+    let inside = Room::take(&mut room.aperture, range);
+    let allowed = match reason.is_none_or(|reason| reason > Reason::PinQuota) {
+        true => Room::take(&mut room.pins, inside),
+        false => inside,
+    };
     let placement = match (reason, aperture) {
         (None, Some(info)) => Placement::Direct { path: info.path, device_offset },
         (reason, _) => Placement::Fallback(reason.unwrap_or(Reason::NoAperture)),
     };
-    push(decisions, inside, placement);
-    push(decisions, beyond, Placement::Fallback(Reason::ApertureFull));
+    push(decisions, allowed, placement);
+    push(decisions, Range { start: allowed.end, ..inside }, Placement::Fallback(Reason::PinQuota));
+    push(decisions, Range { start: inside.end, ..range }, Placement::Fallback(Reason::ApertureFull));
 }
 
 /// Appends a stretch, as part of the last one where they belong together.

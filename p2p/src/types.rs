@@ -186,6 +186,19 @@ pub struct Survey {
     pub cached: Vec<Range>,
     /// Ranges closed to new mappings at present, sorted.
     pub closed: Vec<Range>,
+    /// What pins are decided by.
+    pub pins: PinSurvey,
+}
+
+/// What a pin needs beyond what every mapping needs. The exporter counts handles, the engine knows the quota.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PinSurvey {
+    /// Bytes that may still be pinned, by this user and on this mount.
+    pub left_bytes: u64,
+    /// Open handles of the object that go through the CPU's page cache.
+    pub cached_handles: u32,
+    /// Those of them that are open for writing.
+    pub cached_writers: u32,
 }
 
 /// One stretch of the answer.

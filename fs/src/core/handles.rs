@@ -84,6 +84,9 @@ impl Core {
             false => HandleMode::Cached,
         };
         inode.opens.fetch_add(1, Ordering::AcqRel);
+        if mode == HandleMode::Cached {
+            inode.cached_opens.fetch_add(1, Ordering::SeqCst);
+        }
         if flags.write && mode == HandleMode::Cached {
             // Counted first: a mapping made from now on sees the writer, the hook deals with earlier ones.
             inode.cpu_writers.fetch_add(1, Ordering::AcqRel);
@@ -136,6 +139,9 @@ impl Core {
             return;
         };
         let inode = open.inode.clone();
+        if open.mode == HandleMode::Cached {
+            inode.cached_opens.fetch_sub(1, Ordering::AcqRel);
+        }
         if open.write && open.mode == HandleMode::Cached {
             inode.cpu_writers.fetch_sub(1, Ordering::AcqRel);
         }

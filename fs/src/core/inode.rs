@@ -45,6 +45,8 @@ pub(super) struct Inode {
     pub lookups: AtomicU64,
     /// Open handles.
     pub opens: AtomicU32,
+    /// Cached handles.
+    pub cached_opens: AtomicU32,
     /// Cached handles open for writing.
     pub cpu_writers: AtomicU32,
     /// The commit that the latest change of its records is part of.
@@ -63,6 +65,7 @@ impl Inode {
             content: RwLock::default(),
             lookups: AtomicU64::new(0),
             opens: AtomicU32::new(0),
+            cached_opens: AtomicU32::new(0),
             cpu_writers: AtomicU32::new(0),
             changed_in: AtomicU64::new(0),
             parent: AtomicU64::new(record.parent),

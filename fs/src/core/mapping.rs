@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use peerfs_blockdev::BLOCK_BYTES;
-use peerfs_p2p::{DirectPolicy, Extent, ExtentState, Range};
+use peerfs_p2p::{DirectPolicy, Extent, ExtentState, PinSurvey, Range};
 
 use super::extent_map::Segment;
 use super::io::{block_of, blocks_for};
@@ -77,6 +77,16 @@ impl Core {
     /// Cached handles of the file that are open for writing.
     pub fn cpu_writers(&self, ino: Ino) -> u32 {
         self.cache.peek(ino).map_or(0, |inode| inode.cpu_writers.load(Ordering::Acquire))
+    }
+
+    /// Cached handles of the file, for pins, which cannot be taken back when one is used.
+    pub fn cached_handles(&self, ino: Ino) -> PinSurvey {
+        let Some(inode) = self.cache.peek(ino) else { return PinSurvey::default() };
+        PinSurvey {
+            left_bytes: 0,
+            cached_handles: inode.cached_opens.load(Ordering::SeqCst),
+            cached_writers: inode.cpu_writers.load(Ordering::SeqCst),
+        }
     }
 
     /// Attributes.

@@ -72,7 +72,7 @@ static inline const char *peerfs_reason_text(uint32_t code) {
   case 9: return "the blocks are shared with another file and must not be written in place";
   case 10: return "direct mapping is switched off for this file or mount";
   case 11: return "the file handle or the mount is read-only";
-  case 12: return "the range is being revoked, or was used by the CPU each time the map was tried";
+  case 12: return "the range is being revoked, or pinned, or was used by the CPU each time the map was tried";
   case 32: return "the storage device has no aperture";
   case 33: return "no room is left in the aperture";
   case 34: return "the kernel has no object that could hand this memory to a process and take it back";
@@ -105,7 +105,7 @@ static inline const char *peerfs_reason_remedy(uint32_t code) {
   case 9: return "copy the range first (rewrite it), or map read-only";
   case 10: return "setfattr -n user.peerfs.direct -v prefer FILE, or mount with -o direct=prefer";
   case 11: return "open the file for writing on a writable mount";
-  case 12: return "try again later; keep CPU and device access to the range apart";
+  case 12: return "try again later; keep CPU and device access to the range apart; `peerfs mappings` shows pins";
   case 32: return "mount with --cmb SIZE (software CMB), or use a device with CMB or PMR";
   case 33: return "unmap other ranges, or mount with a larger --cmb";
   case 34: return "use an importer inside the server, or the software CMB";
@@ -215,7 +215,7 @@ enum peerfs_reason
   PEERFS_REASON_POLICY = 10,
   // The file handle or the mount is read-only.
   PEERFS_REASON_READ_ONLY = 11,
-  // The range is being revoked, or was used by the CPU each time the map was tried.
+  // The range is being revoked, or pinned, or was used by the CPU each time the map was tried.
   PEERFS_REASON_BUSY = 12,
   // The storage device has no aperture.
   PEERFS_REASON_NO_APERTURE = 32,

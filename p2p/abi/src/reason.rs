@@ -42,7 +42,7 @@ pub enum Reason {
     Policy = 10,
     /// The file handle or the mount is read-only.
     ReadOnly = 11,
-    /// The range is being revoked, or was used by the CPU each time the map was tried.
+    /// The range is being revoked, or pinned, or was used by the CPU each time the map was tried.
     Busy = 12,
     /// The storage device has no aperture.
     NoAperture = 32,
@@ -170,7 +170,7 @@ impl Reason {
             Reason::SharedExtent => "the blocks are shared with another file and must not be written in place",
             Reason::Policy => "direct mapping is switched off for this file or mount",
             Reason::ReadOnly => "the file handle or the mount is read-only",
-            Reason::Busy => "the range is being revoked, or was used by the CPU each time the map was tried",
+            Reason::Busy => "the range is being revoked, or pinned, or was used by the CPU each time the map was tried",
             Reason::NoAperture => "the storage device has no aperture",
             Reason::ApertureFull => "no room is left in the aperture",
             Reason::NoGrantObject => "the kernel has no object that could hand this memory to a process and take it back",
@@ -202,7 +202,7 @@ impl Reason {
             Reason::SharedExtent => "copy the range first (rewrite it), or map read-only",
             Reason::Policy => "setfattr -n user.peerfs.direct -v prefer FILE, or mount with -o direct=prefer",
             Reason::ReadOnly => "open the file for writing on a writable mount",
-            Reason::Busy => "try again later; keep CPU and device access to the range apart",
+            Reason::Busy => "try again later; keep CPU and device access to the range apart; `peerfs mappings` shows pins",
             Reason::NoAperture => "mount with --cmb SIZE (software CMB), or use a device with CMB or PMR",
             Reason::ApertureFull => "unmap other ranges, or mount with a larger --cmb",
             Reason::NoGrantObject => "use an importer inside the server, or the software CMB",

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::types::ObjectId;
+use crate::types::{ObjectId, PinSurvey};
 use peerfs_blockdev::PathKind;
 
 fn aperture(capacity_bytes: u64, writable: bool, atomic: bool) -> ApertureInfo {
@@ -51,7 +51,8 @@ fn reasons(at: u64, survey: &Survey, request: &MapRequest, importer: &Importer, 
     add(write && (!can(ImporterFlags::WRITE) || aperture.is_some_and(|a| !a.writable)), Reason::WriteForbidden);
     let atomic = request.flags.contains(MapFlags::ATOMIC);
     add(atomic && (!can(ImporterFlags::ATOMIC) || aperture.is_some_and(|a| !a.atomic)), Reason::AtomicUnsupported);
-    add(pin, Reason::PinQuota);
+    let handles = if write { survey.pins.cached_handles } else { survey.pins.cached_writers };
+    add(pin && handles > 0, Reason::CpuWriter);
     add(importer.dma_bits < 32, Reason::DmaMaskExceeded);
     add(!pin && !can(ImporterFlags::DYNAMIC), Reason::NotifierRequired);
     found
@@ -73,8 +74,9 @@ fn survey() -> impl Strategy<Value = Survey> {
         policy,
         ranges(),
         ranges(),
+        (0u64..20, prop_oneof![4 => Just((0, 0)), 1 => Just((1, 0)), 1 => Just((1, 1))]),
     )
-        .prop_map(|(stretches, tail, regular, read_only, policy, cached, closed)| {
+        .prop_map(|(stretches, tail, regular, read_only, policy, cached, closed, (left, handles))| {
             let mut extents = Vec::new();
             let (mut at, mut device) = (0, 1 << 20);
             for (blocks, kind, gap) in stretches {
@@ -91,7 +93,8 @@ fn survey() -> impl Strategy<Value = Survey> {
             }
             let size = at.saturating_sub(tail);
             extents.retain(|e| e.file_offset < size.next_multiple_of(4096));
-            Survey { regular, size, read_only, policy, extents, cached, closed }
+            let pins = PinSurvey { left_bytes: left * 4096 + tail % 4096, cached_handles: handles.0, cached_writers: handles.1 };
+            Survey { regular, size, read_only, policy, extents, cached, closed, pins }
         })
 }
 
@@ -126,6 +129,9 @@ proptest! {
         let mut at = request.range.start;
         let mut budget = capacity_blocks;
         let mut last_charged = None;
+        let pinned = request.flags.contains(MapFlags::PIN);
+        let mut pins_left = if pinned { survey.pins.left_bytes / 4096 } else { u64::MAX };
+        let mut last_pinned = None;
         for (index, decision) in decisions.iter().enumerate() {
             prop_assert_eq!(decision.range.start, at);
             prop_assert!(!decision.range.is_empty());
@@ -142,6 +148,14 @@ proptest! {
                     } else if last_charged != Some(byte / 4096) {
                         budget -= 1;
                         last_charged = Some(byte / 4096);
+                    }
+                }
+                if all.iter().all(|reason| *reason > Reason::PinQuota) && last_pinned != Some(byte / 4096) {
+                    if pins_left == 0 {
+                        all.push(Reason::PinQuota);
+                    } else {
+                        pins_left -= 1;
+                        last_pinned = Some(byte / 4096);
                     }
                 }
                 match decision.placement {
@@ -177,6 +191,7 @@ fn the_last_partial_block_is_direct_up_to_the_end_of_the_object() {
         extents: vec![extent],
         cached: Vec::new(),
         closed: Vec::new(),
+        pins: PinSurvey::default(),
     };
     let request = MapRequest {
         object: ObjectId(1),

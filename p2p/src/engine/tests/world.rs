@@ -166,6 +166,7 @@ impl Exporter for Files {
             extents: vec![Extent { file_offset: 0, length: size.next_multiple_of(4096), state }],
             cached: Vec::new(),
             closed: Vec::new(),
+            pins: PinSurvey::default(),
         })
     }
     fn quiesce(&self, object: ObjectId, _range: Range, _probe: Option<CacheProbe>) -> Result<(), Reason> {
