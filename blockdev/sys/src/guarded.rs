@@ -129,7 +129,8 @@ mod arch {
             (&raw const peerfs_guarded_copy_access, &raw const peerfs_guarded_copy_landing),
             (&raw const peerfs_guarded_load_access, &raw const peerfs_guarded_load_landing),
         ];
-        let (_, landing) = pairs.into_iter().find(|(access, _)| access.addr() == address)?;
+        let mut pairs = pairs.into_iter().chain(crate::atomics::arch::landings());
+        let (_, landing) = pairs.find(|(access, _)| access.addr() == address)?;
         Some(landing.addr())
     }
 

@@ -5,6 +5,7 @@
 //! Rust reference; it is reached by copying calls only.
 
 mod address_space;
+mod atomics;
 mod buffer;
 mod file_view;
 mod guarded;
@@ -25,6 +26,7 @@ mod window;
 mod xattr;
 
 pub use address_space::AddressSpace;
+pub use atomics::{ATOMICS, AtomicWord};
 pub use buffer::{AlignedBuf, BUFFER_ALIGN};
 pub use file_view::{FileView, Sharing};
 pub use guarded::Fault;

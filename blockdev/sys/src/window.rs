@@ -133,7 +133,7 @@ impl Window {
         Ok(())
     }
 
-    fn place(&self, offset: usize, length: usize, write: bool) -> Result<*mut u8, Fault> {
+    pub(crate) fn place(&self, offset: usize, length: usize, write: bool) -> Result<*mut u8, Fault> {
         let inside = offset.checked_add(length).is_some_and(|end| end <= self.length);
         if !inside || (write && !self.writable) || !self.home.is_current() {
             return Err(Fault);

@@ -34,6 +34,22 @@ pub enum Error {
         /// Why.
         reason: Reason,
     },
+    /// An atomic operation where none can be done.
+    #[error("no atomic operation at file offset {file_offset}: {} ({})", reason.text(), reason.remedy())]
+    AtomicUnsupported {
+        /// Offset in the file, bytes.
+        file_offset: u64,
+        /// Why: [`Reason::AtomicUnsupported`], or why this range falls back, where nothing is atomic.
+        reason: Reason,
+    },
+    /// An atomic operation on a word that is not naturally aligned.
+    #[error("file offset {file_offset} is no multiple of {word_bytes}, the size of the word")]
+    Misaligned {
+        /// Offset in the file, bytes.
+        file_offset: u64,
+        /// Size of the word, bytes.
+        word_bytes: usize,
+    },
     /// The range is direct, but not in one piece.
     #[error("only {available} bytes from file offset {file_offset} on are in one piece: ask for each piece of Mapping::segments")]
     Split {

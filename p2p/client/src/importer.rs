@@ -24,7 +24,9 @@ pub struct ImporterSpec {
 impl ImporterSpec {
     /// The software importer: the processor itself, without limits, honouring revocation.
     pub fn cpu() -> ImporterSpec {
-        ImporterSpec { name: "cpu".to_owned(), flags: ImporterFlags::all(), dma_bits: 64, va_bits: 48, page_bytes: 4096 }
+        let mut flags = ImporterFlags::all();
+        flags.set(ImporterFlags::ATOMIC, peerfs_sys::ATOMICS);
+        ImporterSpec { name: "cpu".to_owned(), flags, dma_bits: 64, va_bits: 48, page_bytes: 4096 }
     }
 
     /// The ioctl argument that registers it.

@@ -25,6 +25,7 @@
 //! answers [`Error::StaleContext`], while a [`File`] keeps working.
 
 mod access;
+mod atomics;
 mod attestation;
 mod backend;
 pub mod cpu;
@@ -53,5 +54,6 @@ pub use grant::Revocation;
 pub use importer::ImporterSpec;
 pub use mapping::Mapping;
 pub use peerfs_abi::{ImporterFlags, MapFlags, Path, Reason, Stage, Trigger, ioctl::Info};
+pub use peerfs_sys::AtomicWord;
 pub use segment::{DecisionTable, Segment};
 pub use session::{Session, SessionOptions};

@@ -42,9 +42,9 @@ pub(crate) struct Place {
 }
 
 /// A part of a transfer that lies in one segment.
-struct Part {
-    length: usize,
-    place: Option<Place>,
+pub(crate) struct Part {
+    pub(crate) length: usize,
+    pub(crate) place: Option<Place>,
 }
 
 impl Mapping {
@@ -80,6 +80,10 @@ impl Mapping {
 
     pub(crate) fn writable(&self) -> bool {
         self.flags.contains(MapFlags::WRITE)
+    }
+
+    pub(crate) fn atomic(&self) -> bool {
+        self.flags.contains(MapFlags::ATOMIC)
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -248,7 +252,7 @@ impl Mapping {
         Ok(())
     }
 
-    fn check(&self, offset: u64, length: usize) -> Result<(), Error> {
+    pub(crate) fn check(&self, offset: u64, length: usize) -> Result<(), Error> {
         self.owner.core.check()?;
         let end = offset.saturating_add(length as u64);
         match offset >= self.start && end <= self.end {
@@ -267,13 +271,13 @@ impl Mapping {
         (offset < self.segments[index].end()).then_some(index)
     }
 
-    fn reason_at(&self, offset: u64) -> Reason {
+    pub(crate) fn reason_at(&self, offset: u64) -> Reason {
         let segment = self.index_at(offset).map(|index| self.segments[index]);
         segment.and_then(|segment| segment.reason).unwrap_or(Reason::BeyondEof)
     }
 
     /// The longest part from `offset` on that lies in one segment. What no segment covers falls back.
-    fn part(&self, offset: u64, length: usize) -> Part {
+    pub(crate) fn part(&self, offset: u64, length: usize) -> Part {
         let Some(index) = self.index_at(offset) else {
             return Part { length, place: None };
         };

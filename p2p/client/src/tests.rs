@@ -217,7 +217,7 @@ fn the_device_faults_caches_and_is_shot_down() {
     let file = server.file();
     let device = Device::new(&session, DeviceConfig::default());
     let base = 1 << 40;
-    device.bind(base, &file, 0, size, true).expect("bind");
+    device.bind(base, &file, 0, size, MapFlags::WRITE).expect("bind");
     let mut buffer = vec![0; size as usize];
     assert_eq!(device.load(base, &mut buffer).expect("load"), size as usize);
     assert!(buffer == pattern(size));
@@ -255,9 +255,9 @@ fn device_addresses_are_checked() {
     let file = server.file();
     let config = DeviceConfig { va_bits: 32, ..DeviceConfig::default() };
     let device = Device::new(&session, config);
-    device.bind(8192, &file, 4096, 10_000, false).expect("bind");
+    device.bind(8192, &file, 4096, 10_000, MapFlags::empty()).expect("bind");
     for (address, offset, length) in [(1, 0, 1), (0, 1, 1), (0, 0, 0), (4096, 0, 4097), (16384, 0, 1), (1 << 32, 0, 1)] {
-        let answer = device.bind(address, &file, offset, length, false);
+        let answer = device.bind(address, &file, offset, length, MapFlags::empty());
         assert!(matches!(answer, Err(Error::DeviceAddress { .. })), "{address}");
     }
     assert!(matches!(device.store(8192, b"x"), Err(Error::ReadOnly)));
@@ -277,4 +277,47 @@ fn a_session_ends_with_its_last_user() {
     let keep = Arc::clone(&server);
     drop(mapping);
     assert_eq!(keep.unmapped().len(), 1);
+}
+
+#[test]
+fn atomic_operations_are_done_or_refused() {
+    let server = FakeServer::with_holes(vec![0; CHUNK as usize + 4], std::iter::once(8192..12288).collect(), 100);
+    let session = server.session(SessionOptions::default());
+    let atomic = MapFlags::WRITE | MapFlags::ATOMIC;
+    let mapping = session.map(&server.file(), .., atomic).expect("map");
+    assert_eq!(mapping.fetch_add(16, 5_u64).expect("add"), 0);
+    assert_eq!(mapping.fetch_add(16, u64::MAX).expect("add"), 5);
+    assert_eq!(mapping.compare_exchange(16, 4_u64, 9).expect("exchange"), Ok(4));
+    assert_eq!(mapping.compare_exchange(16, 4_u32, 1).expect("exchange"), Err(9));
+    assert_eq!(mapping.moved().direct(), 28);
+    assert!(matches!(mapping.fetch_add(18, 1_u32), Err(Error::Misaligned { word_bytes: 4, .. })));
+    assert!(matches!(mapping.fetch_add(8192, 1_u32), Err(Error::AtomicUnsupported { reason: Reason::Hole, .. })));
+    assert!(matches!(mapping.fetch_add(CHUNK, 1_u64), Err(Error::Range { .. })));
+    server.revoke(0..CHUNK + 4, PATIENT);
+    assert!(matches!(mapping.fetch_add(16, 1_u64), Err(Error::Revoked { file_offset: 16 })));
+    assert_eq!(server.content()[16], 9);
+    let plain = session.map(&server.file(), .., MapFlags::WRITE).expect("map");
+    assert!(matches!(plain.fetch_add(16, 1_u64), Err(Error::AtomicUnsupported { reason: Reason::AtomicUnsupported, .. })));
+    let reader = session.map(&server.file(), .., MapFlags::ATOMIC).expect("map");
+    assert!(matches!(reader.fetch_add(16, 1_u64), Err(Error::ReadOnly)));
+}
+
+#[test]
+fn the_device_adds_across_revocations() {
+    let server = FakeServer::with_holes(vec![0; CHUNK as usize], std::iter::once(8192..12288).collect(), 100);
+    let session = server.session(SessionOptions::default());
+    let device = Device::new(&session, DeviceConfig::default());
+    let base = 1 << 30;
+    device.bind(base, &server.file(), 0, CHUNK, MapFlags::WRITE | MapFlags::ATOMIC).expect("bind");
+    device.bind(base + CHUNK, &server.file(), 0, 4096, MapFlags::WRITE).expect("bind");
+    for round in 0..20_u64 {
+        assert_eq!(device.fetch_add(base + 8, 1_u64).expect("add"), round);
+        server.revoke(0..1, PATIENT);
+    }
+    assert_eq!(device.stats().faults, 20);
+    assert_eq!(device.compare_exchange(base + 8, 20_u64, 3).expect("exchange"), Ok(20));
+    let refused = device.fetch_add(base + 8192, 1_u64);
+    assert!(matches!(refused, Err(Error::AtomicUnsupported { reason: Reason::Hole, .. })), "{refused:?}");
+    assert!(matches!(device.fetch_add(base + CHUNK, 1_u32), Err(Error::AtomicUnsupported { .. })));
+    assert!(matches!(device.fetch_add(base + CHUNK - 4, 1_u64), Err(Error::Misaligned { .. })));
 }

@@ -14,10 +14,10 @@ use super::stats::{DeviceStats, StatCounters, bump};
 use super::translation_cache::TranslationCache;
 use crate::mapping::{Place, direct};
 use crate::registry::lock;
-use crate::{Attestation, Error, File, Session};
+use crate::{Attestation, Error, File, MapFlags, Session};
 
 /// A fault and the access behind it, twice; then the access goes through the filesystem this once.
-const ATTEMPTS: u32 = 4;
+pub(super) const ATTEMPTS: u32 = 4;
 /// The copy engine's buffer, bytes.
 const COPY_BUFFER: usize = 256 << 10;
 
@@ -67,7 +67,8 @@ pub(super) struct Region {
     pub(super) addresses: Range<u64>,
     pub(super) file: File,
     pub(super) file_offset: u64,
-    pub(super) writable: bool,
+    /// What its faults map with: `WRITE`, `ATOMIC` or nothing.
+    pub(super) flags: MapFlags,
 }
 
 impl Region {
@@ -96,11 +97,12 @@ impl Device {
         Device { shared }
     }
 
-    /// Binds `length` bytes of a file, from `file_offset` on, to device address `address`. Nothing is mapped until it is used.
+    /// Binds `length` bytes of a file, from `file_offset` on, to device address `address`. Nothing is mapped until it is
+    /// used, and then with `flags` (`WRITE` and `ATOMIC` count).
     ///
     /// # Errors
     /// [`Error::DeviceAddress`] when something is no multiple of 4096 (the length may be any), taken or beyond the device's address width.
-    pub fn bind(&self, address: u64, file: &File, file_offset: u64, length: u64, writable: bool) -> Result<(), Error> {
+    pub fn bind(&self, address: u64, file: &File, file_offset: u64, length: u64, flags: MapFlags) -> Result<(), Error> {
         let refuse = |what| Error::DeviceAddress { address, what };
         if !address.is_multiple_of(PAGE) || !file_offset.is_multiple_of(PAGE) || length == 0 {
             return Err(refuse("address and file offset must be multiples of 4096, the length not 0"));
@@ -115,7 +117,7 @@ impl Device {
         if before.is_some_and(|(_, region)| region.addresses.end > address) {
             return Err(refuse("the addresses are bound already"));
         }
-        let region = Region { addresses: address..address + length, file: file.clone(), file_offset, writable };
+        let region = Region { addresses: address..address + length, file: file.clone(), file_offset, flags };
         state.regions.insert(address, Arc::new(region));
         Ok(())
     }
@@ -194,11 +196,11 @@ impl Device {
         self.shared.stats.snapshot()
     }
 
-    fn region(&self, address: u64, write: bool) -> Result<Arc<Region>, Error> {
+    pub(super) fn region(&self, address: u64, write: bool) -> Result<Arc<Region>, Error> {
         let state = lock(&self.shared.state);
         let found = state.regions.range(..=address).next_back();
         match found.map(|(_, region)| region) {
-            Some(region) if region.addresses.contains(&address) => match write && !region.writable {
+            Some(region) if region.addresses.contains(&address) => match write && !region.flags.contains(MapFlags::WRITE) {
                 true => Err(Error::ReadOnly),
                 false => Ok(Arc::clone(region)),
             },
@@ -269,7 +271,7 @@ impl Device {
 
 impl DeviceShared {
     /// Translation cache, then page table.
-    fn translate(&self, address: u64) -> Option<Leaf> {
+    pub(super) fn translate(&self, address: u64) -> Option<Leaf> {
         let mut state = lock(&self.state);
         if let Some(leaf) = state.cache.lookup(address).filter(is_current) {
             bump(&self.stats.cache_hits);
@@ -284,7 +286,7 @@ impl DeviceShared {
     }
 
     /// Removes a translation that turned out to be revoked.
-    fn drop_leaf(&self, leaf: &Leaf) {
+    pub(super) fn drop_leaf(&self, leaf: &Leaf) {
         let removed = lock(&self.state).forget(&(leaf.start..leaf.end()));
         drop(removed);
     }

@@ -19,10 +19,7 @@ pub(super) fn serve(device: &Arc<DeviceShared>, region: &Arc<Region>, address: u
     drop(retired);
     let chunk = chunk(region, address);
     let in_file = region.file_offset_of(chunk.start)..region.file_offset_of(chunk.end);
-    let flags = match region.writable {
-        true => MapFlags::WRITE,
-        false => MapFlags::empty(),
-    };
+    let flags = region.flags & (MapFlags::WRITE | MapFlags::ATOMIC);
     let mapping = Arc::new(device.session.map(&region.file, in_file, flags)?);
     shoot_down_on_revocation(device, region, &mapping);
     let leaves = leaves(device, region, &chunk, &mapping);

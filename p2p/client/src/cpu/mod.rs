@@ -6,6 +6,7 @@
 //! translations down before it is acknowledged; the next access faults again.
 //! Where the answer is a fallback, the page's accesses go through the filesystem.
 
+mod atomics;
 mod device;
 mod fault;
 pub(crate) mod page_table;
