@@ -2,9 +2,7 @@
 //! by the real binary, and a generator of random choices that a seed replays.
 
 pub mod model;
-mod mount;
-mod random;
 pub mod torture;
 
-pub use mount::{ScratchMount, peerfs};
-pub use random::{Random, seed};
+pub use peerfs_conformance::kit::{Random, ScratchMount, peerfs, seed};
+pub use peerfs_conformance::words;

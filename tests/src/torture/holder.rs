@@ -8,7 +8,7 @@ use peerfs_abi::{MapFlags, Reason};
 use peerfs_client::{Error, File, ImporterSpec, Mapping, Session};
 use peerfs_sys::Window;
 
-use super::raw::{RawSession, direct_segments, open_direct};
+use super::raw::{RawSession, direct_segments, open_direct, readable};
 use super::worker::{die_with_parent, hear, say};
 
 /// Reads through the library until the server is gone, which it says as `server-gone`. Before that it says `ready`,
@@ -112,10 +112,4 @@ pub fn by_hand(path: &Path) -> Result<()> {
         }
         say(format!("readable {pages}"))?;
     }
-}
-
-/// Pages of a window that can be read.
-pub fn readable(window: &Window) -> usize {
-    let mut page = [0; 4096];
-    (0..window.length() / page.len()).filter(|number| window.read(number * page.len(), &mut page).is_ok()).count()
 }

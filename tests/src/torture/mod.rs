@@ -8,5 +8,5 @@ pub mod crash;
 pub mod holder;
 pub mod hung;
 pub mod last_store;
-pub mod raw;
-pub mod worker;
+
+pub use peerfs_conformance::kit::{attempts, raw, worker};

@@ -11,9 +11,8 @@ use peerfs_abi::ioctl::{self, Map, Unmap};
 use peerfs_abi::{ABI_VERSION, MapFlags};
 use peerfs_sys::Window;
 
-use super::attempts::{AFTER, DURING, DURING_READ, Loot, Outcome, own_fd, refused, vandalise};
-use crate::torture::holder::readable;
-use crate::torture::raw::{RawSession, direct_segments, open_direct, request};
+use crate::torture::attempts::{AFTER, DURING, DURING_READ, Loot, Outcome, own_fd, refused, vandalise};
+use crate::torture::raw::{RawSession, direct_segments, open_direct, readable, request};
 use crate::torture::worker::{die_with_parent, hear, say};
 
 fn verdict(name: &str, outcome: Outcome) -> Result<()> {

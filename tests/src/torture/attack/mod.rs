@@ -1,7 +1,6 @@
 //! A hostile user who was granted a mapping, to read or to write, tries to get more: more access, more
 //! time, other bytes. Nothing of it may succeed, and nobody else may notice.
 
-mod attempts;
 mod holder;
 
 use std::fs::{self, File, OpenOptions};
@@ -12,11 +11,10 @@ use anyhow::{Context, Result, bail, ensure};
 
 pub use holder::{heir, hold, thief};
 
+use super::attempts::SECRET;
 use super::worker::{NOBODY, Nursery, SOMEBODY, Worker, shared_file};
 use crate::{Random, ScratchMount, words};
 
-/// Every byte of the files the attacker must not see.
-pub const SECRET: u8 = 0xE7;
 const DEADLINE: Duration = Duration::from_millis(200);
 /// What a busy machine may add to it.
 const TOLERANCE: Duration = Duration::from_secs(3);

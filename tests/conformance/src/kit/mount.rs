@@ -7,12 +7,15 @@ use std::process::{Command, Output};
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 
-/// The `peerfs` binary: `$PEERFS`, or the one that cargo built beside the test.
+/// The `peerfs` binary: `$PEERFS`, the running program, or the one that cargo built beside the test.
 pub fn peerfs() -> PathBuf {
     if let Some(path) = std::env::var_os("PEERFS") {
         return path.into();
     }
-    let mut path = std::env::current_exe().expect("a test has a path");
+    let mut path = std::env::current_exe().expect("a program has a path");
+    if path.file_name().is_some_and(|name| name == "peerfs") {
+        return path;
+    }
     path.pop();
     if path.ends_with("deps") {
         path.pop();
@@ -30,20 +33,42 @@ fn run(command: &mut Command) -> Result<Output> {
     Ok(output)
 }
 
+/// What a scratch volume lies on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Media {
+    /// An image file.
+    Image,
+    /// Memory, of this size (as mount takes it); the volume ends with the mount.
+    Memory(&'static str),
+}
+
 /// A scratch volume. Dropping it unmounts and removes everything.
 pub struct ScratchMount {
     directory: TempDir,
+    media: Media,
     mounted: bool,
 }
 
 impl ScratchMount {
     /// Makes a volume of `size` (as mkfs takes it) and mounts it with `options` (as mount takes them).
     pub fn new(size: &str, options: &[&str]) -> Result<Self> {
-        let directory = tempfile::Builder::new().prefix("peerfs-test-").tempdir()?;
-        let mut scratch = ScratchMount { directory, mounted: false };
-        fs::create_dir(scratch.path())?;
+        let mut scratch = ScratchMount::unmounted(Media::Image)?;
         run(Command::new(peerfs()).arg("mkfs").arg(scratch.device()).args(["--size", size]))?;
         scratch.mount(options)?;
+        Ok(scratch)
+    }
+
+    /// Mounts a new volume in memory.
+    pub fn in_memory(size: &'static str, options: &[&str]) -> Result<Self> {
+        let mut scratch = ScratchMount::unmounted(Media::Memory(size))?;
+        scratch.mount(options)?;
+        Ok(scratch)
+    }
+
+    fn unmounted(media: Media) -> Result<Self> {
+        let directory = tempfile::Builder::new().prefix("peerfs-test-").tempdir()?;
+        let scratch = ScratchMount { directory, media, mounted: false };
+        fs::create_dir(scratch.path())?;
         Ok(scratch)
     }
 
@@ -64,7 +89,10 @@ impl ScratchMount {
 
     /// The device, as commands take it.
     pub fn device(&self) -> String {
-        format!("image:{}", self.image().display())
+        match self.media {
+            Media::Image => format!("image:{}", self.image().display()),
+            Media::Memory(size) => format!("mem:{size}"),
+        }
     }
 
     /// Mounts it.

@@ -1,4 +1,4 @@
-//! Each attempt is a function that answers what it achieved: `Err` is a breach.
+//! What a hostile holder of a grant tries: its own programs and the conformance suite run the same list.
 
 use std::fs::{File, OpenOptions};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -12,21 +12,30 @@ use peerfs_abi::ioctl::Segment;
 use peerfs_abi::{MapFlags, ioctl::transport};
 use peerfs_sys::Window;
 
-use super::SECRET;
-use crate::torture::holder::readable;
-use crate::torture::raw::{RawSession, direct_segments, open_direct};
+use super::raw::{RawSession, direct_segments, open_direct, readable};
+
+/// Every byte of the files that an attacker must not see.
+pub const SECRET: u8 = 0xE7;
 
 /// What an attacker holds.
 pub struct Loot {
+    /// The file.
     pub path: PathBuf,
+    /// Its own handle of the file.
     pub file: File,
+    /// Its session.
     pub session: RawSession,
+    /// The direct segment it attacks.
     pub segment: Segment,
+    /// The grant's descriptor.
     pub fd: OwnedFd,
+    /// The grant, mmapped.
     pub window: Window,
+    /// It was granted for writing.
     pub writable: bool,
 }
 
+/// `Err` says what the attacker achieved.
 pub type Outcome = Result<(), String>;
 type Attempt = (&'static str, fn(&Loot) -> Outcome);
 

@@ -14,6 +14,7 @@ use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, co
 use nix::sys::stat::Mode;
 use peerfs_abi::ioctl::{self, Context, Map, Segment, Unmap, transport, unpack_name};
 use peerfs_abi::{ABI_VERSION, ImporterFlags, MapFlags, Reason, names, socket as message};
+use peerfs_sys::Window;
 use zerocopy::{FromZeros, IntoBytes};
 
 /// Tries before a busy range counts as refused.
@@ -153,4 +154,10 @@ fn ask_socket(context: &Context, grant_id: u64) -> io::Result<OwnedFd> {
         return Err(io::Error::from_raw_os_error(reply.error.cast_signed()));
     }
     fd.ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// Pages of a window that can be read.
+pub fn readable(window: &Window) -> usize {
+    let mut page = [0; 4096];
+    (0..window.length() / page.len()).filter(|number| window.read(number * page.len(), &mut page).is_ok()).count()
 }

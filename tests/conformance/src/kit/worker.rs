@@ -16,7 +16,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use peerfs_sys::ProcessHandle;
 
-use crate::ScratchMount;
+use super::ScratchMount;
 
 /// A child that says nothing for so long hangs.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -41,25 +41,35 @@ fn torture_program() -> Result<PathBuf> {
 /// Starts children of a test.
 pub struct Nursery {
     program: PathBuf,
+    subcommand: &'static str,
 }
 
 impl Nursery {
-    /// Puts the child program where every user can run it, and opens the way to the mount.
+    /// Children are parts of `peerfs-torture`.
     ///
     /// # Errors
     /// When it cannot be copied.
     pub fn new(scratch: &ScratchMount) -> Result<Nursery> {
-        let program = scratch.directory().join("peerfs-torture");
+        Nursery::of_program(scratch, &torture_program()?, "child")
+    }
+
+    /// Puts the program where every user can run it, and opens the way to the mount. Children are `PROGRAM SUBCOMMAND
+    /// ARGUMENTS`.
+    ///
+    /// # Errors
+    /// When it cannot be copied.
+    pub fn of_program(scratch: &ScratchMount, original: &Path, subcommand: &'static str) -> Result<Nursery> {
+        let program = scratch.directory().join(original.file_name().context("a program has a name")?);
         if !program.exists() {
-            fs::copy(torture_program()?, &program)?;
+            fs::copy(original, &program)?;
         }
         for path in [scratch.directory(), program.as_path()] {
             fs::set_permissions(path, fs::Permissions::from_mode(0o755))?;
         }
-        Ok(Nursery { program })
+        Ok(Nursery { program, subcommand })
     }
 
-    /// Starts `peerfs-torture child ARGUMENTS`, as user `uid`.
+    /// Starts a child as user `uid`.
     ///
     /// # Errors
     /// When it cannot be started.
@@ -108,7 +118,7 @@ impl Nursery {
             }
         };
         let mut command = Command::new(&self.program);
-        command.arg("child").args(arguments).uid(uid).gid(uid).current_dir("/");
+        command.arg(self.subcommand).args(arguments).uid(uid).gid(uid).current_dir("/");
         let mut child = command.stdin(stdin).stdout(Stdio::piped()).spawn().with_context(|| format!("{command:?}"))?;
         let stdout = child.stdout.take().context("stdout is a pipe")?;
         thread::spawn(move || {

@@ -1,0 +1,11 @@
+//! What whole-system tests share: a scratch volume on a real mount served by the real binary, child processes that
+//! take part, the ABI without the client library, and a generator of random choices that a seed replays.
+
+pub mod attempts;
+mod mount;
+mod random;
+pub mod raw;
+pub mod worker;
+
+pub use mount::{ScratchMount, peerfs};
+pub use random::{Random, seed};
