@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, Weak};
 
-use peerfs_abi::{Reason, Trigger};
+use peerfs_abi::{Reason, Trigger, TriggerSet};
 use peerfs_blockdev::DeviceError;
 use peerfs_p2p::{CacheProbe, CpuAccess, DirectPolicy, Engine, Exporter, MapRequest, ObjectId, Range, Survey};
 
@@ -11,6 +11,15 @@ use crate::coherence::{ClosedRange, Coherence};
 use crate::core::Core;
 use crate::cpu_cache::CpuCache;
 use crate::types::Ino;
+
+/// What can happen to a file of a writable volume. Where nothing can be written, cached readers share with importers.
+const CHANGES: TriggerSet = TriggerSet::EMPTY
+    .with(Trigger::Truncate)
+    .with(Trigger::Punch)
+    .with(Trigger::Unlink)
+    .with(Trigger::CpuAccess)
+    .with(Trigger::PolicyChange)
+    .with(Trigger::Reflink);
 
 /// Files, as the engine asks about them.
 pub struct FileExporter {
@@ -53,16 +62,18 @@ impl Exporter for FileExporter {
         let ino = request.object.0;
         let extents = self.core.survey_extents(ino, range)?;
         let policy = self.policy(ino);
+        let read_only = self.read_only || self.core.read_only();
         let within = range.intersect(Range { start: 0, end: extents.size });
         Some(Survey {
             regular: extents.regular,
             size: extents.size,
-            read_only: self.read_only || !request.handle_writable,
+            read_only,
             policy,
             extents: extents.extents,
             cached: self.cached(request, within, policy),
             closed: Vec::new(),
             pins: self.core.cached_handles(ino),
+            triggers: if read_only { TriggerSet::EMPTY } else { CHANGES },
         })
     }
 

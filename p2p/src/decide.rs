@@ -1,9 +1,10 @@
 //! The decision: which stretches of a request may be mapped directly, and why the others may not.
 //!
-//! A pure function. Of all the reasons that hold for a stretch the first in
-//! pipeline order is given ([`Reason::ALL`]).
+//! A pure function. For every stretch it gives all the reasons that hold, and of
+//! a direct one what could end its mapping later. A stretch falls back for the
+//! first reason in pipeline order ([`Reason::ALL`]).
 
-use peerfs_abi::{ImporterFlags, MapFlags, Reason};
+use peerfs_abi::{ImporterFlags, MapFlags, Reason, ReasonSet, Trigger, TriggerSet};
 use peerfs_blockdev::{ApertureInfo, ApertureKind, BLOCK_BYTES};
 
 use crate::types::{Decision, DirectPolicy, Extent, ExtentState, Importer, MapRequest, Placement, Range, Survey};
@@ -11,23 +12,57 @@ use crate::types::{Decision, DirectPolicy, Extent, ExtentState, Importer, MapReq
 /// Windows lie anywhere in at least this many bits of address space.
 const WINDOW_ADDRESS_BITS: u32 = 32;
 
+/// What could end any mapping, whatever is mapped.
+const ALWAYS: TriggerSet = TriggerSet::EMPTY
+    .with(Trigger::Relocation)
+    .with(Trigger::Administrator)
+    .with(Trigger::ClientGone)
+    .with(Trigger::Unmount)
+    .with(Trigger::DeviceEvent);
+
+/// What could end a pin before its holders do.
+const PIN_ENDS: TriggerSet = TriggerSet::EMPTY.with(Trigger::Administrator).with(Trigger::Unmount);
+
+/// What holds at this moment apart from the object: the device, the way to it, the importer's quota of mappings.
+#[derive(Debug, Clone, Default)]
+pub struct Conditions {
+    /// Reasons that hold for the whole request.
+    pub refusals: ReasonSet,
+    /// Ranges of the storage device that cannot be read or written: whole blocks, sorted, apart from each other.
+    pub bad: Vec<Range>,
+}
+
 /// Decides a request. The answer covers `request.range` exactly, in order, in maximal stretches: neighbours differ in
-/// reason, or are direct but not neighbours on the device. With a windowed aperture, blocks beyond its whole capacity
-/// are `ApertureFull`; how much of it is in use is not considered. Blocks of a pin beyond what is left of the quota
-/// are `PinQuota`.
-pub fn decide(survey: &Survey, request: &MapRequest, importer: &Importer, aperture: Option<&ApertureInfo>) -> Vec<Decision> {
-    let everywhere = everywhere(survey, request, importer, aperture);
+/// a reason or a trigger, or are direct but not neighbours on the device. With a windowed aperture, blocks beyond its
+/// whole capacity are `ApertureFull`; how much of it is in use is not considered. Blocks of a pin beyond what is left
+/// of the quota are `PinQuota`. What is refused before it would take space takes none; it has that reason too once
+/// nothing is left.
+pub fn decide(
+    survey: &Survey,
+    request: &MapRequest,
+    importer: &Importer,
+    aperture: Option<&ApertureInfo>,
+    conditions: &Conditions,
+) -> Vec<Decision> {
+    let everywhere = everywhere(survey, request, importer, aperture).union(conditions.refusals);
+    let triggers = triggers(survey, request, aperture);
     let blocked = Blocked::new(survey, request);
-    let mut room = Room::new(survey, request, aperture);
+    let mut budgets = Budgets::new(survey, request, aperture);
     let mut decisions = Vec::new();
-    for piece in pieces(survey, request.range, &blocked) {
-        let reason = piece_reason(survey, request, &blocked, &piece);
-        match (reason.into_iter().chain(everywhere).min(), piece.device_offset()) {
-            // The aperture's space is asked about after the filesystem, before everything else.
-            (reason, Some(device_offset)) if reason.is_none_or(|r| r > Reason::ApertureFull) => {
-                place(&mut decisions, &mut room, piece.range, device_offset, reason, aperture);
-            }
-            (reason, _) => push(&mut decisions, piece.range, Placement::Fallback(reason.unwrap_or(Reason::Hole))),
+    for piece in pieces(survey, request.range, &blocked, &conditions.bad) {
+        let refusals = piece_refusals(survey, request, &blocked, &piece, &conditions.bad).union(everywhere);
+        for (range, refusals) in budgets.take(piece.range, refusals) {
+            let direct = || Some((aperture?.path, piece.device_offset(range.start)?));
+            let decision = match (refusals.first(), direct()) {
+                (None, Some((path, device_offset))) => {
+                    Decision { range, placement: Placement::Direct { path, device_offset }, refusals, triggers }
+                }
+                (reason, _) => {
+                    let placement = Placement::Fallback(reason.unwrap_or(Reason::Hole));
+                    Decision { range, placement, refusals, triggers: TriggerSet::EMPTY }
+                }
+            };
+            push(&mut decisions, decision);
         }
     }
     decisions
@@ -40,10 +75,11 @@ struct Piece {
 }
 
 impl Piece {
-    fn device_offset(&self) -> Option<u64> {
+    /// Where byte `at` of the object, inside the piece, is on the device.
+    fn device_offset(&self, at: u64) -> Option<u64> {
         let extent = self.extent?;
         match extent.state {
-            ExtentState::Mapped { device_offset, .. } => Some(device_offset + (self.range.start - extent.file_offset)),
+            ExtentState::Mapped { device_offset, .. } => Some(device_offset + (at - extent.file_offset)),
             ExtentState::Hole | ExtentState::Unwritten | ExtentState::Migrated => None,
         }
     }
@@ -105,10 +141,11 @@ fn block_ceil(offset: u64) -> u64 {
 }
 
 /// Cuts the request wherever the answer may change.
-fn pieces(survey: &Survey, range: Range, blocked: &Blocked) -> Vec<Piece> {
+fn pieces(survey: &Survey, range: Range, blocked: &Blocked, bad: &[Range]) -> Vec<Piece> {
     let mut cuts = vec![range.start, range.end, survey.size, blocked.aligned.start, blocked.aligned.end];
     for extent in &survey.extents {
         cuts.extend([extent.file_offset, extent.file_offset.saturating_add(extent.length)]);
+        cut_bad(&mut cuts, extent, bad);
     }
     for blocks in blocked.cached.iter().chain(&blocked.closed) {
         cuts.extend([blocks.start, blocks.end]);
@@ -121,55 +158,60 @@ fn pieces(survey: &Survey, range: Range, blocked: &Blocked) -> Vec<Piece> {
         .collect()
 }
 
+/// Where bad blocks of the device begin and end in an extent of the object.
+fn cut_bad(cuts: &mut Vec<u64>, extent: &Extent, bad: &[Range]) {
+    let ExtentState::Mapped { device_offset, .. } = extent.state else { return };
+    let on_device = Range::new(device_offset, extent.length);
+    let first = bad.partition_point(|range| range.end <= on_device.start);
+    for hit in bad[first..].iter().take_while(|range| range.start < on_device.end) {
+        let hit = hit.intersect(on_device);
+        cuts.extend([hit.start, hit.end].map(|at| extent.file_offset + (at - device_offset)));
+    }
+}
+
 fn extent_at(extents: &[Extent], offset: u64) -> Option<Extent> {
     let after = extents.partition_point(|extent| extent.file_offset <= offset);
     let extent = *extents.get(after.checked_sub(1)?)?;
     (offset - extent.file_offset < extent.length).then_some(extent)
 }
 
-/// The first reason that holds for this piece in particular.
-fn piece_reason(survey: &Survey, request: &MapRequest, blocked: &Blocked, piece: &Piece) -> Option<Reason> {
+/// The reasons that hold for this piece in particular.
+fn piece_refusals(survey: &Survey, request: &MapRequest, blocked: &Blocked, piece: &Piece, bad: &[Range]) -> ReasonSet {
     let at = piece.range.start;
     if at >= survey.size {
-        return Some(Reason::BeyondEof);
+        return ReasonSet::EMPTY.with(Reason::BeyondEof);
     }
-    let shared = match piece.extent.map(|extent| extent.state) {
-        None | Some(ExtentState::Hole) => return Some(Reason::Hole),
-        Some(ExtentState::Unwritten) => return Some(Reason::Unwritten),
-        Some(ExtentState::Migrated) => return Some(Reason::ApertureFull),
-        Some(ExtentState::Mapped { shared, .. }) => shared,
-    };
-    if !(blocked.aligned.start..blocked.aligned.end).contains(&at) {
-        Some(Reason::Misaligned)
-    } else if contains(&blocked.cached, at) {
-        Some(Reason::PageCached)
-    } else if shared && request.flags.contains(MapFlags::WRITE) {
-        Some(Reason::SharedExtent)
-    } else if contains(&blocked.closed, at) {
-        Some(Reason::Busy)
-    } else {
-        None
-    }
+    let state = piece.extent.map_or(ExtentState::Hole, |extent| extent.state);
+    let shared = matches!(state, ExtentState::Mapped { shared: true, .. });
+    ReasonSet::EMPTY
+        .with_if(state == ExtentState::Hole, Reason::Hole)
+        .with_if(state == ExtentState::Unwritten, Reason::Unwritten)
+        .with_if(!(blocked.aligned.start..blocked.aligned.end).contains(&at), Reason::Misaligned)
+        .with_if(contains(&blocked.cached, at), Reason::PageCached)
+        .with_if(shared && request.flags.writes(), Reason::SharedExtent)
+        .with_if(contains(&blocked.closed, at), Reason::Busy)
+        .with_if(state == ExtentState::Migrated, Reason::ApertureFull)
+        .with_if(piece.device_offset(at).is_some_and(|offset| contains(bad, offset)), Reason::MediaError)
 }
 
-/// The first reason that holds for the whole request.
-fn everywhere(survey: &Survey, request: &MapRequest, importer: &Importer, aperture: Option<&ApertureInfo>) -> Option<Reason> {
-    let write = request.flags.contains(MapFlags::WRITE);
+/// The reasons that hold for the whole request.
+fn everywhere(survey: &Survey, request: &MapRequest, importer: &Importer, aperture: Option<&ApertureInfo>) -> ReasonSet {
+    let write = request.flags.writes();
     let atomic = request.flags.contains(MapFlags::ATOMIC);
     let pin = request.flags.contains(MapFlags::PIN);
     let can = |flag| importer.flags.contains(flag);
-    let rules = [
-        (!survey.regular, Reason::NotRegularFile),
-        (survey.policy == DirectPolicy::Never, Reason::Policy),
-        (write && (survey.read_only || !request.handle_writable), Reason::ReadOnly),
-        (aperture.is_none(), Reason::NoAperture),
-        (write && !(can(ImporterFlags::WRITE) && aperture.is_none_or(|a| a.writable)), Reason::WriteForbidden),
-        (atomic && !(can(ImporterFlags::ATOMIC) && aperture.is_none_or(|a| a.atomic)), Reason::AtomicUnsupported),
-        (pin && pin_meets_cache(survey, write), Reason::CpuWriter),
-        (importer.dma_bits < WINDOW_ADDRESS_BITS, Reason::DmaMaskExceeded),
-        (!can(ImporterFlags::DYNAMIC) && !pin, Reason::NotifierRequired),
-    ];
-    rules.iter().filter(|rule| rule.0).map(|rule| rule.1).min()
+    // What is on the bus is judged by the way to the device.
+    let narrow = importer.pci_address.is_none() && importer.dma_bits < WINDOW_ADDRESS_BITS;
+    ReasonSet::EMPTY
+        .with_if(!survey.regular, Reason::NotRegularFile)
+        .with_if(survey.policy == DirectPolicy::Never, Reason::Policy)
+        .with_if(write && (survey.read_only || !request.handle_writable), Reason::ReadOnly)
+        .with_if(aperture.is_none(), Reason::NoAperture)
+        .with_if(write && !(can(ImporterFlags::WRITE) && aperture.is_none_or(|a| a.writable)), Reason::WriteForbidden)
+        .with_if(atomic && !(can(ImporterFlags::ATOMIC) && aperture.is_none_or(|a| a.atomic)), Reason::AtomicUnsupported)
+        .with_if(pin && pin_meets_cache(survey, write), Reason::CpuWriter)
+        .with_if(narrow, Reason::DmaMaskExceeded)
+        .with_if(!can(ImporterFlags::DYNAMIC) && !pin, Reason::NotifierRequired)
 }
 
 /// A pin cannot be taken back when a program touches the page cache: so no handle may be able to.
@@ -178,80 +220,88 @@ fn pin_meets_cache(survey: &Survey, write: bool) -> bool {
     handles > 0
 }
 
-/// What is left for direct blocks while a request is decided, bytes.
-struct Room {
-    aperture: u64,
-    pins: u64,
+/// What could end a direct mapping of this request later.
+fn triggers(survey: &Survey, request: &MapRequest, aperture: Option<&ApertureInfo>) -> TriggerSet {
+    if request.flags.contains(MapFlags::PIN) {
+        return PIN_ENDS;
+    }
+    let all = survey.triggers.union(ALWAYS);
+    match aperture.map(|info| info.kind) {
+        Some(ApertureKind::Windowed) => all.with(Trigger::AperturePressure),
+        _ => all,
+    }
 }
 
-impl Room {
-    fn new(survey: &Survey, request: &MapRequest, aperture: Option<&ApertureInfo>) -> Room {
-        Room {
-            aperture: match aperture {
-                Some(info) if info.kind == ApertureKind::Windowed => block_floor(info.capacity_bytes),
-                _ => u64::MAX,
-            },
-            pins: match request.flags.contains(MapFlags::PIN) {
-                true => block_floor(survey.pins.left_bytes),
-                false => u64::MAX,
-            },
+/// Space that a request takes, and the reason once it is gone.
+struct Budget {
+    left_bytes: u64,
+    reason: Reason,
+}
+
+impl Budget {
+    /// Takes blocks; what does not fit is refused.
+    fn take(&mut self, range: Range, refusals: ReasonSet) -> [(Range, ReasonSet); 2] {
+        if refusals.first().is_some_and(|reason| reason <= self.reason) {
+            let nothing = Range { start: range.end, ..range };
+            return [(range, refusals.with_if(self.left_bytes == 0, self.reason)), (nothing, refusals)];
+        }
+        let fits = block_ceil(range.length()).min(self.left_bytes);
+        self.left_bytes -= fits;
+        let split = range.start.saturating_add(fits).min(range.end);
+        let (inside, beyond) = (Range { end: split, ..range }, Range { start: split, ..range });
+        [(inside, refusals), (beyond, refusals.with(self.reason))]
+    }
+}
+
+struct Budgets {
+    aperture: Budget,
+    pins: Budget,
+}
+
+impl Budgets {
+    fn new(survey: &Survey, request: &MapRequest, aperture: Option<&ApertureInfo>) -> Budgets {
+        let aperture_bytes = match aperture {
+            Some(info) if info.kind == ApertureKind::Windowed => block_floor(info.capacity_bytes),
+            _ => u64::MAX,
+        };
+        let pin_bytes = match request.flags.contains(MapFlags::PIN) {
+            true => block_floor(survey.pins.left_bytes),
+            false => u64::MAX,
+        };
+        Budgets {
+            aperture: Budget { left_bytes: aperture_bytes, reason: Reason::ApertureFull },
+            pins: Budget { left_bytes: pin_bytes, reason: Reason::PinQuota },
         }
     }
 
-    /// The first part of a range that fits.
-    fn take(left: &mut u64, range: Range) -> Range {
-        let fits = block_ceil(range.length()).min(*left);
-        *left -= fits;
-        Range { end: range.start.saturating_add(fits).min(range.end), ..range }
+    fn take(&mut self, range: Range, refusals: ReasonSet) -> Vec<(Range, ReasonSet)> {
+        let placed = self.aperture.take(range, refusals);
+        placed
+            .into_iter()
+            .flat_map(|(range, refusals)| self.pins.take(range, refusals))
+            .filter(|part| !part.0.is_empty())
+            .collect()
     }
-}
-
-/// Takes blocks off what is left; what does not fit is `ApertureFull`, or `PinQuota`.
-fn place(
-    decisions: &mut Vec<Decision>,
-    room: &mut Room,
-    range: Range,
-    device_offset: u64,
-    reason: Option<Reason>,
-    aperture: Option<&ApertureInfo>,
-) {
-    let inside = Room::take(&mut room.aperture, range);
-    let allowed = match reason.is_none_or(|reason| reason > Reason::PinQuota) {
-        true => Room::take(&mut room.pins, inside),
-        false => inside,
-    };
-    let placement = match (reason, aperture) {
-        (None, Some(info)) => Placement::Direct { path: info.path, device_offset },
-        (reason, _) => Placement::Fallback(reason.unwrap_or(Reason::NoAperture)),
-    };
-    push(decisions, allowed, placement);
-    push(decisions, Range { start: allowed.end, ..inside }, Placement::Fallback(Reason::PinQuota));
-    push(decisions, Range { start: inside.end, ..range }, Placement::Fallback(Reason::ApertureFull));
 }
 
 /// Appends a stretch, as part of the last one where they belong together.
-pub(crate) fn push(decisions: &mut Vec<Decision>, range: Range, placement: Placement) {
-    if range.is_empty() {
-        return;
+pub(crate) fn push(decisions: &mut Vec<Decision>, next: Decision) {
+    match decisions.last_mut() {
+        Some(last) if continues(last, &next) => last.range.end = next.range.end,
+        _ => decisions.push(next),
     }
-    if let Some(last) = decisions.last_mut()
-        && last.range.end == range.start
-        && continues(last, placement)
-    {
-        last.range.end = range.end;
-        return;
-    }
-    decisions.push(Decision { range, placement });
 }
 
-fn continues(last: &Decision, next: Placement) -> bool {
-    match (last.placement, next) {
-        (Placement::Direct { path, device_offset }, Placement::Direct { path: next_path, device_offset: next_offset }) => {
-            path == next_path && device_offset + last.range.length() == next_offset
+fn continues(last: &Decision, next: &Decision) -> bool {
+    let alike = last.refusals == next.refusals && last.triggers == next.triggers && last.range.end == next.range.start;
+    alike
+        && match (last.placement, next.placement) {
+            (Placement::Direct { path, device_offset }, Placement::Direct { path: next_path, device_offset: next_offset }) => {
+                path == next_path && device_offset + last.range.length() == next_offset
+            }
+            (Placement::Fallback(reason), Placement::Fallback(next_reason)) => reason == next_reason,
+            _ => false,
         }
-        (Placement::Fallback(reason), Placement::Fallback(next_reason)) => reason == next_reason,
-        _ => false,
-    }
 }
 
 #[cfg(test)]

@@ -10,15 +10,16 @@ mod exporter;
 mod grant_socket;
 pub mod guardian;
 mod sync;
+pub mod topology;
 mod types;
 
 pub use api::*;
 pub use clock::{Clock, Gate, SystemClock, VirtualClock};
 pub use custody::{Custody, MemoryCustody};
-pub use decide::decide;
+pub use decide::{Conditions, decide};
 pub use engine::*;
 pub use exporter::Exporter;
 pub use grant_socket::GrantSocket;
 pub use guardian::Guardian;
-pub use peerfs_abi::{ImporterFlags, MapFlags, Path, Reason, Stage, Trigger};
+pub use peerfs_abi::{ImporterFlags, MapFlags, Path, Reason, ReasonSet, Stage, Trigger, TriggerSet};
 pub use types::*;

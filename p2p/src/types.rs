@@ -2,8 +2,10 @@
 
 use std::fmt;
 
-use peerfs_abi::{ImporterFlags, MapFlags, Reason};
+use peerfs_abi::{ImporterFlags, MapFlags, Reason, ReasonSet, TriggerSet};
 use peerfs_blockdev::PathKind;
+
+use crate::topology::PciAddress;
 
 /// Something that can be mapped: for the filesystem an inode number. Its high bits tell who exports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -126,6 +128,10 @@ pub struct Importer {
     pub va_bits: u32,
     /// Its page size in bytes.
     pub page_bytes: u32,
+    /// Where it is on the PCI bus; `None`: it is software and needs no peer path.
+    pub pci_address: Option<PciAddress>,
+    /// It runs in a client's process, so it needs an object that hands memory to a process and takes it back.
+    pub in_client: bool,
 }
 
 /// What the exporter knows of one stretch of an object.
@@ -176,7 +182,7 @@ pub struct Survey {
     pub regular: bool,
     /// Size in bytes.
     pub size: u64,
-    /// The mount or the caller's handle does not allow writing.
+    /// Nothing can write to the object, whatever handle it has.
     pub read_only: bool,
     /// Effective policy.
     pub policy: DirectPolicy,
@@ -186,6 +192,8 @@ pub struct Survey {
     pub cached: Vec<Range>,
     /// Ranges closed to new mappings at present, sorted.
     pub closed: Vec<Range>,
+    /// What could happen to the object later that ends a mapping of it which is no pin.
+    pub triggers: TriggerSet,
     /// What pins are decided by.
     pub pins: PinSurvey,
 }
@@ -208,6 +216,10 @@ pub struct Decision {
     pub range: Range,
     /// Direct or not.
     pub placement: Placement,
+    /// Every reason that refuses it; the first is the placement's. Empty when it is direct.
+    pub refusals: ReasonSet,
+    /// What could end a mapping of it later. Empty when it falls back.
+    pub triggers: TriggerSet,
 }
 
 /// How the importer reaches a stretch.

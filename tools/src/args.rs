@@ -122,8 +122,8 @@ pub struct RequestArgs {
     /// Length of the range, bytes [default: to the end of the file]
     #[arg(long, value_parser = size)]
     pub length: Option<u64>,
-    /// cpu, static (cannot honour revocation) or readonly (cannot write)
-    #[arg(long, default_value = "cpu")]
+    /// cpu, static (cannot honour revocation), readonly or nonatomic; NAME@PCI-ADDRESS: a device on the bus
+    #[arg(long, default_value = "cpu", value_name = "NAME[@ADDRESS]")]
     pub importer: String,
     /// The importer wants to write
     #[arg(long)]

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
-use peerfs_client::{DecisionTable, Error, File, ImporterFlags, ImporterSpec, MapFlags, Path as Way, Reason, Segment};
+use peerfs_abi::names::{IMPORTERS, importer_flags};
+use peerfs_client::{DecisionTable, Error, File, ImporterSpec, MapFlags, Path as Way, Reason, ReasonSet, Segment, TriggerSet};
 
 use crate::args::RequestArgs;
 use crate::failure::Usage;
@@ -36,15 +37,20 @@ pub fn flags(request: &RequestArgs) -> MapFlags {
     chosen.into_iter().filter(|(wanted, _)| *wanted).fold(MapFlags::empty(), |flags, (_, flag)| flags | flag)
 }
 
-/// The importer that a name means when this process registers it.
-pub fn importer(name: &str) -> Result<ImporterSpec> {
-    let flags = match name {
-        "cpu" => ImporterFlags::all(),
-        "static" => ImporterFlags::WRITE,
-        "readonly" => ImporterFlags::DYNAMIC,
-        _ => bail!("importer {name} is not known; use cpu, static or readonly"),
+/// The importer that `NAME` or `NAME@PCI-ADDRESS` means when this process registers it.
+pub fn importer(text: &str) -> Result<ImporterSpec> {
+    let (name, pci_address) = match text.split_once('@') {
+        Some((name, address)) => (name, Some(address.to_owned())),
+        None => (text, None),
     };
-    Ok(ImporterSpec { name: name.to_owned(), flags, ..ImporterSpec::cpu() })
+    let Some(flags) = importer_flags(name) else { bail!("importer {name} is not known; use {}", known_importers()) };
+    Ok(ImporterSpec { name: name.to_owned(), flags, pci_address, ..ImporterSpec::cpu() })
+}
+
+/// The names of importers, for messages.
+fn known_importers() -> String {
+    let names: Vec<&str> = IMPORTERS.iter().map(|known| known.0).collect();
+    names.join(", ")
 }
 
 /// Opens a file past the page cache: for writing if wanted and possible. Where it is not, the decision says so.
@@ -75,14 +81,14 @@ pub fn query(request: &RequestArgs) -> Result<DecisionTable> {
     if !kind.is_file() && !kind.is_dir() {
         return special(path, request.offset, length.unwrap_or(BLOCK_BYTES));
     }
-    let file = open(path, request.write)?;
+    let file = open(path, flags(request).writes())?;
     file.query(wanted, flags(request), &request.importer).map_err(|error| unknown_importer(error, request))
 }
 
 fn unknown_importer(error: Error, request: &RequestArgs) -> anyhow::Error {
     match &error {
         Error::System { source, .. } if source.raw_os_error() == Some(Errno::ENODEV as i32) => {
-            anyhow::anyhow!("importer {} is not known to this mount; use cpu, static or readonly", request.importer)
+            anyhow::anyhow!("importer {} is not known to this mount; use {}", request.importer, known_importers())
         }
         _ => error.into(),
     }
@@ -91,8 +97,15 @@ fn unknown_importer(error: Error, request: &RequestArgs) -> anyhow::Error {
 /// Opening a device node or FIFO reaches its driver, never the filesystem; so its directory is asked whether it is ours.
 fn special(path: &Path, offset: u64, length: u64) -> Result<DecisionTable> {
     File::open(directory_of(path)?)?.info()?;
-    let segment =
-        Segment { file_offset: offset, length, path: Way::Fallback, reason: Some(Reason::NotRegularFile), device_offset: None };
+    let segment = Segment {
+        file_offset: offset,
+        length,
+        path: Way::Fallback,
+        reason: Some(Reason::NotRegularFile),
+        device_offset: None,
+        refusals: ReasonSet::EMPTY.with(Reason::NotRegularFile),
+        triggers: TriggerSet::EMPTY,
+    };
     Ok(DecisionTable { segments: vec![segment], end: offset + length, retry_after: None })
 }
 

@@ -155,7 +155,8 @@ impl Aperture for SoftwareCmb {
             windows: index.windows(),
             page_bytes: self.shared.page_bytes,
             writable: true,
-            atomic: false,
+            // Windows are plain memory, so whoever has them mapped can.
+            atomic: true,
         }
     }
 

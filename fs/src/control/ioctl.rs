@@ -4,11 +4,12 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 
 use peerfs_abi::ioctl::{self as abi, Ack, Context, Info, Map, Revoke, Segment, Unmap};
+use peerfs_abi::names::importer_flags;
 use peerfs_abi::{ABI_VERSION, ImporterFlags, MapFlags, Path};
 use peerfs_blockdev::PathKind;
 use peerfs_p2p::{
     Asker, BindError, CacheProbe, Client, ContextId, DeviceMapOps, GrantId, Importer, MapCall, MapError, MapRequest, MapSegment,
-    MappingId, ObjectId, Placement, Range, SessionId, Trigger, UnmapCall,
+    MappingId, ObjectId, Placement, Range, SessionId, Trigger, UnmapCall, topology::PciAddress,
 };
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
@@ -97,6 +98,8 @@ impl Call<'_> {
             *slot = Segment::new_zeroed();
             slot.file_offset = decision.range.start;
             slot.length = decision.range.length();
+            slot.refusals = decision.refusals.bits();
+            slot.triggers = decision.triggers.bits();
             match decision.placement {
                 Placement::Direct { path, device_offset } => {
                     slot.path = path_code(path);
@@ -202,8 +205,15 @@ impl Call<'_> {
             return invalid();
         }
         let name = importer_name(&context.importer)?;
-        let importer =
-            Importer { name, flags, dma_bits: context.dma_bits, va_bits: context.va_bits, page_bytes: context.page_bytes };
+        let importer = Importer {
+            name,
+            flags,
+            dma_bits: context.dma_bits,
+            va_bits: context.va_bits,
+            page_bytes: context.page_bytes,
+            pci_address: pci_address(&context.pci_address)?,
+            in_client: true,
+        };
         let memory = address_space(client.tgid, context.mem_fd);
         let bound = self.control.engine.bind_context(session, importer, client, memory).map_err(|error| bind_error(&error))?;
         context.context_id = bound.id.0;
@@ -265,16 +275,24 @@ fn importer_name(field: &[u8]) -> Result<String> {
     }
 }
 
-/// The importer a QUERY without context is decided for: `cpu`, or `static` for one that cannot be revoked.
+fn pci_address(field: &[u8]) -> Result<Option<PciAddress>> {
+    match abi::unpack_name(field) {
+        Some("") => Ok(None),
+        Some(text) => text.parse().map(Some).or_else(|_| invalid()),
+        None => invalid(),
+    }
+}
+
+/// The importer a QUERY without context is decided for: one of the names of [`peerfs_abi::names::importer_flags`], and
+/// after `@` its PCI address if it has one.
 fn importer_of(map: &Map) -> Result<Importer> {
     let name = importer_name(&map.importer)?;
-    let flags = match name.as_str() {
-        "cpu" => ImporterFlags::DYNAMIC | ImporterFlags::WRITE,
-        "static" => ImporterFlags::WRITE,
-        "readonly" => ImporterFlags::DYNAMIC,
-        _ => return Err(FsError::errno(libc::ENODEV)),
+    let (kind, address) = match name.split_once('@') {
+        Some((kind, address)) => (kind, Some(address.parse().or_else(|_| invalid())?)),
+        None => (name.as_str(), None),
     };
-    Ok(Importer { name, flags, dma_bits: 64, va_bits: 48, page_bytes: 4096 })
+    let flags = importer_flags(kind).ok_or(FsError::errno(libc::ENODEV))?;
+    Ok(Importer { flags, dma_bits: 64, va_bits: 48, page_bytes: 4096, pci_address: address, in_client: true, name })
 }
 
 fn path_code(path: PathKind) -> u32 {

@@ -124,6 +124,39 @@ static inline const char *peerfs_reason_remedy(uint32_t code) {
   }
 }
 
+/* The reason that a bit of `refusals` stands for. 0 for an unknown bit. */
+static inline uint32_t peerfs_reason_of_bit(uint32_t bit) {
+  switch (bit) {
+  case 0: return 1;
+  case 1: return 2;
+  case 2: return 3;
+  case 3: return 4;
+  case 4: return 5;
+  case 5: return 6;
+  case 6: return 7;
+  case 7: return 8;
+  case 8: return 9;
+  case 9: return 10;
+  case 10: return 11;
+  case 11: return 12;
+  case 12: return 32;
+  case 13: return 33;
+  case 14: return 34;
+  case 15: return 35;
+  case 16: return 36;
+  case 17: return 37;
+  case 18: return 38;
+  case 19: return 39;
+  case 20: return 64;
+  case 21: return 65;
+  case 22: return 66;
+  case 23: return 67;
+  case 24: return 68;
+  case 25: return 69;
+  default: return 0;
+  }
+}
+
 /* The name of a trigger. NULL for an unknown code. */
 static inline const char *peerfs_trigger_name(uint32_t code) {
   switch (code) {
@@ -315,6 +348,12 @@ typedef enum peerfs_path peerfs_path;
 typedef uint32_t peerfs_path;
 #endif // __STDC_VERSION__ >= 202311L
 #endif // __cplusplus
+
+// A set of reasons. Bit n stands for the n-th of `Reason::ALL`, so the lowest bit is the first in pipeline order.
+struct ReasonSet;
+
+// A set of triggers. Bit n stands for the trigger with code n.
+struct TriggerSet;
 
 // A stretch of a file and how the importer reaches it.
 struct peerfs_segment {

@@ -9,9 +9,11 @@
 pub mod ioctl;
 pub mod names;
 pub mod reason;
+pub mod sets;
 pub mod socket;
 
 pub use reason::{Path, Reason, Stage, Trigger};
+pub use sets::{ReasonSet, TriggerSet};
 
 /// Version of everything in this crate. A server refuses another one.
 pub const ABI_VERSION: u32 = 1;
@@ -39,5 +41,12 @@ bitflags::bitflags! {
         const WRITE = 2;
         /// It can do atomic operations.
         const ATOMIC = 4;
+    }
+}
+
+impl MapFlags {
+    /// The importer may change the range: it asked to write, or for atomic operations, which write.
+    pub fn writes(self) -> bool {
+        self.intersects(MapFlags::WRITE | MapFlags::ATOMIC)
     }
 }

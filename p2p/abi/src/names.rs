@@ -4,6 +4,8 @@
 //! but is never listed, so a client that sees only a part of the tree (a bind
 //! mount in a container) reaches it too.
 
+use crate::ImporterFlags;
+
 /// Name of the control directory.
 pub const CONTROL_DIR: &str = ".peerfs";
 /// Each open of this file in the control directory is one client session:
@@ -18,6 +20,19 @@ pub const MAPPINGS_JSON: &str = "mappings.json";
 pub const GRANT_PREFIX: &str = "grant-";
 /// Per-file policy: `prefer` (default), `respect-cache` or `never`.
 pub const XATTR_DIRECT: &str = "user.peerfs.direct";
+
+/// Importers that a query may name without anybody having registered them, and what they can do.
+pub const IMPORTERS: [(&str, ImporterFlags); 4] = [
+    ("cpu", ImporterFlags::all()),
+    ("static", ImporterFlags::WRITE.union(ImporterFlags::ATOMIC)),
+    ("readonly", ImporterFlags::DYNAMIC),
+    ("nonatomic", ImporterFlags::DYNAMIC.union(ImporterFlags::WRITE)),
+];
+
+/// What an importer of this name can do.
+pub fn importer_flags(name: &str) -> Option<ImporterFlags> {
+    IMPORTERS.iter().find(|known| known.0 == name).map(|known| known.1)
+}
 
 /// File name of a grant in the control directory.
 pub fn grant_name(grant_id: u64) -> String {

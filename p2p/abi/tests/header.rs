@@ -82,6 +82,8 @@ fn additions() -> String {
     names(&mut text, "The name of a reason.", "reason_name", reasons().map(|r| (r.code(), r.name())));
     names(&mut text, "What is the case.", "reason_text", reasons().map(|r| (r.code(), r.text())));
     names(&mut text, "What a person can do about it.", "reason_remedy", reasons().map(|r| (r.code(), r.remedy())));
+    let bits = Reason::ALL.iter().enumerate().map(|(bit, reason)| (bit, reason.code()));
+    codes(&mut text, "The reason that a bit of `refusals` stands for. 0 for an unknown bit.", "reason_of_bit", bits);
     let triggers = Trigger::ALL.iter().map(|t| (t.code(), t.name()));
     names(&mut text, "The name of a trigger.", "trigger_name", triggers);
     let paths = [Path::Fallback, Path::DirectWindow, Path::DirectBar];
@@ -94,6 +96,15 @@ fn flags(text: &mut String, kind: &str, flags: impl Iterator<Item = (&'static st
     for (name, bits) in flags {
         writeln!(text, "#define PEERFS_{kind}_{name} {bits}u").expect("memory");
     }
+}
+
+fn codes(text: &mut String, what: &str, function: &str, codes: impl Iterator<Item = (usize, u32)>) {
+    let head = format!("\n/* {what} */\nstatic inline uint32_t peerfs_{function}(uint32_t bit) {{\n  switch (bit) {{");
+    writeln!(text, "{head}").expect("memory");
+    for (bit, code) in codes {
+        writeln!(text, "  case {bit}: return {code};").expect("memory");
+    }
+    text.push_str("  default: return 0;\n  }\n}\n");
 }
 
 fn names(text: &mut String, what: &str, function: &str, names: impl Iterator<Item = (u32, &'static str)>) {

@@ -79,6 +79,12 @@ pub enum Error {
         /// The name.
         name: String,
     },
+    /// The importer's PCI address does not fit.
+    #[error("PCI address {address:?}: write DOMAIN:BUS:DEVICE.FUNCTION, for example 0000:01:00.0")]
+    PciAddress {
+        /// The address.
+        address: String,
+    },
     /// The server's answer breaks the protocol.
     #[error("the server's answer is invalid: {what}; client and server may be of different versions")]
     Protocol {

@@ -19,6 +19,8 @@ pub struct ImporterSpec {
     pub va_bits: u32,
     /// Its page size, bytes.
     pub page_bytes: u32,
+    /// Its PCI address, for example `0000:01:00.0`; `None`: it is software and needs no peer path.
+    pub pci_address: Option<String>,
 }
 
 impl ImporterSpec {
@@ -26,7 +28,7 @@ impl ImporterSpec {
     pub fn cpu() -> ImporterSpec {
         let mut flags = ImporterFlags::all();
         flags.set(ImporterFlags::ATOMIC, peerfs_sys::ATOMICS);
-        ImporterSpec { name: "cpu".to_owned(), flags, dma_bits: 64, va_bits: 48, page_bytes: 4096 }
+        ImporterSpec { name: "cpu".to_owned(), flags, dma_bits: 64, va_bits: 48, page_bytes: 4096, pci_address: None }
     }
 
     /// The ioctl argument that registers it.
@@ -38,6 +40,9 @@ impl ImporterSpec {
         context.dma_bits = self.dma_bits;
         context.va_bits = self.va_bits;
         context.page_bytes = self.page_bytes;
+        if let Some(address) = &self.pci_address {
+            context.pci_address = pack_name(address).ok_or_else(|| Error::PciAddress { address: address.clone() })?;
+        }
         Ok(context)
     }
 }

@@ -53,7 +53,7 @@ pub use file::{File, Revoked};
 pub use grant::Revocation;
 pub use importer::ImporterSpec;
 pub use mapping::Mapping;
-pub use peerfs_abi::{ImporterFlags, MapFlags, Path, Reason, Stage, Trigger, ioctl::Info};
+pub use peerfs_abi::{ImporterFlags, MapFlags, Path, Reason, ReasonSet, Stage, Trigger, TriggerSet, ioctl::Info};
 pub use peerfs_sys::AtomicWord;
 pub use segment::{DecisionTable, Segment};
 pub use session::{Session, SessionOptions};

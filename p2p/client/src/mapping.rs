@@ -79,7 +79,7 @@ impl Mapping {
     }
 
     pub(crate) fn writable(&self) -> bool {
-        self.flags.contains(MapFlags::WRITE)
+        self.flags.writes()
     }
 
     pub(crate) fn atomic(&self) -> bool {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use peerfs_abi::ioctl::{self, Map, SEGMENTS_MAX};
-use peerfs_abi::{Path, Reason};
+use peerfs_abi::{Path, Reason, ReasonSet, TriggerSet};
 
 use crate::Error;
 
@@ -20,6 +20,10 @@ pub struct Segment {
     pub reason: Option<Reason>,
     /// Where it lies on the storage device, bytes (answer of a query, direct).
     pub device_offset: Option<u64>,
+    /// Every reason that refuses it, not only the first (answer of a query).
+    pub refusals: ReasonSet,
+    /// What could end a mapping of it later (answer of a query, direct).
+    pub triggers: TriggerSet,
 }
 
 impl Segment {
@@ -45,6 +49,20 @@ impl DecisionTable {
     pub fn direct_bytes(&self) -> u64 {
         let direct = self.segments.iter().filter(|segment| segment.reason.is_none());
         direct.map(|segment| segment.length).sum()
+    }
+
+    /// Bytes that each reason refuses, in pipeline order. A stretch counts for every reason that refuses it.
+    pub fn refusals(&self) -> Vec<(Reason, u64)> {
+        let bytes = |reason: Reason| {
+            let refused = self.segments.iter().filter(|segment| segment.refusals.contains(reason));
+            refused.map(|segment| segment.length).sum()
+        };
+        Reason::ALL.iter().map(|reason| (*reason, bytes(*reason))).filter(|refused| refused.1 > 0).collect()
+    }
+
+    /// What could end a mapping of any of the direct stretches later.
+    pub fn triggers(&self) -> TriggerSet {
+        self.segments.iter().fold(TriggerSet::EMPTY, |all, segment| all.union(segment.triggers))
     }
 }
 
@@ -131,6 +149,8 @@ fn one(raw: &ioctl::Segment, length: u64) -> Result<Granted, Error> {
         path,
         reason,
         device_offset: (direct && raw.device_offset != 0).then_some(raw.device_offset),
+        refusals: ReasonSet::from_bits(raw.refusals),
+        triggers: TriggerSet::from_bits(raw.triggers),
     };
     let grant = (direct && raw.grant_id != 0).then_some(GrantPlace {
         id: raw.grant_id,

@@ -13,7 +13,7 @@ use super::enter::{Entry, Refusal, Ticket, to_blocks};
 use super::mappings::Mapping;
 use super::object::{Active, ChunkState, Object, Phase, valid_length};
 use super::order::ChunkKey;
-use super::plan::{is_write, milliseconds};
+use super::plan::{Outlook, is_write, milliseconds};
 use crate::api::{GrantPart, MapSegment};
 use crate::exporter::Exporter;
 use crate::sync::lock;
@@ -131,8 +131,9 @@ impl Engine {
         claim.begin_opening()?;
         let request = MapRequest { range: claim.cover, ..job.request.clone() };
         let info = aperture.info();
-        let (survey, decisions) =
-            self.decide_range(job.exporter, &request, &job.context.importer, Some(&info), &[]).ok_or(Reason::Hole)?;
+        let (survey, decisions) = self
+            .decide_range(job.exporter, &request, &job.context.importer, Some(&info), &Outlook::default())
+            .ok_or(Reason::Hole)?;
         let Some(layout) = Layout::of(&decisions) else {
             return Ok(segments_of_fallbacks(job.decisions, &decisions));
         };

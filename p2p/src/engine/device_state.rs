@@ -3,12 +3,11 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use peerfs_abi::Reason;
-use peerfs_blockdev::{DeviceEvent, PathKind};
+use peerfs_abi::{Reason, ReasonSet};
+use peerfs_blockdev::{BLOCK_BYTES, DeviceEvent};
 
-use crate::decide::push;
 use crate::sync::lock;
-use crate::types::{Decision, Placement, Range};
+use crate::types::Range;
 
 /// Bad ranges remembered one by one; more make the whole device count as bad.
 const BAD_RANGES_MAX: usize = 1024;
@@ -16,6 +15,7 @@ const BAD_RANGES_MAX: usize = 1024;
 #[derive(Default)]
 pub(super) struct DeviceState {
     resetting: AtomicBool,
+    /// Whole blocks, since a window holds whole ones; sorted, apart from each other.
     bad: Mutex<Vec<Range>>,
 }
 
@@ -25,10 +25,9 @@ impl DeviceState {
             DeviceEvent::Reset | DeviceEvent::Removed => self.resetting.store(true, Ordering::SeqCst),
             DeviceEvent::MediaError { offset, length } => {
                 let mut bad = lock(&self.bad);
-                if bad.len() >= BAD_RANGES_MAX {
+                insert(&mut bad, to_blocks(Range::new(*offset, *length)));
+                if bad.len() > BAD_RANGES_MAX {
                     *bad = vec![Range::ALL];
-                } else {
-                    bad.push(Range::new(*offset, *length));
                 }
             }
         }
@@ -39,49 +38,53 @@ impl DeviceState {
         lock(&self.bad).clear();
     }
 
-    /// Turns direct stretches that the device cannot serve into fallbacks.
-    pub(super) fn restrict(&self, decisions: Vec<Decision>) -> Vec<Decision> {
-        let resetting = self.resetting.load(Ordering::SeqCst);
-        let bad = lock(&self.bad).clone();
-        if !resetting && bad.is_empty() {
-            return decisions;
-        }
-        let mut out = Vec::with_capacity(decisions.len());
-        for decision in decisions {
-            match decision.placement {
-                Placement::Direct { .. } if resetting => {
-                    push(&mut out, decision.range, Placement::Fallback(Reason::DeviceResetting))
-                }
-                Placement::Direct { path, device_offset } => {
-                    split_bad(&mut out, decision.range, path, device_offset, &bad);
-                }
-                fallback => push(&mut out, decision.range, fallback),
-            }
-        }
-        out
+    /// Reasons that hold for every block of the device.
+    pub(super) fn refusals(&self) -> ReasonSet {
+        ReasonSet::EMPTY.with_if(self.resetting.load(Ordering::SeqCst), Reason::DeviceResetting)
+    }
+
+    /// Ranges of the device that cannot be read or written: whole blocks, sorted, apart from each other.
+    pub(super) fn bad(&self) -> Vec<Range> {
+        lock(&self.bad).clone()
     }
 }
 
-/// Bad stretches are widened to blocks: a window holds whole ones.
-fn split_bad(out: &mut Vec<Decision>, range: Range, path: PathKind, device_offset: u64, bad: &[Range]) {
-    let block = peerfs_blockdev::BLOCK_BYTES;
-    let on_device = Range::new(device_offset, range.length());
-    let mut hits: Vec<Range> = bad
-        .iter()
-        .map(|b| Range { start: b.start / block * block, end: b.end.div_ceil(block).saturating_mul(block) })
-        .map(|b| b.intersect(on_device))
-        .filter(|hit| !hit.is_empty())
-        .collect();
-    hits.sort_unstable_by_key(|hit| hit.start);
-    let to_object =
-        |start: u64, end: u64| Range { start: range.start + (start - device_offset), end: range.start + (end - device_offset) };
-    let mut at = device_offset;
-    for hit in hits {
-        let good_end = hit.start.max(at);
-        push(out, to_object(at, good_end), Placement::Direct { path, device_offset: at });
-        let bad_end = hit.end.max(good_end);
-        push(out, to_object(good_end, bad_end), Placement::Fallback(Reason::MediaError));
-        at = bad_end;
+fn to_blocks(range: Range) -> Range {
+    Range { start: range.start / BLOCK_BYTES * BLOCK_BYTES, end: range.end.div_ceil(BLOCK_BYTES).saturating_mul(BLOCK_BYTES) }
+}
+
+/// Adds a range; those that touch it become part of it.
+fn insert(ranges: &mut Vec<Range>, new: Range) {
+    if new.is_empty() {
+        return;
     }
-    push(out, to_object(at, on_device.end), Placement::Direct { path, device_offset: at });
+    let first = ranges.partition_point(|range| range.end < new.start);
+    let last = ranges.partition_point(|range| range.start <= new.end);
+    let touched = &ranges[first..last];
+    let start = touched.first().map_or(new.start, |range| range.start.min(new.start));
+    let end = touched.last().map_or(new.end, |range| range.end.max(new.end));
+    ranges.splice(first..last, [Range { start, end }]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bad_ranges_stay_sorted_and_apart() {
+        let state = DeviceState::default();
+        for (offset, length) in [(40_960, 1), (4096, 4096), (0, 0), (8000, 500), (100_000, 4096)] {
+            state.note(&DeviceEvent::MediaError { offset, length });
+        }
+        let blocks = |from: u64, to: u64| Range { start: from * 4096, end: to * 4096 };
+        assert_eq!(state.bad(), [blocks(1, 3), blocks(10, 11), blocks(24, 26)]);
+        state.note(&DeviceEvent::MediaError { offset: 3 * 4096, length: 30 * 4096 });
+        assert_eq!(state.bad(), [blocks(1, 33)]);
+        for number in 0..=BAD_RANGES_MAX as u64 {
+            state.note(&DeviceEvent::MediaError { offset: (100 + 2 * number) * 4096, length: 1 });
+        }
+        assert_eq!(state.bad(), [Range::ALL], "too many to remember");
+        state.clear();
+        assert!(state.bad().is_empty() && state.refusals().is_empty());
+    }
 }

@@ -174,7 +174,7 @@ fn by_chunk(decisions: Vec<Decision>) -> Vec<Part> {
             let chunk = at / CHUNK_BYTES;
             let range = chunk_range(chunk).intersect(Range { start: at, end: decision.range.end });
             let device_offset = device_offset + (at - decision.range.start);
-            let piece = Decision { range, placement: Placement::Direct { path, device_offset } };
+            let piece = Decision { range, placement: Placement::Direct { path, device_offset }, ..decision };
             match parts.last_mut() {
                 Some(part) if part.chunk == Some(chunk) => part.decisions.push(piece),
                 _ => parts.push(Part { chunk: Some(chunk), decisions: vec![piece] }),

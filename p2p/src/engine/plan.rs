@@ -1,15 +1,16 @@
-//! From a request to decisions: the pure decision, joined with what only the
-//! engine knows (closed ranges, the device's state, contested chunks).
+//! From a request to decisions: the pure decision, fed with what only the
+//! engine knows (closed ranges, the device's state, contested chunks, quotas).
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use peerfs_abi::{MapFlags, Reason};
+use peerfs_abi::{Reason, ReasonSet};
 use peerfs_blockdev::{ApertureInfo, ApertureKind};
 
 use super::Engine;
+use super::context::Context;
 use crate::api::{Asker, CHUNK_BYTES, MapError, QueryAnswer};
-use crate::decide::{decide, push};
+use crate::decide::{Conditions, decide, push};
 use crate::exporter::Exporter;
 use crate::sync::lock;
 use crate::types::{Decision, Importer, MapRequest, ObjectId, Placement, Range, Survey};
@@ -17,18 +18,34 @@ use crate::types::{Decision, Importer, MapRequest, ObjectId, Placement, Range, S
 /// Objects are surveyed in stretches of at most this many bytes.
 pub(super) const SLICE_BYTES: u64 = 128 * CHUNK_BYTES;
 
+/// The first stretch of a walk. The next ones are longer where few decisions come of them, so that neither a large
+/// file of few extents nor a fragmented one is surveyed in vain.
+const FIRST_SLICE_BYTES: u64 = 8 * CHUNK_BYTES;
+
+/// A slice with more decisions than this is followed by a shorter one.
+const DECISIONS_PER_SLICE: usize = 256;
+
 /// A request whose end is known.
 pub(super) struct Walk<'a> {
     pub(super) exporter: &'a dyn Exporter,
     pub(super) request: MapRequest,
     importer: &'a Importer,
     aperture: Option<ApertureInfo>,
-    /// Ranges to be answered `Busy`. A map leaves this empty and waits for them.
-    busy: Vec<Range>,
+    outlook: Outlook,
     /// Where the next slice starts.
     pub(super) at: u64,
     /// Size of the object when the walk began.
     pub(super) size: u64,
+    slice_bytes: u64,
+}
+
+/// What only a query is told beforehand: a map waits for it, or finds it out when it gets there.
+#[derive(Default)]
+pub(super) struct Outlook {
+    /// Ranges to be answered `Busy`.
+    busy: Vec<Range>,
+    /// Reasons that hold for the whole request.
+    refusals: ReasonSet,
 }
 
 impl<'a> Walk<'a> {
@@ -40,11 +57,18 @@ impl<'a> Walk<'a> {
     fn next_range(&self) -> Range {
         let end = self.request.range.end;
         let boundary = self.at - self.at % CHUNK_BYTES;
-        let slice_end = match boundary.saturating_add(SLICE_BYTES) {
+        let slice_end = match boundary.saturating_add(self.slice_bytes) {
             slice_end if slice_end < self.size => slice_end.min(end),
             _ => end,
         };
         Range { start: self.at, end: slice_end }
+    }
+
+    fn adapt(&mut self, decisions: usize) {
+        self.slice_bytes = match decisions > DECISIONS_PER_SLICE {
+            true => (self.slice_bytes / 2).max(CHUNK_BYTES),
+            false => (self.slice_bytes * 2).min(SLICE_BYTES),
+        };
     }
 }
 
@@ -67,8 +91,9 @@ impl Engine {
         Ok(Walk {
             exporter,
             at: start,
-            busy: Vec::new(),
+            outlook: Outlook::default(),
             size: survey.size,
+            slice_bytes: FIRST_SLICE_BYTES,
             importer,
             aperture: self.export(request.object).aperture_info(),
             request,
@@ -80,9 +105,10 @@ impl Engine {
         let range = walk.next_range();
         let request = MapRequest { range, ..walk.request.clone() };
         let (_, decisions) = self
-            .decide_range(walk.exporter, &request, walk.importer, walk.aperture.as_ref(), &walk.busy)
+            .decide_range(walk.exporter, &request, walk.importer, walk.aperture.as_ref(), &walk.outlook)
             .ok_or(MapError::NoObject { object: request.object })?;
         walk.at = range.end;
+        walk.adapt(decisions.len());
         spend(&mut walk.aperture, &decisions);
         Ok(decisions)
     }
@@ -94,15 +120,31 @@ impl Engine {
         request: &MapRequest,
         importer: &Importer,
         aperture: Option<&ApertureInfo>,
-        busy: &[Range],
+        outlook: &Outlook,
     ) -> Option<(Survey, Vec<Decision>)> {
         let mut survey = exporter.survey(request, request.range)?;
-        survey.closed.extend_from_slice(busy);
+        survey.closed.extend_from_slice(&outlook.busy);
         if self.shutting_down.load(Ordering::SeqCst) {
             survey.closed = vec![Range::ALL];
         }
-        let decisions = decide(&survey, request, importer, aperture);
-        Some((survey, self.export(request.object).device.restrict(decisions)))
+        let conditions = self.conditions(request.object, outlook);
+        let decisions = decide(&survey, request, importer, aperture, &conditions);
+        Some((survey, decisions))
+    }
+
+    fn conditions(&self, object: ObjectId, outlook: &Outlook) -> Conditions {
+        let device = &self.export(object).device;
+        Conditions { refusals: device.refusals().union(outlook.refusals), bad: device.bad() }
+    }
+
+    /// What stands in the way of a map at this moment.
+    fn outlook(&self, object: ObjectId, context: Option<&Context>, contested: &[(u64, Duration)]) -> Outlook {
+        let mut busy: Vec<Range> = contested.iter().map(|(chunk, _)| chunk_range(*chunk)).collect();
+        if let Some(object) = self.object_of(object) {
+            busy.extend(lock(&object.state).closed.iter().map(|closed| closed.1));
+        }
+        let full = context.is_some_and(|context| context.session.is_full(&self.config));
+        Outlook { busy, refusals: ReasonSet::EMPTY.with_if(full, Reason::ImporterQuota) }
     }
 
     pub(super) fn query(&self, asker: Asker<'_>, request: &MapRequest, segments_max: usize) -> Result<QueryAnswer, MapError> {
@@ -118,14 +160,11 @@ impl Engine {
         let exporter = self.exporter(request.object)?;
         let mut walk = self.walk(&*exporter, request, importer)?;
         let contested = self.thrash.blocked_chunks(request.object, self.clock.now());
-        walk.busy = contested.iter().map(|(chunk, _)| chunk_range(*chunk)).collect();
-        if let Some(object) = self.object_of(request.object) {
-            walk.busy.extend(lock(&object.state).closed.iter().map(|closed| closed.1));
-        }
+        walk.outlook = self.outlook(request.object, context.as_deref(), &contested);
         let mut decisions: Vec<Decision> = Vec::new();
         while !walk.is_done() && decisions.len() <= segments_max {
             for decision in self.next_slice(&mut walk)? {
-                push(&mut decisions, decision.range, decision.placement);
+                push(&mut decisions, decision);
             }
         }
         decisions.truncate(segments_max);
@@ -134,9 +173,20 @@ impl Engine {
         Ok(QueryAnswer {
             next_offset: answered.end,
             end_offset: walk.request.range.end,
-            retry_after_ms: retry_after(&contested, answered),
+            retry_after_ms: self.retry_after(&contested, &decisions),
             decisions,
         })
+    }
+
+    /// When the busy stretches are worth another try: after the back-off of contested chunks; the others are free
+    /// again at the deadline of the revocation that closed them.
+    fn retry_after(&self, contested: &[(u64, Duration)], decisions: &[Decision]) -> u32 {
+        let busy = decisions.iter().filter(|decision| decision.refusals.contains(Reason::Busy));
+        let wait = |decision: &Decision| {
+            let hit = contested.iter().filter(|(chunk, _)| chunk_range(*chunk).overlaps(decision.range));
+            hit.map(|(_, left)| milliseconds(*left)).max().unwrap_or(milliseconds(self.config.deadline))
+        };
+        busy.map(wait).max().unwrap_or(0)
     }
 
     pub(super) fn note_refusal(&self, object: ObjectId, range: Range, reason: Reason) {
@@ -157,15 +207,6 @@ fn spend(aperture: &mut Option<ApertureInfo>, decisions: &[Decision]) {
     info.capacity_bytes = info.capacity_bytes.saturating_sub(direct);
 }
 
-fn retry_after(contested: &[(u64, Duration)], answered: Range) -> u32 {
-    contested
-        .iter()
-        .filter(|(chunk, _)| chunk_range(*chunk).overlaps(answered))
-        .map(|(_, left)| milliseconds(*left))
-        .max()
-        .unwrap_or(0)
-}
-
 /// Rounded up, so that waiting this long is enough.
 pub(super) fn milliseconds(time: Duration) -> u32 {
     u32::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX)
@@ -175,7 +216,7 @@ pub(super) fn chunk_range(number: u64) -> Range {
     Range::new(number.saturating_mul(CHUNK_BYTES), CHUNK_BYTES)
 }
 
-/// A pin or an atomic mapping writes only when it says so.
+/// A pin writes only when it says so; atomic operations always do.
 pub(super) fn is_write(request: &MapRequest) -> bool {
-    request.flags.contains(MapFlags::WRITE)
+    request.flags.writes()
 }

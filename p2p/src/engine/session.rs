@@ -107,6 +107,12 @@ impl Session {
         room
     }
 
+    /// One more map would be refused for the session's quota.
+    pub(super) fn is_full(&self, config: &crate::api::EngineConfig) -> bool {
+        let state = lock(&self.state);
+        state.grants.len() >= config.grants_per_session || state.mappings.len() >= config.mappings_per_session
+    }
+
     pub(super) fn remove_mapping(&self, mapping: MappingId) {
         lock(&self.state).mappings.remove(&mapping);
     }

@@ -89,7 +89,15 @@ impl SimImporter {
         named.set(session).ok().context("a session is named once")?;
         let mut flags = ImporterFlags::all();
         flags.set(ImporterFlags::DYNAMIC, dynamic);
-        let spec = Importer { name: "model".into(), flags, dma_bits: 64, va_bits: 48, page_bytes: 4096 };
+        let spec = Importer {
+            name: "model".into(),
+            flags,
+            dma_bits: 64,
+            va_bits: 48,
+            page_bytes: 4096,
+            pci_address: None,
+            in_client: true,
+        };
         let bound = engine.bind_context(session, spec, myself(), None)?;
         Ok(SimImporter { session, context: bound.id, dynamic, acknowledges, windows, mappings: Vec::new() })
     }

@@ -4,26 +4,30 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use peerfs_abi::names::IMPORTERS;
 use serde_json::{Value, json};
 
 use super::server_info;
 use crate::args::MountpointArgs;
 use crate::output;
 
-/// Importers that `query` knows without anybody having registered them.
-const KNOWN: [(&str, &str); 3] = [
-    ("cpu", "the processor, in the client's process: honours revocation, reads and writes"),
-    ("static", "cannot honour revocation: pins only"),
-    ("readonly", "honours revocation, cannot write"),
-];
+/// What is special of the importers that `query` knows without anybody having registered them.
+fn about(name: &str) -> &'static str {
+    match name {
+        "cpu" => "the processor, in the client's process: honours revocation, reads, writes, does atomic operations",
+        "static" => "cannot honour revocation: pins only",
+        "readonly" => "honours revocation, cannot write",
+        "nonatomic" => "honours revocation, reads and writes, no atomic operations",
+        _ => "registered by a client",
+    }
+}
 
 pub fn run(args: MountpointArgs) -> Result<ExitCode> {
     let ledger = server_info::mappings(&args.mountpoint)?;
-    let mut contexts: BTreeMap<&str, u64> = KNOWN.iter().map(|(name, _)| (*name, 0)).collect();
+    let mut contexts: BTreeMap<&str, u64> = IMPORTERS.iter().map(|(name, _)| (*name, 0)).collect();
     for context in ledger["contexts"].as_array().map_or(&[][..], Vec::as_slice) {
         *contexts.entry(context["importer"].as_str().unwrap_or("?")).or_default() += 1;
     }
-    let about = |name: &str| KNOWN.iter().find(|known| known.0 == name).map_or("registered by a client", |known| known.1);
     if args.json {
         let list: Vec<Value> =
             contexts.iter().map(|(name, count)| json!({ "importer": name, "contexts": count, "about": about(name) })).collect();

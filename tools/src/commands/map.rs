@@ -11,7 +11,7 @@ use peerfs_client::{Attestation, File, MapFlags, Mapping, Revocation, Session, S
 use peerfs_sys::PlainMemory;
 use serde_json::{Value, json};
 
-use super::query::{refusal_lines, refusals_json, segment_json, segment_lines};
+use super::query::{refusal_lines, refusals_json, refused, segment_json, segment_lines};
 use crate::args::MapArgs;
 use crate::{output, ranges};
 
@@ -23,7 +23,7 @@ pub fn run(args: MapArgs) -> Result<ExitCode> {
     let what = || format!("map {}", request.file.display());
     let wanted = ranges::range(request.offset, request.length)?;
     let importer = ranges::importer(&request.importer)?;
-    let file = ranges::open(&request.file, request.write).with_context(what)?;
+    let file = ranges::open(&request.file, ranges::flags(request).writes()).with_context(what)?;
     let options = SessionOptions { acknowledge: !args.hung };
     let directory = ranges::directory_of(&request.file)?;
     let session = Session::open_with(&directory, importer, options).with_context(what)?;
@@ -142,7 +142,7 @@ fn hold(revoked: &Receiver<Revocation>, time: Duration, quiet: bool) -> Vec<Revo
 fn text(mapping: &Mapping, read: &Pass, rates: Option<&Rates>) -> String {
     let mut text = segment_lines(mapping.segments(), false);
     text.push('\n');
-    text.push_str(&refusal_lines(mapping.segments()));
+    text.push_str(&refusal_lines(refused(mapping.segments())));
     let moved = read.moved;
     let _ = writeln!(
         text,
@@ -179,7 +179,7 @@ fn to_json(args: &MapArgs, mapping: &Mapping, read: &Pass, rates: Option<&Rates>
         "offset": mapping.range().start,
         "end": mapping.range().end,
         "segments": mapping.segments().iter().map(|segment| segment_json(segment, false)).collect::<Vec<_>>(),
-        "refusals": refusals_json(mapping.segments()),
+        "refusals": refusals_json(refused(mapping.segments())),
         "bytes_read": read.moved.total(),
         "bytes_direct": moved.direct(),
         "bytes_direct_window": moved.direct_window,

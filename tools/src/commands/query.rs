@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use peerfs_abi::Stage;
-use peerfs_client::{DecisionTable, MapFlags, Reason, Segment, Trigger};
+use peerfs_client::{DecisionTable, Reason, Segment, Trigger};
 use serde_json::{Value, json};
 
 use crate::args::{QueryArgs, RequestArgs};
@@ -36,8 +36,8 @@ pub fn refused(segments: &[Segment]) -> BTreeMap<Reason, u64> {
 
 /// Segments as lines of a table. Only a query is told where they lie on the device.
 pub fn segment_lines(segments: &[Segment], queried: bool) -> String {
-    let titles = ["offset", "length", "path", "reason", "on the device"];
-    let mut table = output::table(&titles[..if queried { 5 } else { 4 }], &[0, 1, 4]);
+    let titles = ["offset", "length", "path", "reason", "on the device", "also refused for"];
+    let mut table = output::table(&titles[..if queried { 6 } else { 4 }], &[0, 1, 4]);
     for segment in segments {
         let mut row = vec![
             segment.file_offset.to_string(),
@@ -47,6 +47,8 @@ pub fn segment_lines(segments: &[Segment], queried: bool) -> String {
         ];
         if queried {
             row.push(segment.device_offset.map_or_else(|| "-".to_owned(), |offset| offset.to_string()));
+            let others: Vec<&str> = segment.refusals.iter().skip(1).map(Reason::name).collect();
+            row.push(if others.is_empty() { "-".to_owned() } else { others.join(" ") });
         }
         table.add_row(row);
     }
@@ -54,19 +56,11 @@ pub fn segment_lines(segments: &[Segment], queried: bool) -> String {
 }
 
 /// Every distinct refusal with what it means and what helps.
-pub fn refusal_lines(segments: &[Segment]) -> String {
-    refused(segments).iter().fold(String::new(), |mut text, (reason, bytes)| {
-        let _infallible = writeln!(text, "{} ({}): {}; {}", reason.name(), output::bytes(*bytes), reason.text(), reason.remedy());
+pub fn refusal_lines(refused: impl IntoIterator<Item = (Reason, u64)>) -> String {
+    refused.into_iter().fold(String::new(), |mut text, (reason, bytes)| {
+        let _infallible = writeln!(text, "{} ({}): {}; {}", reason.name(), output::bytes(bytes), reason.text(), reason.remedy());
         text
     })
-}
-
-/// What could take a granted mapping back later; a pin nothing can.
-fn revocable_by(flags: MapFlags) -> Vec<Trigger> {
-    if flags.contains(MapFlags::PIN) {
-        return Vec::new();
-    }
-    Trigger::ALL.iter().copied().filter(|trigger| !matches!(trigger, Trigger::Unmap | Trigger::ClientGone)).collect()
 }
 
 fn fallback_bytes(table: &DecisionTable) -> u64 {
@@ -74,10 +68,9 @@ fn fallback_bytes(table: &DecisionTable) -> u64 {
 }
 
 fn text(request: &RequestArgs, table: &DecisionTable) -> String {
-    let flags = ranges::flags(request);
     let mut text = segment_lines(&table.segments, true);
     text.push('\n');
-    text.push_str(&refusal_lines(&table.segments));
+    text.push_str(&refusal_lines(table.refusals()));
     let direct = table.direct_bytes();
     let _ = writeln!(
         text,
@@ -87,11 +80,11 @@ fn text(request: &RequestArgs, table: &DecisionTable) -> String {
         request.importer
     );
     if let Some(wait) = table.retry_after {
-        let _ = writeln!(text, "worth another try in {} ms", wait.as_millis());
+        let _ = writeln!(text, "Busy: worth another try in {} ms", wait.as_millis());
     }
     if direct > 0 {
-        text.push_str("the direct part may be revoked when:\n");
-        for trigger in revocable_by(flags) {
+        text.push_str("the direct part could be revoked by:\n");
+        for trigger in table.triggers().iter() {
             let _ = writeln!(text, "  {}: {}", trigger.name(), trigger.text());
         }
     }
@@ -108,13 +101,15 @@ pub fn segment_json(segment: &Segment, queried: bool) -> Value {
     });
     if queried {
         json["device_offset"] = segment.device_offset.into();
+        json["refusals"] = segment.refusals.iter().map(Reason::name).collect();
+        json["triggers"] = segment.triggers.iter().map(Trigger::name).collect();
     }
     json
 }
 
 /// Refusals as the commands report them.
-pub fn refusals_json(segments: &[Segment]) -> Value {
-    let refusals = refused(segments).into_iter().map(|(reason, bytes)| {
+pub fn refusals_json(refused: impl IntoIterator<Item = (Reason, u64)>) -> Value {
+    let refusals = refused.into_iter().map(|(reason, bytes)| {
         json!({
             "reason": reason.name(),
             "stage": match reason.stage() {
@@ -139,10 +134,10 @@ fn to_json(request: &RequestArgs, table: &DecisionTable) -> Value {
         "offset": request.offset,
         "end": table.end,
         "segments": table.segments.iter().map(|segment| segment_json(segment, true)).collect::<Vec<_>>(),
-        "refusals": refusals_json(&table.segments),
+        "refusals": refusals_json(table.refusals()),
         "bytes_direct": table.direct_bytes(),
         "bytes_fallback": fallback_bytes(table),
         "retry_after_ms": table.retry_after.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)),
-        "revocable_by": revocable_by(flags).iter().map(|trigger| json!({ "trigger": trigger.name(), "text": trigger.text() })).collect::<Vec<_>>(),
+        "revocable_by": table.triggers().iter().map(|trigger| json!({ "trigger": trigger.name(), "text": trigger.text() })).collect::<Vec<_>>(),
     })
 }

@@ -117,8 +117,7 @@ fn a_context_ends_with_its_address_space() {
     let client = Client { tgid: child.id(), ..me() };
     let peer = world.peer();
     let session = world.engine.open_session(me().uid, std::sync::Arc::new(|| {})).expect("session");
-    let importer =
-        Importer { name: "cpu".into(), flags: peerfs_abi::ImporterFlags::DYNAMIC, dma_bits: 64, va_bits: 47, page_bytes: 4096 };
+    let importer = Importer { flags: peerfs_abi::ImporterFlags::DYNAMIC, ..importer() };
     let own_mem = std::fs::File::open("/proc/self/mem").expect("procfs");
     let wrong = world.engine.bind_context(session, importer.clone(), client, Some(own_mem.into()));
     assert!(matches!(wrong, Err(BindError::NoAddressSpace { .. })), "{wrong:?}");

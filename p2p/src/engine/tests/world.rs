@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use peerfs_abi::{ImporterFlags, MapFlags, Reason};
+use peerfs_abi::{ImporterFlags, MapFlags, Reason, Trigger};
 use peerfs_blockdev::{Aperture, ApertureInfo, ApertureKind, DeviceError, PathKind, Run, Window, WindowError, WindowSpec};
 use peerfs_sys::WindowFile;
 
@@ -167,6 +167,7 @@ impl Exporter for Files {
             cached: Vec::new(),
             closed: Vec::new(),
             pins: PinSurvey::default(),
+            triggers: Trigger::ALL.iter().copied().collect(),
         })
     }
     fn quiesce(&self, object: ObjectId, _range: Range, _probe: Option<CacheProbe>) -> Result<(), Reason> {
@@ -204,6 +205,19 @@ pub(super) struct Peer {
 
 pub(super) fn me() -> Client {
     Client { tgid: std::process::id(), uid: nix::unistd::getuid().as_raw() }
+}
+
+/// The usual importer: software that honours revocation and writes.
+pub(super) fn importer() -> Importer {
+    Importer {
+        name: "cpu".into(),
+        flags: ImporterFlags::DYNAMIC | ImporterFlags::WRITE,
+        dma_bits: 64,
+        va_bits: 47,
+        page_bytes: 4096,
+        pci_address: None,
+        in_client: true,
+    }
 }
 
 impl World {
@@ -244,14 +258,7 @@ impl World {
 
     pub(super) fn peer(&self) -> Peer {
         let session = self.engine.open_session(me().uid, Arc::new(|| {})).expect("session");
-        let importer = Importer {
-            name: "cpu".into(),
-            flags: ImporterFlags::DYNAMIC | ImporterFlags::WRITE,
-            dma_bits: 64,
-            va_bits: 47,
-            page_bytes: 4096,
-        };
-        let bound = self.engine.bind_context(session, importer, me(), None).expect("context");
+        let bound = self.engine.bind_context(session, importer(), me(), None).expect("context");
         Peer { session, context: bound.id, sequence: bound.sequence_grant }
     }
 
