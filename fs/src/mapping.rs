@@ -96,6 +96,10 @@ impl Exporter for FileExporter {
         }
     }
 
+    fn cpu_idle(&self, object: ObjectId) -> bool {
+        self.policy(object.0) == DirectPolicy::Prefer && self.core.cached_handles(object.0).cached_handles == 0
+    }
+
     fn write_granted(&self, object: ObjectId) {
         if let Err(error) = self.core.touch_written(object.0) {
             tracing::warn!(ino = object.0, %error, "the times of a file mapped for writing were not updated");

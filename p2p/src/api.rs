@@ -59,6 +59,8 @@ pub struct EngineConfig {
     pub grants_per_session: usize,
     /// Live mappings of one session.
     pub mappings_per_session: usize,
+    /// Live mappings of the mount.
+    pub mappings_max: usize,
     /// Events queued for one session; a client that lets them pile up is cut at the deadline without being told.
     pub events_per_session: usize,
     /// Refusals kept for the ledger.
@@ -78,9 +80,10 @@ impl Default for EngineConfig {
             evict_idle: Duration::from_millis(20),
             sessions_max: 1024,
             contexts_per_session: 64,
-            grants_per_session: 16 * 1024,
-            mappings_per_session: 16 * 1024,
-            events_per_session: 32 * 1024,
+            grants_per_session: 1024 * 1024,
+            mappings_per_session: 1024 * 1024,
+            mappings_max: 4 * 1024 * 1024,
+            events_per_session: 1024 * 1024,
             refusals_kept: 256,
             counted_objects: 64 * 1024,
         }

@@ -19,6 +19,12 @@ pub trait Exporter: Send + Sync {
     /// may cause reads and writes of the object, so it is never called from a thread that serves them.
     fn quiesce(&self, object: ObjectId, range: Range, probe: Option<CacheProbe>) -> Result<(), Reason>;
 
+    /// No program has the object open through the page cache, and its policy lets pages be dropped: nobody minds when
+    /// more of it is mapped than was asked for. A hint, looked at without a lock.
+    fn cpu_idle(&self, _object: ObjectId) -> bool {
+        true
+    }
+
     /// A grant for writing was given: the object's times and set-id bits change as by an mmap store.
     fn write_granted(&self, object: ObjectId);
 

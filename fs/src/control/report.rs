@@ -37,7 +37,7 @@ impl Control {
     pub(super) fn info_json(&self) -> Result<Vec<u8>> {
         let (capacity_bytes, free_bytes) = self.space()?;
         let device = self.device.info();
-        let snapshot = self.engine.snapshot();
+        let totals = self.engine.totals();
         let aperture = self.aperture_info().map_or(Value::Null, |aperture| {
             json!({
                 "name": aperture.name,
@@ -66,14 +66,14 @@ impl Control {
             "grants": if self.transport() == peerfs_abi::ioctl::transport::PASSTHROUGH { "passthrough" } else { "socket" },
             "limits": facts.limits,
             "aperture": aperture,
-            "sessions": snapshot.sessions,
-            "contexts": snapshot.contexts.len(),
-            "mappings": snapshot.mappings.len(),
-            "windows": snapshot.windows,
-            "windows_held": snapshot.windows_held,
+            "sessions": totals.sessions,
+            "contexts": totals.contexts,
+            "mappings": totals.mappings,
+            "windows": totals.windows,
+            "windows_held": totals.windows_held,
             "pins": 0,
             "pin_quota_bytes": 0,
-            "revocations": snapshot.revocations,
+            "revocations": totals.revocations,
         }))
     }
 
@@ -83,6 +83,7 @@ impl Control {
         render(&json!({
             "contexts": snapshot.contexts,
             "mappings": snapshot.mappings,
+            "mappings_left_out": snapshot.mappings_left_out,
             "refusals": snapshot.refusals,
         }))
     }

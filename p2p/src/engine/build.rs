@@ -5,16 +5,18 @@
 use std::sync::Arc;
 
 use peerfs_abi::{Reason, Trigger};
-use peerfs_blockdev::{Aperture, Run, Window, WindowError, WindowSpec};
+use peerfs_blockdev::{Aperture, ApertureInfo, Run, Window, WindowError, WindowSpec};
 
 use super::Engine;
 use super::context::Context;
 use super::enter::{Entry, Refusal, Ticket, to_blocks};
+use super::grant::Lent;
+use super::holders::Holders;
 use super::mappings::Mapping;
 use super::object::{Active, ChunkState, Object, Phase, valid_length};
 use super::order::ChunkKey;
 use super::plan::{Outlook, is_write, milliseconds};
-use crate::api::{GrantPart, MapSegment};
+use crate::api::{CHUNK_BYTES, GrantPart, MapSegment};
 use crate::exporter::Exporter;
 use crate::sync::lock;
 use crate::types::{Decision, MapRequest, Placement, Range};
@@ -73,7 +75,7 @@ impl Engine {
     /// Segments for the part of the request in this chunk.
     pub(super) fn map_chunk(&self, job: &ChunkJob<'_>) -> Result<Vec<MapSegment>, Refusal> {
         let object = job.request.object;
-        let mut wide = false;
+        let mut wide = self.maps_wide(job);
         for _ in 0..self.config.map_attempts {
             if let Some(left) = self.thrash.blocked(object, job.chunk, self.clock.now()) {
                 return Err(Refusal { reason: Reason::Busy, retry_after_ms: milliseconds(left) });
@@ -96,6 +98,8 @@ impl Engine {
                         Ok(segments) => return self.granted(job, ticket, segments),
                         Err(Failure::Again) => {}
                         Err(Failure::Refused(reason)) => return Err(reason.into()),
+                        // More than was asked for is worth nobody else's window.
+                        Err(Failure::Full { .. }) if wide => wide = false,
                         Err(Failure::Full { needed_bytes }) => {
                             if !self.make_room(job, needed_bytes) {
                                 return Err(Reason::ApertureFull.into());
@@ -106,6 +110,14 @@ impl Engine {
             }
         }
         Err(self.busy())
+    }
+
+    /// The whole chunk is to be filled at the first map: the object is mapped in pieces, there is room, and nobody has
+    /// it in the page cache.
+    fn maps_wide(&self, job: &ChunkJob<'_>) -> bool {
+        let object = job.request.object;
+        let has_room = |info: ApertureInfo| info.capacity_bytes.saturating_sub(info.used_bytes) >= CHUNK_BYTES;
+        self.wide.contains(object) && self.export(object).aperture_info().is_some_and(has_room) && job.exporter.cpu_idle(object)
     }
 
     fn busy(&self) -> Refusal {
@@ -213,15 +225,16 @@ impl Engine {
             range: layout.range,
             parts: layout.parts,
             writable: is_write(job.request),
-            holders: Vec::new(),
+            holders: Holders::default(),
             tick: export.order.insert(key, window.length()),
+            lent: Lent::new(claim.object.clone(), claim.number, claim.id, window.clone()),
             window,
         };
         if let Some(size) = new_size {
             active.apply_size(size);
         }
-        let grant = ticket.redeem(job, &claim.object, claim.id, active.window.clone());
-        let part = self.admit(&mut active, grant, layout.path);
+        let grant = ticket.redeem(job, &active.lent);
+        let part = self.admit(&mut active, grant, ticket, layout.path);
         if let Some(chunk) = state.same(claim.number, claim.id) {
             chunk.state = ChunkState::Active(active);
         }

@@ -1,7 +1,7 @@
 //! The first step of mapping a chunk: join what is there, or claim it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use peerfs_abi::Reason;
 use peerfs_blockdev::{BLOCK_BYTES, PathKind};
@@ -9,8 +9,8 @@ use peerfs_blockdev::{BLOCK_BYTES, PathKind};
 use super::Engine;
 use super::build::ChunkJob;
 use super::context::Context;
-use super::grant::{DataGrant, Grant, GrantKind};
-use super::object::{Active, Chunk, ChunkState, Holder, Object, ObjectState, Pending, Phase};
+use super::grant::{DataGrant, Grant, GrantKind, Lent};
+use super::object::{Active, Chunk, ChunkState, Object, ObjectState, Pending, Phase};
 use super::plan::{chunk_range, is_write};
 use super::session::Slot;
 use crate::api::GrantPart;
@@ -27,27 +27,18 @@ pub(super) struct Ticket {
 
 impl Ticket {
     /// Makes the grant. From here on the session's slot is the grant's.
-    pub(super) fn redeem(
-        &mut self,
-        job: &ChunkJob<'_>,
-        object: &Arc<Object>,
-        chunk_id: u64,
-        window: Arc<dyn peerfs_blockdev::Window>,
-    ) -> Arc<Grant> {
+    pub(super) fn redeem(&mut self, job: &ChunkJob<'_>, lent: &Arc<Lent>) -> Arc<Grant> {
         self.used = true;
-        job.mapping.add_grant(self.id);
         Arc::new(Grant {
             id: self.id,
-            session: self.context.session.clone(),
-            context: self.context.clone(),
             kind: GrantKind::Data(DataGrant {
-                object: object.clone(),
-                chunk: (job.chunk, chunk_id),
-                window,
-                writable: is_write(job.request),
                 mapping: job.mapping.clone(),
-                slot: self.slot,
+                lent: lent.clone(),
+                slot: self.slot.number,
+                place: AtomicU32::new(0),
+                writable: is_write(job.request),
                 taken: AtomicBool::new(false),
+                acknowledged: AtomicBool::new(false),
             }),
         })
     }
@@ -56,7 +47,7 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         if !self.used {
-            self.context.session.return_slot(self.id, self.slot);
+            self.context.session.return_slot(self.slot.number);
         }
     }
 }
@@ -81,7 +72,7 @@ enum Look {
 impl Engine {
     pub(super) fn draw_ticket(&self, context: &Arc<Context>) -> Option<Ticket> {
         let id = self.new_grant_id()?;
-        let slot = context.session.draw_slot(id, self.config.grants_per_session)?;
+        let slot = context.session.draw_slot(self.config.grants_per_session)?;
         Some(Ticket { context: context.clone(), id, slot, used: false })
     }
 
@@ -128,11 +119,16 @@ impl Engine {
         let write = is_write(job.request);
         Look::Enter(match state.chunks.get_mut(&job.chunk) {
             None => self.claim(job, object, state, cover),
-            Some(Chunk { id, state: ChunkState::Active(active) }) if active.covers(needed) && (active.writable || !write) => {
-                let (part, start) = self.join(job, object, *id, active, ticket);
+            Some(Chunk { state: ChunkState::Active(active), .. }) if active.covers(needed) && (active.writable || !write) => {
+                let (part, start) = self.join(job, active, ticket);
                 Entry::Joined(part, start)
             }
-            Some(chunk) => Entry::Unfit(object.clone(), chunk.id),
+            Some(chunk) => {
+                if matches!(&chunk.state, ChunkState::Active(active) if !active.covers(needed)) {
+                    self.wide.note(object.id);
+                }
+                Entry::Unfit(object.clone(), chunk.id)
+            }
         })
     }
 
@@ -145,32 +141,26 @@ impl Engine {
         Entry::Claimed(object.clone(), id, cover)
     }
 
-    fn join(
-        &self,
-        job: &ChunkJob<'_>,
-        object: &Arc<Object>,
-        id: u64,
-        active: &mut Active,
-        ticket: &mut Ticket,
-    ) -> (GrantPart, u64) {
-        let grant = ticket.redeem(job, object, id, active.window.clone());
-        active.tick = self.export(object.id).order.touch(active.tick);
-        let part = self.admit(active, grant, job.path());
+    fn join(&self, job: &ChunkJob<'_>, active: &mut Active, ticket: &mut Ticket) -> (GrantPart, u64) {
+        let grant = ticket.redeem(job, &active.lent);
+        active.tick = self.export(job.request.object).order.touch(active.tick);
+        let part = self.admit(active, grant, ticket, job.path());
         (part, active.range.start)
     }
 
     /// Makes the grant known and its holder a holder of the window.
-    pub(super) fn admit(&self, active: &mut Active, grant: Arc<Grant>, path: PathKind) -> GrantPart {
-        self.grants.insert(grant.id, grant.clone());
+    pub(super) fn admit(&self, active: &mut Active, grant: Arc<Grant>, ticket: &Ticket, path: PathKind) -> GrantPart {
+        self.add_grant(&grant);
+        active.lent.touch(self.clock.now());
         let part = GrantPart {
             id: grant.id,
             offset: 0,
             length: active.window.length(),
-            sequence_slot: grant.data().map_or(0, |data| data.slot.number),
-            sequence: grant.data().map_or(0, |data| data.slot.value),
+            sequence_slot: ticket.slot.number,
+            sequence: ticket.slot.value,
             path,
         };
-        active.holders.push(Holder { grant, acked: false });
+        active.holders.add(grant);
         part
     }
 }

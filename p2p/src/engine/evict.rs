@@ -1,6 +1,7 @@
 //! Room in the aperture: the windows granted longest ago make way, where the
 //! request is worth it.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use peerfs_abi::Trigger;
@@ -11,6 +12,10 @@ use super::object::{ChunkState, Object, ObjectState};
 use super::order::ChunkKey;
 use super::revoke::Batch;
 use crate::sync::lock;
+use crate::types::GrantId;
+
+/// Windows looked at in one go.
+const PORTION: usize = 64;
 
 impl Engine {
     /// Revokes windows worth `needed_bytes`. False: the request is too large to push others out, or what is there is
@@ -21,24 +26,27 @@ impl Engine {
         if job.request.range.length() > capacity / 2 {
             return false;
         }
+        let own = self.windows_of(job);
         let mut victims = Vec::new();
-        let mut found_bytes = 0;
-        for (key, bytes) in export.order.oldest_first() {
-            if found_bytes >= needed_bytes {
-                break;
+        let (mut found_bytes, mut after) = (0, 0);
+        while found_bytes < needed_bytes {
+            let portion = export.order.oldest(after, PORTION);
+            let Some(last) = portion.last() else { return false };
+            after = last.tick;
+            for used in portion {
+                if found_bytes >= needed_bytes {
+                    break;
+                }
+                if let Some(object) = self.idle_object(used.key, &own) {
+                    found_bytes += used.bytes;
+                    victims.push((object, used.key));
+                }
             }
-            if let Some(object) = self.idle_object(key, job) {
-                found_bytes += bytes;
-                victims.push((object, key));
-            }
-        }
-        if found_bytes < needed_bytes {
-            return false;
         }
         let mut batch = Batch::default();
         for (object, key) in victims {
             let mut state = lock(&object.state);
-            if is_idle(self, &mut state, key, job) {
+            if is_idle(self, &mut state, key, &own) {
                 self.seize(&object, &mut state, key.number, Trigger::AperturePressure, &mut batch);
             }
         }
@@ -46,23 +54,28 @@ impl Engine {
         true
     }
 
-    fn idle_object(&self, key: ChunkKey, job: &ChunkJob<'_>) -> Option<Arc<Object>> {
+    /// Ids of the chunks that the mapping holds already.
+    fn windows_of(&self, job: &ChunkJob<'_>) -> HashSet<u64> {
+        let id = |grant: GrantId| self.grant_of(grant)?.data().map(|data| data.lent.id);
+        job.mapping.grants().into_iter().filter_map(id).collect()
+    }
+
+    fn idle_object(&self, key: ChunkKey, own: &HashSet<u64>) -> Option<Arc<Object>> {
         let object = self.object_of(key.object)?;
-        let idle = is_idle(self, &mut lock(&object.state), key, job);
+        let idle = is_idle(self, &mut lock(&object.state), key, own);
         idle.then_some(object)
     }
 }
 
-fn is_idle(engine: &Engine, state: &mut ObjectState, key: ChunkKey, job: &ChunkJob<'_>) -> bool {
+fn is_idle(engine: &Engine, state: &mut ObjectState, key: ChunkKey, own: &HashSet<u64>) -> bool {
     let Some(chunk) = state.same(key.number, key.id) else {
         return false;
     };
     let ChunkState::Active(active) = &chunk.state else {
         return false;
     };
-    let own = active.holders.iter().any(|holder| holder.grant.mapping().is_some_and(|m| m.id == job.mapping.id));
     let now = engine.clock.now();
     let recently = now.checked_sub(engine.config.evict_idle);
     // Nothing is idle before the clock has run for `evict_idle`.
-    !own && recently.is_some_and(|moment| !active.used_after(moment))
+    !own.contains(&key.id) && recently.is_some_and(|moment| !active.lent.used_after(moment))
 }

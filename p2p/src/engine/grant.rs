@@ -2,7 +2,8 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
 use peerfs_blockdev::Window;
 
@@ -10,53 +11,94 @@ use super::Engine;
 use super::context::Context;
 use super::mappings::Mapping;
 use super::object::Object;
-use super::session::{Session, Slot};
+use super::session::Session;
 use crate::api::{Client, GrantError, GrantSource, GrantView};
 use crate::types::GrantId;
 
+/// There is one for each live mapping of a block, so it is kept small.
 pub(super) struct Grant {
     pub(super) id: GrantId,
-    pub(super) session: Arc<Session>,
-    pub(super) context: Arc<Context>,
     pub(super) kind: GrantKind,
 }
 
 pub(super) enum GrantKind {
     /// The session's sequence page.
-    Sequence,
+    Sequence(Arc<Context>),
     /// A window.
     Data(DataGrant),
 }
 
 pub(super) struct DataGrant {
-    pub(super) object: Arc<Object>,
-    /// Number of the chunk in the object, and its id.
-    pub(super) chunk: (u64, u64),
-    pub(super) window: Arc<dyn Window>,
-    pub(super) writable: bool,
     pub(super) mapping: Arc<Mapping>,
-    pub(super) slot: Slot,
+    pub(super) lent: Arc<Lent>,
+    /// Number in the session's sequence page.
+    pub(super) slot: u32,
+    /// Place among the window's holders; theirs to keep.
+    pub(super) place: AtomicU32,
+    pub(super) writable: bool,
     pub(super) taken: AtomicBool,
+    /// The holder has stopped using a window that is being revoked.
+    pub(super) acknowledged: AtomicBool,
+}
+
+/// A window and where it belongs: what its grants have in common.
+pub(super) struct Lent {
+    pub(super) object: Arc<Object>,
+    /// Number of the chunk in the object.
+    pub(super) number: u64,
+    /// Id of the chunk.
+    pub(super) id: u64,
+    pub(super) window: Arc<dyn Window>,
+    used_ns: AtomicU64,
+    cut: AtomicBool,
+}
+
+impl Lent {
+    pub(super) fn new(object: Arc<Object>, number: u64, id: u64, window: Arc<dyn Window>) -> Arc<Lent> {
+        Arc::new(Lent { object, number, id, window, used_ns: AtomicU64::new(0), cut: AtomicBool::new(false) })
+    }
+
+    /// It was granted or reported on.
+    pub(super) fn touch(&self, now: Duration) {
+        self.used_ns.fetch_max(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    pub(super) fn used_after(&self, moment: Duration) -> bool {
+        Duration::from_nanos(self.used_ns.load(Ordering::Relaxed)) > moment
+    }
+
+    /// Ends every access.
+    pub(super) fn cut(&self) {
+        self.cut.store(true, Ordering::Release);
+        self.window.cut();
+    }
 }
 
 impl Grant {
     pub(super) fn data(&self) -> Option<&DataGrant> {
         match &self.kind {
             GrantKind::Data(data) => Some(data),
-            GrantKind::Sequence => None,
+            GrantKind::Sequence(_) => None,
         }
     }
 
-    pub(super) fn mapping(&self) -> Option<&Arc<Mapping>> {
-        self.data().map(|data| &data.mapping)
+    pub(super) fn context(&self) -> &Arc<Context> {
+        match &self.kind {
+            GrantKind::Data(data) => &data.mapping.context,
+            GrantKind::Sequence(context) => context,
+        }
+    }
+
+    pub(super) fn session(&self) -> &Arc<Session> {
+        &self.context().session
     }
 
     fn view(&self) -> GrantView {
         let (writable, length) = match &self.kind {
-            GrantKind::Data(data) => (data.writable, data.window.length()),
-            GrantKind::Sequence => (false, self.session.sequence_bytes()),
+            GrantKind::Data(data) => (data.writable, data.lent.window.length()),
+            GrantKind::Sequence(context) => (false, context.session.sequence_bytes()),
         };
-        GrantView { owner: self.context.owner, writable, length }
+        GrantView { owner: self.context().owner, writable, length }
     }
 }
 
@@ -74,7 +116,7 @@ impl Engine {
     /// access the descriptor is to have, at most what was granted.
     pub fn take_grant(&self, id: GrantId, client: Client, writable: bool) -> Result<OwnedFd, GrantError> {
         let grant = self.grant_of(id).ok_or(GrantError::Gone)?;
-        if !grant.context.is_called_by(client) {
+        if !grant.context().is_called_by(client) {
             return Err(GrantError::NotOwner);
         }
         if writable && !grant.view().writable {
@@ -82,25 +124,39 @@ impl Engine {
         }
         let failed = |reason: String| GrantError::Failed { reason };
         match &grant.kind {
-            GrantKind::Sequence => grant.session.page.reader_fd().map_err(|err| failed(err.to_string())),
+            GrantKind::Sequence(context) => context.session.page.reader_fd().map_err(|err| failed(err.to_string())),
             GrantKind::Data(data) => {
                 if data.taken.swap(true, Ordering::AcqRel) {
                     return Err(GrantError::Taken);
                 }
-                data.window.grant_fd(writable).map_err(|err| {
+                data.lent.window.grant_fd(writable).map_err(|err| {
                     data.taken.store(false, Ordering::Release);
-                    failed(err.to_string())
+                    if data.lent.cut.load(Ordering::Acquire) { GrantError::Gone } else { failed(err.to_string()) }
                 })
             }
         }
     }
 
-    /// Forgets a grant that ended: its name, its slot, its place in session and mapping.
+    /// Makes a new grant known.
+    pub(super) fn add_grant(&self, grant: &Arc<Grant>) {
+        self.grants.insert(grant.id, grant.clone());
+        if let Some(data) = grant.data()
+            && data.mapping.add_grant(grant.id)
+        {
+            self.ledger.mapping_lives(data.mapping.object);
+        }
+    }
+
+    /// Forgets a grant that ended: its name, its slot, its place in the mapping.
     pub(super) fn forget_grant(&self, grant: &Grant) {
-        self.grants.remove(&grant.id);
+        if self.grants.remove(&grant.id).is_none() {
+            return;
+        }
         if let Some(data) = grant.data() {
-            data.mapping.remove_grant(grant.id);
-            grant.session.return_slot(grant.id, data.slot);
+            if data.mapping.remove_grant(grant.id) {
+                self.ledger.mapping_ends(data.mapping.object);
+            }
+            grant.session().return_slot(data.slot);
         }
     }
 }

@@ -1,9 +1,10 @@
 //! Who maps what, what was refused, and what revocations cost.
 
-use std::collections::{HashMap, VecDeque};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use dashmap::DashMap;
 use peerfs_abi::{Reason, Trigger};
 use serde::Serialize;
 
@@ -118,8 +119,10 @@ pub struct Snapshot {
     pub sessions: u64,
     /// Registered importers.
     pub contexts: Vec<ContextRecord>,
-    /// Live mappings.
+    /// Live mappings, as many as are listed at most.
     pub mappings: Vec<MappingRecord>,
+    /// Live mappings that are not listed.
+    pub mappings_left_out: u64,
     /// Live windows.
     pub windows: u64,
     /// Windows that were cut but could not be written back yet.
@@ -130,40 +133,56 @@ pub struct Snapshot {
     pub revocations: Vec<TriggerRecord>,
 }
 
+/// The state of the engine in numbers; costs the same however much is mapped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Totals {
+    /// Open sessions.
+    pub sessions: u64,
+    /// Registered importers.
+    pub contexts: u64,
+    /// Mappings that were made and not ended.
+    pub mappings: u64,
+    /// Live windows.
+    pub windows: u64,
+    /// Windows that were cut but could not be written back yet.
+    pub windows_held: u64,
+    /// Revocations by trigger; triggers that never fired are left out.
+    pub revocations: Vec<TriggerRecord>,
+}
+
 #[derive(Debug)]
 struct Histogram {
-    buckets: Vec<u64>,
-    count: u64,
-    max_ns: u64,
+    buckets: Box<[AtomicU64]>,
+    max_ns: AtomicU64,
 }
 
 impl Histogram {
     fn new() -> Self {
-        Histogram { buckets: vec![0; BUCKETS], count: 0, max_ns: 0 }
+        Histogram { buckets: (0..BUCKETS).map(|_| AtomicU64::new(0)).collect(), max_ns: AtomicU64::new(0) }
     }
 
-    fn add(&mut self, value: Duration) {
+    fn add(&self, value: Duration) {
         let ns = u64::try_from(value.as_nanos()).unwrap_or(u64::MAX);
-        self.buckets[bucket_of(ns)] += 1;
-        self.count += 1;
-        self.max_ns = self.max_ns.max(ns);
-    }
-
-    fn percentile(&self, percent: u64) -> u64 {
-        let rank = (self.count * percent).div_ceil(100);
-        let mut seen = 0;
-        for (bucket, count) in self.buckets.iter().enumerate() {
-            seen += count;
-            if seen >= rank && seen > 0 {
-                return upper_edge(bucket).min(self.max_ns);
-            }
-        }
-        self.max_ns
+        self.buckets[bucket_of(ns)].fetch_add(1, Ordering::Relaxed);
+        self.max_ns.fetch_max(ns, Ordering::Relaxed);
     }
 
     fn summary(&self) -> Latency {
-        Latency { count: self.count, p50_ns: self.percentile(50), p99_ns: self.percentile(99), max_ns: self.max_ns }
+        let buckets: Vec<u64> = self.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).collect();
+        let max_ns = self.max_ns.load(Ordering::Relaxed);
+        let percentile = |percent| percentile(&buckets, percent).min(max_ns);
+        Latency { count: buckets.iter().sum(), p50_ns: percentile(50), p99_ns: percentile(99), max_ns }
     }
+}
+
+fn percentile(buckets: &[u64], percent: u64) -> u64 {
+    let rank = (buckets.iter().sum::<u64>() * percent).div_ceil(100).max(1);
+    let mut seen = 0;
+    let reached = buckets.iter().position(|count| {
+        seen += count;
+        seen >= rank
+    });
+    reached.map_or(0, upper_edge)
 }
 
 /// Two bits below the leading one choose the quarter of the octave.
@@ -187,13 +206,24 @@ fn upper_edge(bucket: usize) -> u64 {
 
 #[derive(Debug)]
 struct TriggerStats {
-    revoked: u64,
-    enforced: u64,
+    revoked: AtomicU64,
+    enforced: AtomicU64,
     cut: Histogram,
     write_back: Histogram,
 }
 
-#[derive(Debug)]
+impl TriggerStats {
+    fn new() -> Self {
+        let zero = || AtomicU64::new(0);
+        TriggerStats { revoked: zero(), enforced: zero(), cut: Histogram::new(), write_back: Histogram::new() }
+    }
+
+    fn totals(&self) -> (u64, u64) {
+        (self.revoked.load(Ordering::Relaxed), self.enforced.load(Ordering::Relaxed))
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
 struct Refusal {
     at: Duration,
     object: ObjectId,
@@ -201,94 +231,113 @@ struct Refusal {
     reason: Reason,
 }
 
-/// Counters and the ring of refusals. Bounded.
+/// Counters and the ring of refusals. Bounded, and without a lock that all maps take.
 #[derive(Debug)]
 pub(super) struct Ledger {
-    refusals: Mutex<VecDeque<Refusal>>,
-    refusals_kept: usize,
-    triggers: Mutex<HashMap<Trigger, TriggerStats>>,
-    counters: Mutex<HashMap<ObjectId, ObjectCounters>>,
+    refusals: Box<[Mutex<Option<Refusal>>]>,
+    next_refusal: AtomicUsize,
+    /// In the order of [`Trigger::ALL`].
+    triggers: Vec<TriggerStats>,
+    counters: DashMap<ObjectId, ObjectCounters>,
     counted_objects: usize,
+    /// Mappings that hold at least one grant, by object.
+    live: DashMap<ObjectId, u64>,
+    live_total: AtomicU64,
 }
 
 impl Ledger {
     pub(super) fn new(refusals_kept: usize, counted_objects: usize) -> Self {
         Ledger {
-            refusals: Mutex::default(),
-            refusals_kept,
-            triggers: Mutex::default(),
-            counters: Mutex::default(),
+            refusals: (0..refusals_kept.max(1)).map(|_| Mutex::default()).collect(),
+            next_refusal: AtomicUsize::new(0),
+            triggers: Trigger::ALL.iter().map(|_| TriggerStats::new()).collect(),
+            counters: DashMap::new(),
             counted_objects,
+            live: DashMap::new(),
+            live_total: AtomicU64::new(0),
         }
     }
 
     pub(super) fn refuse(&self, at: Duration, object: ObjectId, range: Range, reason: Reason) {
-        let mut refusals = lock(&self.refusals);
-        if refusals.len() >= self.refusals_kept {
-            refusals.pop_front();
-        }
-        refusals.push_back(Refusal { at, object, range, reason });
+        let place = self.next_refusal.fetch_add(1, Ordering::Relaxed) % self.refusals.len();
+        *lock(&self.refusals[place]) = Some(Refusal { at, object, range, reason });
     }
 
     pub(super) fn revoked(&self, trigger: Trigger, revoked: u64, enforced: u64, cut: Duration, write_back: Duration) {
-        let mut triggers = lock(&self.triggers);
-        let stats = triggers.entry(trigger).or_insert_with(|| TriggerStats {
-            revoked: 0,
-            enforced: 0,
-            cut: Histogram::new(),
-            write_back: Histogram::new(),
-        });
-        stats.revoked += revoked;
-        stats.enforced += enforced;
+        let Some(stats) = self.stats(trigger) else { return };
+        stats.revoked.fetch_add(revoked, Ordering::Relaxed);
+        stats.enforced.fetch_add(enforced, Ordering::Relaxed);
         stats.cut.add(cut);
         stats.write_back.add(write_back);
     }
 
     /// Beyond the bound, bytes of further objects are counted in their mappings only.
     pub(super) fn moved(&self, object: ObjectId, direct: u64, fallback: u64) {
-        let mut counters = lock(&self.counters);
-        if counters.len() >= self.counted_objects && !counters.contains_key(&object) {
+        if !self.counters.contains_key(&object) && self.counters.len() >= self.counted_objects {
             return;
         }
-        let entry = counters.entry(object).or_default();
+        let mut entry = self.counters.entry(object).or_default();
         entry.bytes_direct = entry.bytes_direct.saturating_add(direct);
         entry.bytes_fallback = entry.bytes_fallback.saturating_add(fallback);
     }
 
     pub(super) fn counters(&self, object: ObjectId) -> ObjectCounters {
-        lock(&self.counters).get(&object).copied().unwrap_or_default()
+        self.counters.get(&object).map(|counters| *counters).unwrap_or_default()
+    }
+
+    /// A mapping of the object got its first grant.
+    pub(super) fn mapping_lives(&self, object: ObjectId) {
+        *self.live.entry(object).or_default() += 1;
+        self.live_total.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A mapping of the object lost its last grant.
+    pub(super) fn mapping_ends(&self, object: ObjectId) {
+        self.live_total.fetch_sub(1, Ordering::Relaxed);
+        if let Some(mut count) = self.live.get_mut(&object) {
+            *count -= 1;
+        }
+        self.live.remove_if(&object, |_, count| *count == 0);
+    }
+
+    /// Mappings, of one object or all, that hold at least one grant.
+    pub(super) fn live_mappings(&self, object: Option<ObjectId>) -> u64 {
+        match object {
+            None => self.live_total.load(Ordering::Relaxed),
+            Some(object) => self.live.get(&object).map_or(0, |count| *count),
+        }
     }
 
     /// What a client gave back itself is no revocation.
     pub(super) fn totals(&self) -> (u64, u64) {
-        let triggers = lock(&self.triggers);
-        let revocations = triggers.iter().filter(|(trigger, _)| **trigger != Trigger::Unmap);
-        revocations.fold((0, 0), |total, (_, stats)| (total.0 + stats.revoked, total.1 + stats.enforced))
+        let revocations = Trigger::ALL.iter().zip(&self.triggers).filter(|(trigger, _)| **trigger != Trigger::Unmap);
+        revocations.map(|(_, stats)| stats.totals()).fold((0, 0), |total, more| (total.0 + more.0, total.1 + more.1))
     }
 
     pub(super) fn refusal_records(&self, now: Duration) -> Vec<RefusalRecord> {
-        let record = |refusal: &Refusal| RefusalRecord {
+        let record = |refusal: Refusal| RefusalRecord {
             age_ms: now.saturating_sub(refusal.at).as_millis() as u64,
             object: refusal.object.0,
             offset: refusal.range.start,
             length: refusal.range.length(),
             reason: refusal.reason.name(),
         };
-        lock(&self.refusals).iter().rev().map(record).collect()
+        let (kept, next) = (self.refusals.len(), self.next_refusal.load(Ordering::Relaxed));
+        let newest_first = (1..=kept).map(|back| &self.refusals[(next % kept + kept - back) % kept]);
+        newest_first.filter_map(|place| *lock(place)).map(record).collect()
     }
 
     pub(super) fn trigger_records(&self) -> Vec<TriggerRecord> {
-        let triggers = lock(&self.triggers);
-        let record = |trigger: &Trigger| {
-            triggers.get(trigger).map(|stats| TriggerRecord {
-                trigger: trigger.name(),
-                revoked: stats.revoked,
-                enforced: stats.enforced,
-                cut: stats.cut.summary(),
-                write_back: stats.write_back.summary(),
-            })
-        };
-        Trigger::ALL.iter().filter_map(record).collect()
+        let fired = Trigger::ALL.iter().zip(&self.triggers).map(|(trigger, stats)| {
+            let (revoked, enforced) = stats.totals();
+            let (cut, write_back) = (stats.cut.summary(), stats.write_back.summary());
+            TriggerRecord { trigger: trigger.name(), revoked, enforced, cut, write_back }
+        });
+        fired.filter(|record| record.cut.count > 0).collect()
+    }
+
+    fn stats(&self, trigger: Trigger) -> Option<&TriggerStats> {
+        self.triggers.get(Trigger::ALL.iter().position(|known| *known == trigger)?)
     }
 }
 
@@ -310,7 +359,7 @@ mod tests {
 
     #[test]
     fn percentiles_of_a_known_distribution() {
-        let mut histogram = Histogram::new();
+        let histogram = Histogram::new();
         (1..=100).for_each(|us| histogram.add(Duration::from_micros(us)));
         let summary = histogram.summary();
         assert_eq!((summary.count, summary.max_ns), (100, 100_000));

@@ -8,6 +8,7 @@ use peerfs_abi::{MapFlags, Reason, Trigger};
 use super::Engine;
 use super::build::ChunkJob;
 use super::context::Context;
+use super::grant::Grant;
 use super::mappings::Mapping;
 use super::plan::chunk_range;
 use crate::api::{Asker, CHUNK_BYTES, DeviceMapOps, MapAnswer, MapCall, MapError, MapSegment, QueryAnswer, UnmapCall};
@@ -35,7 +36,6 @@ impl DeviceMapOps for Engine {
         let Some(mapping) = self.mapping_for(call, &context, walk.request.range)? else {
             return Ok(self.refused_whole(&walk.request, Reason::ImporterQuota));
         };
-        mapping.touch(self.clock.now());
         let mut answer = Answer::new(call.segments_max);
         let request = walk.request.clone();
         while !walk.is_done() && answer.has_room() {
@@ -46,7 +46,7 @@ impl DeviceMapOps for Engine {
                 self.map_part(&mut answer, &context, &mapping, &*exporter, &request, part);
             }
         }
-        mapping.segments.fetch_add(answer.segments.len() as u64, Ordering::Relaxed);
+        mapping.segments.fetch_add(answer.segments.len() as u32, Ordering::Relaxed);
         Ok(answer.finish(mapping.id, walk.request.range))
     }
 
@@ -59,11 +59,12 @@ impl DeviceMapOps for Engine {
         if !mapping.context.is_called_by(call.client) {
             return Err(MapError::StaleContext);
         }
-        mapping.touch(self.clock.now());
         mapping.bytes_direct.fetch_add(call.bytes_direct, Ordering::Relaxed);
         mapping.bytes_fallback.fetch_add(call.bytes_fallback, Ordering::Relaxed);
         self.ledger.moved(mapping.object, call.bytes_direct, call.bytes_fallback);
-        if !call.report_only && self.mappings.remove(mapping.id).is_some() {
+        if call.report_only {
+            self.touch_windows(&mapping);
+        } else if self.mappings.remove(mapping.id).is_some() {
             mapping.context.session.remove_mapping(mapping.id);
             self.release_grants(&mapping.grants(), Trigger::Unmap);
         }
@@ -84,7 +85,8 @@ impl Engine {
         }
         let now = self.clock.now();
         let (object, flags) = (call.request.object, call.request.flags);
-        let made = self.mappings.insert(|id| Mapping::new(id, context.clone(), object, range, flags, now));
+        let made =
+            self.mappings.insert(self.config.mappings_max, |id| Mapping::new(id, context.clone(), object, range, flags, now));
         Ok(made.filter(|mapping| {
             let limit = self.config.mappings_per_session;
             let added = context.session.add_mapping(mapping.id, limit);
@@ -93,6 +95,16 @@ impl Engine {
             }
             added
         }))
+    }
+
+    /// Its windows are in use: they are not the first to make way for others.
+    fn touch_windows(&self, mapping: &Mapping) {
+        let now = self.clock.now();
+        for grant in mapping.grants() {
+            if let Some(data) = self.grant_of(grant).as_deref().and_then(Grant::data) {
+                data.lent.touch(now);
+            }
+        }
     }
 
     /// Maps what is direct in one chunk, or takes over a stretch of fallbacks.

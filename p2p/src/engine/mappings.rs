@@ -1,8 +1,7 @@
 //! The mapping table: a slab in shards. A handle carries the generation of its
 //! slot's content, so a stale one is a failed look-up.
 
-use std::collections::HashSet;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -10,6 +9,7 @@ use peerfs_abi::MapFlags;
 use slab::Slab;
 
 use super::context::Context;
+use super::grant_set::GrantSet;
 use crate::sync::lock;
 use crate::types::{GrantId, MappingId, ObjectId, Range};
 
@@ -23,17 +23,16 @@ pub(super) struct Mapping {
     pub(super) context: Arc<Context>,
     pub(super) object: ObjectId,
     pub(super) flags: MapFlags,
-    pub(super) created: Duration,
-    pub(super) segments: AtomicU64,
+    pub(super) segments: AtomicU32,
     pub(super) bytes_direct: AtomicU64,
     pub(super) bytes_fallback: AtomicU64,
-    used_ns: AtomicU64,
+    created_ns: u64,
     state: Mutex<MappingState>,
 }
 
 struct MappingState {
     range: Range,
-    grants: HashSet<GrantId>,
+    grants: GrantSet,
 }
 
 impl Mapping {
@@ -45,30 +44,22 @@ impl Mapping {
         flags: MapFlags,
         now: Duration,
     ) -> Mapping {
-        let mapping = Mapping {
+        Mapping {
             id,
             context,
             object,
             flags,
-            created: now,
-            segments: AtomicU64::new(0),
+            segments: AtomicU32::new(0),
             bytes_direct: AtomicU64::new(0),
             bytes_fallback: AtomicU64::new(0),
-            used_ns: AtomicU64::new(0),
-            state: Mutex::new(MappingState { range, grants: HashSet::new() }),
-        };
-        mapping.touch(now);
-        mapping
+            created_ns: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
+            state: Mutex::new(MappingState { range, grants: GrantSet::default() }),
+        }
     }
 
-    /// When it was last granted something or reported on.
-    pub(super) fn used(&self) -> Duration {
-        Duration::from_nanos(self.used_ns.load(Ordering::Relaxed))
-    }
-
-    pub(super) fn touch(&self, now: Duration) {
-        let ns = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
-        self.used_ns.fetch_max(ns, Ordering::Relaxed);
+    /// When it was made.
+    pub(super) fn created(&self) -> Duration {
+        Duration::from_nanos(self.created_ns)
     }
 
     pub(super) fn range(&self) -> Range {
@@ -81,16 +72,18 @@ impl Mapping {
         state.range.end = state.range.end.max(range.end);
     }
 
-    pub(super) fn add_grant(&self, grant: GrantId) {
-        lock(&self.state).grants.insert(grant);
+    /// True: it is the mapping's only one.
+    pub(super) fn add_grant(&self, grant: GrantId) -> bool {
+        lock(&self.state).grants.insert(grant)
     }
 
-    pub(super) fn remove_grant(&self, grant: GrantId) {
-        lock(&self.state).grants.remove(&grant);
+    /// True: the mapping has none left.
+    pub(super) fn remove_grant(&self, grant: GrantId) -> bool {
+        lock(&self.state).grants.remove(grant)
     }
 
     pub(super) fn grants(&self) -> Vec<GrantId> {
-        lock(&self.state).grants.iter().copied().collect()
+        lock(&self.state).grants.to_vec()
     }
 
     pub(super) fn grant_count(&self) -> u64 {
@@ -101,6 +94,7 @@ impl Mapping {
 pub(super) struct MappingTable {
     shards: [Mutex<Shard>; SHARDS],
     next_shard: AtomicU64,
+    count: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -111,14 +105,28 @@ struct Shard {
 
 impl MappingTable {
     pub(super) fn new() -> Self {
-        MappingTable { shards: std::array::from_fn(|_| Mutex::default()), next_shard: AtomicU64::new(0) }
+        MappingTable {
+            shards: std::array::from_fn(|_| Mutex::default()),
+            next_shard: AtomicU64::new(0),
+            count: AtomicUsize::new(0),
+        }
     }
 
-    /// `None`: the table is full.
-    pub(super) fn insert(&self, make: impl FnOnce(MappingId) -> Mapping) -> Option<Arc<Mapping>> {
+    /// Mappings now.
+    pub(super) fn len(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// `None`: the table holds `limit` mappings.
+    pub(super) fn insert(&self, limit: usize, make: impl FnOnce(MappingId) -> Mapping) -> Option<Arc<Mapping>> {
+        if self.count.fetch_add(1, Ordering::Relaxed) >= limit {
+            self.count.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
         let index = self.next_shard.fetch_add(1, Ordering::Relaxed) % SHARDS as u64;
         let mut shard = lock(&self.shards[index as usize]);
         if shard.slots.len() >= 1 << SLOT_BITS {
+            self.count.fetch_sub(1, Ordering::Relaxed);
             return None;
         }
         shard.generation = shard.generation.wrapping_add(1).max(1);
@@ -142,13 +150,21 @@ impl MappingTable {
         let (shard, slot, generation) = self.locate(id);
         let mut shard = lock(shard);
         let (found, _) = shard.slots.get(slot)?;
-        (*found == generation).then(|| shard.slots.remove(slot).1)
+        if *found != generation {
+            return None;
+        }
+        self.count.fetch_sub(1, Ordering::Relaxed);
+        Some(shard.slots.remove(slot).1)
     }
 
-    pub(super) fn all(&self) -> Vec<Arc<Mapping>> {
-        let of_shard =
-            |shard: &Mutex<Shard>| -> Vec<Arc<Mapping>> { lock(shard).slots.iter().map(|(_, slot)| slot.1.clone()).collect() };
-        self.shards.iter().flat_map(of_shard).collect()
+    /// At most `most` of them, in no order.
+    pub(super) fn some(&self, most: usize) -> Vec<Arc<Mapping>> {
+        let mut found = Vec::new();
+        for shard in &self.shards {
+            let shard = lock(shard);
+            found.extend(shard.slots.iter().take(most - found.len()).map(|(_, slot)| slot.1.clone()));
+        }
+        found
     }
 
     fn locate(&self, id: MappingId) -> (&Mutex<Shard>, usize, u32) {

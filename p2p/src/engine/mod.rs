@@ -27,6 +27,8 @@ mod events;
 mod evict;
 mod export;
 mod grant;
+mod grant_set;
+mod holders;
 mod ledger;
 mod map;
 mod mappings;
@@ -37,13 +39,14 @@ mod revoke;
 mod session;
 mod snapshot;
 mod thrash;
+mod wide;
 mod write_back;
 
 #[cfg(test)]
 mod tests;
 
 pub use closing::ClosedRange;
-pub use ledger::{ContextRecord, Latency, MappingRecord, ObjectCounters, RefusalRecord, Snapshot, TriggerRecord};
+pub use ledger::{ContextRecord, Latency, MappingRecord, ObjectCounters, RefusalRecord, Snapshot, Totals, TriggerRecord};
 
 use context::Context;
 use export::Export;
@@ -53,6 +56,7 @@ use mappings::MappingTable;
 use object::{Object, ObjectState};
 use session::Session;
 use thrash::Thrash;
+use wide::WideObjects;
 use write_back::HeldWindow;
 
 /// The engine of one mount.
@@ -71,6 +75,7 @@ pub struct Engine {
     /// Chunks in any state, over all objects.
     live_chunks: AtomicUsize,
     thrash: Thrash,
+    wide: WideObjects,
     ledger: Ledger,
     held: Mutex<Vec<Arc<HeldWindow>>>,
     shutting_down: AtomicBool,
@@ -95,6 +100,7 @@ impl Engine {
             mappings: MappingTable::new(),
             objects: DashMap::new(),
             live_chunks: AtomicUsize::new(0),
+            wide: WideObjects::default(),
             held: Mutex::default(),
             shutting_down: AtomicBool::new(false),
             next_number: AtomicU64::new(1),

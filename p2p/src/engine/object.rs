@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use peerfs_blockdev::Window;
 
-use super::grant::Grant;
+use super::grant::Lent;
+use super::holders::Holders;
 use crate::api::CHUNK_BYTES;
 use crate::clock::Gate;
 use crate::types::{ObjectId, Range};
@@ -63,20 +63,16 @@ pub(super) enum Phase {
 
 pub(super) struct Active {
     pub(super) window: Arc<dyn Window>,
+    pub(super) lent: Arc<Lent>,
     /// From the first byte of the window to its last.
     pub(super) range: Range,
     /// Stretches of the object that the window holds, whole blocks, sorted.
     pub(super) parts: Vec<Range>,
     /// Some holder may write, or could once.
     pub(super) writable: bool,
-    pub(super) holders: Vec<Holder>,
+    pub(super) holders: Holders,
     /// Place in the order of use.
     pub(super) tick: u64,
-}
-
-pub(super) struct Holder {
-    pub(super) grant: Arc<Grant>,
-    pub(super) acked: bool,
 }
 
 impl Object {
@@ -97,7 +93,7 @@ impl ObjectState {
         }
         self.chunks
             .range(range.start / CHUNK_BYTES..=(range.end - 1) / CHUNK_BYTES)
-            .filter(|(_, chunk)| chunk.range().overlaps(range))
+            .filter(|(_, chunk)| chunk.touches(range))
             .map(|(number, _)| *number)
             .collect()
     }
@@ -113,10 +109,11 @@ impl ObjectState {
 }
 
 impl Chunk {
-    pub(super) fn range(&self) -> Range {
+    /// It holds blocks with bytes of the range, or is going to.
+    fn touches(&self, range: Range) -> bool {
         match &self.state {
-            ChunkState::Pending(pending) => pending.range,
-            ChunkState::Active(active) | ChunkState::Revoking(active) => active.range,
+            ChunkState::Pending(pending) => pending.range.overlaps(range),
+            ChunkState::Active(active) | ChunkState::Revoking(active) => active.parts.iter().any(|part| part.overlaps(range)),
         }
     }
 }
@@ -124,11 +121,6 @@ impl Chunk {
 impl Active {
     pub(super) fn covers(&self, needed: &[Range]) -> bool {
         needed.iter().all(|need| self.parts.iter().any(|p| p.start <= need.start && need.end <= p.end))
-    }
-
-    /// A holder's mapping was used after this moment.
-    pub(super) fn used_after(&self, moment: Duration) -> bool {
-        self.holders.iter().any(|holder| holder.grant.mapping().is_some_and(|m| m.used() > moment))
     }
 
     /// Where the object ends inside the window.

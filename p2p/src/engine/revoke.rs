@@ -1,16 +1,24 @@
 //! Revocation: close, tell, wait, cut, write back, forget. In that order.
+//!
+//! All chunks of a batch share one deadline. Those whose holders have all
+//! acknowledged are cut at once, the others at the deadline, before anything is
+//! written back; then each chunk is released as soon as its own window is.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::Duration;
 
 use peerfs_abi::{Trigger, ioctl};
-use peerfs_blockdev::Window;
 
 use super::Engine;
-use super::grant::Grant;
+use super::grant::{Grant, Lent};
+use super::holders::Acks;
 use super::object::{Active, Chunk, ChunkState, Object, ObjectState, Phase};
 use super::plan::milliseconds;
-use crate::api::RevokeReport;
+use super::session::Session;
+use crate::api::{RevokeReport, SessionId};
 use crate::sync::lock;
 use crate::types::{GrantId, Range};
 
@@ -21,21 +29,33 @@ pub(super) struct Batch {
     owned: Vec<Victim>,
     /// Being revoked or given up by others: wait until they are gone.
     others: Vec<(Arc<Object>, u64, u64)>,
+    acks: Arc<Acks>,
 }
 
 struct Victim {
-    object: Arc<Object>,
-    number: u64,
-    id: u64,
-    window: Arc<dyn Window>,
+    lent: Arc<Lent>,
+    /// Who held it.
     grants: Vec<Arc<Grant>>,
     range: Range,
+    /// There may be something to write back.
+    writable: bool,
     tick: u64,
 }
+
+/// Holders told between two looks at the clock.
+const TOLD_AT_ONCE: usize = 1024;
+/// Windows written back at the same time.
+const WRITERS: usize = 4;
 
 impl Batch {
     fn is_empty(&self) -> bool {
         self.owned.is_empty() && self.others.is_empty()
+    }
+
+    fn own(&mut self, active: &mut Active, gone: Option<&Arc<Grant>>) {
+        let grants = active.holders.hand_over(&self.acks, self.owned.len(), gone);
+        let (lent, range, writable, tick) = (active.lent.clone(), active.range, active.writable, active.tick);
+        self.owned.push(Victim { lent, grants, range, writable, tick });
     }
 }
 
@@ -56,6 +76,19 @@ impl Engine {
 
     /// Takes one chunk into the batch.
     pub(super) fn seize(&self, object: &Arc<Object>, state: &mut ObjectState, number: u64, trigger: Trigger, batch: &mut Batch) {
+        self.seize_from(object, state, number, trigger, batch, None);
+    }
+
+    /// As `seize`; `gone` is a holder who gives the window up himself.
+    fn seize_from(
+        &self,
+        object: &Arc<Object>,
+        state: &mut ObjectState,
+        number: u64,
+        trigger: Trigger,
+        batch: &mut Batch,
+        gone: Option<&Arc<Grant>>,
+    ) {
         let Some(mut chunk) = state.chunks.remove(&number) else {
             return;
         };
@@ -75,8 +108,8 @@ impl Engine {
                 batch.others.push((object.clone(), number, id));
                 ChunkState::Revoking(active)
             }
-            ChunkState::Active(active) => {
-                batch.owned.push(victim(object, number, id, &active));
+            ChunkState::Active(mut active) => {
+                batch.own(&mut active, gone);
                 if matches!(trigger, Trigger::CpuAccess | Trigger::AperturePressure) {
                     self.thrash.record(object.id, number, self.clock.now());
                 }
@@ -94,14 +127,13 @@ impl Engine {
         let start = self.clock.now();
         let mut report = RevokeReport::default();
         if !batch.owned.is_empty() {
-            self.tell_holders(&batch.owned, trigger);
-            report = self.await_and_cut(&batch.owned, start, trigger);
-            for victim in &batch.owned {
-                self.write_back_or_hold(victim.object.id, victim.window.clone());
-            }
+            let deadline = start + self.config.deadline;
+            self.tell_holders(&batch.owned, deadline, trigger);
+            report = self.await_and_cut(&batch, deadline, trigger);
+            report.latency = self.clock.now().saturating_sub(start);
+            self.write_back_and_forget(batch.owned);
             let write_back = self.clock.now().saturating_sub(start + report.latency);
             self.ledger.revoked(trigger, report.revoked, report.enforced, report.latency, write_back);
-            batch.owned.iter().for_each(|victim| self.forget(victim));
         }
         for (object, number, id) in &batch.others {
             self.clock.wait(&object.gate, None, &mut || lock(&object.state).same(*number, *id).is_none());
@@ -109,72 +141,99 @@ impl Engine {
         report
     }
 
-    /// Sequence numbers first: a holder that sees the event must find its grant stale.
-    fn tell_holders(&self, victims: &[Victim], trigger: Trigger) {
-        let mut woken: Vec<Arc<super::session::Session>> = Vec::new();
-        for victim in victims {
-            for grant in self.unacknowledged(victim) {
-                let Some(data) = grant.data() else { continue };
-                grant.session.page.bump(data.slot.number as usize);
-                let event = ioctl::Event {
-                    grant_id: grant.id.0,
-                    mapping_id: data.mapping.id.0,
-                    file_offset: victim.range.start,
-                    length: victim.range.length(),
-                    trigger: trigger.code(),
-                    deadline_ms: milliseconds(self.config.deadline),
-                };
-                let told = grant.session.push_event(event, self.config.events_per_session);
-                if told && !woken.iter().any(|session| session.id == grant.session.id) {
-                    woken.push(grant.session.clone());
-                }
+    /// Sequence numbers first: a holder that sees the event must find its grant stale. Stops at the deadline: who was
+    /// not told by then is cut all the same.
+    fn tell_holders(&self, victims: &[Victim], deadline: Duration, trigger: Trigger) {
+        let mut woken: HashMap<SessionId, Arc<Session>> = HashMap::new();
+        let holders = victims.iter().flat_map(|victim| victim.grants.iter().map(move |grant| (victim, grant)));
+        for (count, (victim, grant)) in holders.enumerate() {
+            if count % TOLD_AT_ONCE == TOLD_AT_ONCE - 1 && self.clock.now() >= deadline {
+                break;
+            }
+            let Some(data) = grant.data().filter(|data| !data.acknowledged.load(Ordering::Relaxed)) else { continue };
+            let session = grant.session();
+            session.page.bump(data.slot as usize);
+            let event = ioctl::Event {
+                grant_id: grant.id.0,
+                mapping_id: data.mapping.id.0,
+                file_offset: victim.range.start,
+                length: victim.range.length(),
+                trigger: trigger.code(),
+                deadline_ms: milliseconds(self.config.deadline),
+            };
+            if session.push_event(event, self.config.events_per_session) {
+                woken.entry(session.id).or_insert_with(|| session.clone());
             }
         }
-        woken.iter().for_each(|session| (session.wake)());
+        woken.values().for_each(|session| (session.wake)());
     }
 
-    /// One deadline for all of them.
-    fn await_and_cut(&self, victims: &[Victim], start: Duration, trigger: Trigger) -> RevokeReport {
-        let deadline = start + self.config.deadline;
+    /// Cuts each window when its last holder has acknowledged, and what is left at the deadline.
+    fn await_and_cut(&self, batch: &Batch, deadline: Duration, trigger: Trigger) -> RevokeReport {
+        let (victims, acks) = (&batch.owned, &batch.acks);
+        let mut left = victims.len();
+        while left > 0 && self.clock.wait(&acks.gate, Some(deadline), &mut || !acks.is_empty()) {
+            let free = acks.take();
+            left -= free.len();
+            free.into_iter().for_each(|index| victims[index].lent.cut());
+        }
         let mut report = RevokeReport::default();
         for victim in victims {
-            self.clock.wait(&victim.object.gate, Some(deadline), &mut || self.unacknowledged(victim).is_empty());
-        }
-        for victim in victims {
-            let hung = self.unacknowledged(victim);
-            report.enforced += hung.len() as u64;
             report.revoked += victim.grants.len() as u64;
-            victim.window.cut();
+            if left > 0 {
+                report.enforced += self.unacknowledged(victim) as u64;
+                victim.lent.cut();
+            }
         }
-        report.latency = self.clock.now().saturating_sub(start);
         if report.enforced > 0 {
             tracing::info!("{} grants were cut without an acknowledgement ({})", report.enforced, trigger.name());
         }
-        victims.iter().for_each(|victim| self.custody.release(victim.id));
         report
     }
 
-    fn unacknowledged(&self, victim: &Victim) -> Vec<Arc<Grant>> {
-        let mut state = lock(&victim.object.state);
-        match state.same(victim.number, victim.id).map(|chunk| &chunk.state) {
-            Some(ChunkState::Revoking(active)) => {
-                active.holders.iter().filter(|holder| !holder.acked).map(|holder| holder.grant.clone()).collect()
-            }
-            _ => Vec::new(),
+    fn unacknowledged(&self, victim: &Victim) -> usize {
+        let lent = &victim.lent;
+        match lock(&lent.object.state).same(lent.number, lent.id).map(|chunk| &chunk.state) {
+            Some(ChunkState::Revoking(active)) => active.holders.unacknowledged(),
+            _ => 0,
         }
     }
 
-    fn forget(&self, victim: &Victim) {
-        victim.grants.iter().for_each(|grant| self.forget_grant(grant));
-        let export = self.export(victim.object.id);
+    /// After the cut. Windows that nobody could write cost no device I/O, so they do not wait for those that do.
+    fn write_back_and_forget(&self, victims: Vec<Victim>) {
+        let (written, unwritten): (Vec<Victim>, Vec<Victim>) = victims.into_iter().partition(|victim| victim.writable);
+        unwritten.into_iter().for_each(|victim| self.end(victim));
+        let helpers = written.len().min(WRITERS).saturating_sub(1);
+        let queue = Mutex::new(written);
+        let work = || {
+            while let Some(victim) = next_of(&queue) {
+                self.end(victim);
+            }
+        };
+        thread::scope(|scope| {
+            for _ in 0..helpers {
+                // Where no thread can be had, this one does all of it.
+                let _ = thread::Builder::new().name("peerfs-writeback".into()).spawn_scoped(scope, work);
+            }
+            work();
+        });
+    }
+
+    /// Writes one window back and opens its chunk again.
+    fn end(&self, victim: Victim) {
+        let lent = &victim.lent;
+        self.custody.release(lent.id);
+        self.write_back_or_hold(lent.object.id, lent.window.clone());
+        let export = self.export(lent.object.id);
         export.order.remove(victim.tick);
-        export.reverse.remove(victim.window.runs(), victim.id);
-        let mut state = lock(&victim.object.state);
-        if state.same(victim.number, victim.id).is_some() {
-            self.remove_chunk(&victim.object, &mut state, victim.number);
+        export.reverse.remove(lent.window.runs(), lent.id);
+        let mut state = lock(&lent.object.state);
+        if state.same(lent.number, lent.id).is_some() {
+            self.remove_chunk(&lent.object, &mut state, lent.number);
         }
         drop(state);
-        self.retire(&victim.object);
+        self.retire(&lent.object);
+        victim.grants.iter().for_each(|grant| self.forget_grant(grant));
     }
 
     /// Revokes this very chunk, if it is still there.
@@ -190,19 +249,18 @@ impl Engine {
     }
 
     /// The importer has stopped using a grant that is being revoked. False: no such grant of this session.
-    pub fn ack(&self, session: crate::api::SessionId, grant: GrantId) -> bool {
-        let Some(grant) = self.grant_of(grant).filter(|g| g.session.id == session) else {
+    pub fn ack(&self, session: SessionId, grant: GrantId) -> bool {
+        let Some(grant) = self.grant_of(grant).filter(|g| g.session().id == session) else {
             return false;
         };
         let Some(data) = grant.data() else {
             return false;
         };
-        let mut state = lock(&data.object.state);
-        if let Some(chunk) = state.same(data.chunk.0, data.chunk.1)
+        let mut state = lock(&data.lent.object.state);
+        if let Some(chunk) = state.same(data.lent.number, data.lent.id)
             && let ChunkState::Revoking(active) = &mut chunk.state
         {
-            acknowledge(active, grant.id);
-            data.object.gate.notify();
+            active.holders.acknowledge(&grant);
         }
         true
     }
@@ -221,23 +279,19 @@ impl Engine {
 
     fn release(&self, grant: &Arc<Grant>, trigger: Trigger, batch: &mut Batch) {
         let Some(data) = grant.data() else { return };
-        let (number, id) = data.chunk;
-        let mut state = lock(&data.object.state);
-        let Some(chunk) = state.same(number, id) else {
+        let lent = &data.lent;
+        let mut state = lock(&lent.object.state);
+        let Some(chunk) = state.same(lent.number, lent.id) else {
             return;
         };
         match &mut chunk.state {
             ChunkState::Pending(_) => {}
-            ChunkState::Revoking(active) => {
-                acknowledge(active, grant.id);
-                data.object.gate.notify();
-            }
-            ChunkState::Active(active) if active.holders.iter().all(|h| h.grant.id == grant.id) => {
-                acknowledge(active, grant.id);
-                self.seize(&data.object, &mut state, number, trigger, batch);
+            ChunkState::Revoking(active) => active.holders.acknowledge(grant),
+            ChunkState::Active(active) if active.holders.is_only(grant) => {
+                self.seize_from(&lent.object, &mut state, lent.number, trigger, batch, Some(grant));
             }
             ChunkState::Active(active) => {
-                active.holders.retain(|holder| holder.grant.id != grant.id);
+                active.holders.remove(grant);
                 drop(state);
                 self.forget_grant(grant);
             }
@@ -245,20 +299,6 @@ impl Engine {
     }
 }
 
-fn acknowledge(active: &mut Active, grant: GrantId) {
-    for holder in &mut active.holders {
-        holder.acked |= holder.grant.id == grant;
-    }
-}
-
-fn victim(object: &Arc<Object>, number: u64, id: u64, active: &Active) -> Victim {
-    Victim {
-        object: object.clone(),
-        number,
-        id,
-        window: active.window.clone(),
-        grants: active.holders.iter().map(|holder| holder.grant.clone()).collect(),
-        range: active.range,
-        tick: active.tick,
-    }
+fn next_of(queue: &Mutex<Vec<Victim>>) -> Option<Victim> {
+    lock(queue).pop()
 }

@@ -27,7 +27,8 @@ struct SessionState {
     closed: bool,
     contexts: Vec<(ContextId, GrantId)>,
     events: VecDeque<Event>,
-    grants: HashSet<GrantId>,
+    /// Slots drawn and not returned.
+    grants: usize,
     mappings: HashSet<MappingId>,
     free_slots: Vec<u32>,
     slots_used: u32,
@@ -43,7 +44,6 @@ pub(super) struct Slot {
 /// What a closed session leaves to be ended.
 pub(super) struct Remains {
     pub(super) contexts: Vec<(ContextId, GrantId)>,
-    pub(super) grants: Vec<GrantId>,
     pub(super) mappings: Vec<MappingId>,
 }
 
@@ -57,9 +57,9 @@ impl Session {
     }
 
     /// A slot for a new grant; `None`: the quota is used up, or the session has ended.
-    pub(super) fn draw_slot(&self, grant: GrantId, limit: usize) -> Option<Slot> {
+    pub(super) fn draw_slot(&self, limit: usize) -> Option<Slot> {
         let mut state = lock(&self.state);
-        if state.closed || state.grants.len() >= limit {
+        if state.closed || state.grants >= limit {
             return None;
         }
         let number = match state.free_slots.pop() {
@@ -74,18 +74,17 @@ impl Session {
                 number
             }
         };
-        state.grants.insert(grant);
+        state.grants += 1;
         let value = self.page.load(number as usize)?;
         Some(Slot { number, value })
     }
 
-    /// Makes the grant's number stale for good and frees the slot for another.
-    pub(super) fn return_slot(&self, grant: GrantId, slot: Slot) {
+    /// Makes a grant's number stale for good and frees the slot for another. Once for each slot drawn.
+    pub(super) fn return_slot(&self, number: u32) {
         let mut state = lock(&self.state);
-        if state.grants.remove(&grant) {
-            self.page.bump(slot.number as usize);
-            state.free_slots.push(slot.number);
-        }
+        self.page.bump(number as usize);
+        state.free_slots.push(number);
+        state.grants -= 1;
     }
 
     /// Tells the client of a revocation. A full queue loses the event: the grant is cut at the deadline.
@@ -110,7 +109,7 @@ impl Session {
     /// One more map would be refused for the session's quota.
     pub(super) fn is_full(&self, config: &crate::api::EngineConfig) -> bool {
         let state = lock(&self.state);
-        state.grants.len() >= config.grants_per_session || state.mappings.len() >= config.mappings_per_session
+        state.grants >= config.grants_per_session || state.mappings.len() >= config.mappings_per_session
     }
 
     pub(super) fn remove_mapping(&self, mapping: MappingId) {
@@ -121,11 +120,7 @@ impl Session {
         let mut state = lock(&self.state);
         state.closed = true;
         state.events.clear();
-        Remains {
-            contexts: std::mem::take(&mut state.contexts),
-            grants: state.grants.iter().copied().collect(),
-            mappings: state.mappings.drain().collect(),
-        }
+        Remains { contexts: std::mem::take(&mut state.contexts), mappings: state.mappings.drain().collect() }
     }
 }
 
@@ -167,7 +162,7 @@ impl Engine {
         let id = ContextId(self.context_ids.next_id().ok_or(BindError::NoId)?);
         let sequence_grant = self.new_grant_id().ok_or(BindError::NoId)?;
         let context = Context::new(id, found.clone(), importer, owner, mem);
-        let grant = Grant { id: sequence_grant, session: found.clone(), context: context.clone(), kind: GrantKind::Sequence };
+        let grant = Grant { id: sequence_grant, kind: GrantKind::Sequence(context.clone()) };
         let mut state = lock(&found.state);
         if state.closed {
             return Err(BindError::NoSession { session });
@@ -212,10 +207,9 @@ impl Engine {
             self.contexts.remove(context);
             self.grants.remove(sequence_grant);
         }
-        for mapping in &remains.mappings {
-            self.mappings.remove(*mapping);
-        }
-        self.release_grants(&remains.grants, peerfs_abi::Trigger::ClientGone);
+        let ended = remains.mappings.iter().filter_map(|mapping| self.mappings.remove(*mapping));
+        let grants: Vec<GrantId> = ended.flat_map(|mapping| mapping.grants()).collect();
+        self.release_grants(&grants, peerfs_abi::Trigger::ClientGone);
         self.custody.release_sequence(session.id.0);
     }
 

@@ -5,9 +5,12 @@ use std::time::Duration;
 
 use super::Engine;
 use super::context::Context;
-use super::ledger::{ContextRecord, MappingRecord, ObjectCounters, Snapshot};
+use super::ledger::{ContextRecord, MappingRecord, ObjectCounters, Snapshot, Totals};
 use super::mappings::Mapping;
 use crate::types::ObjectId;
+
+/// Mappings in a snapshot at most.
+const MAPPINGS_LISTED: usize = 16 * 1024;
 
 impl Engine {
     /// The ledger: who maps what, last refusals, what revocations cost.
@@ -15,15 +18,29 @@ impl Engine {
         let now = self.clock.now();
         let mut contexts: Vec<ContextRecord> = self.contexts.iter().map(|entry| context_record(entry.value())).collect();
         contexts.sort_by_key(|record| record.context);
-        let mut mappings: Vec<MappingRecord> = self.mappings.all().iter().map(|mapping| mapping_record(mapping, now)).collect();
+        let mut mappings: Vec<MappingRecord> =
+            self.mappings.some(MAPPINGS_LISTED).iter().map(|mapping| mapping_record(mapping, now)).collect();
         mappings.sort_by_key(|record| (record.object, record.offset, record.mapping));
         Snapshot {
             sessions: self.sessions.len() as u64,
             contexts,
+            mappings_left_out: (self.mappings.len() as u64).saturating_sub(mappings.len() as u64),
             mappings,
             windows: self.windows(),
             windows_held: self.held_count(),
             refusals: self.ledger.refusal_records(now),
+            revocations: self.ledger.trigger_records(),
+        }
+    }
+
+    /// The state in numbers.
+    pub fn totals(&self) -> Totals {
+        Totals {
+            sessions: self.sessions.len() as u64,
+            contexts: self.contexts.len() as u64,
+            mappings: self.mappings.len() as u64,
+            windows: self.windows(),
+            windows_held: self.held_count(),
             revocations: self.ledger.trigger_records(),
         }
     }
@@ -40,8 +57,7 @@ impl Engine {
 
     /// Mappings, of one object or all, that hold at least one grant.
     pub fn mapping_count(&self, object: Option<ObjectId>) -> u64 {
-        let live = |mapping: &Mapping| object.is_none_or(|id| mapping.object == id) && mapping.grant_count() > 0;
-        self.mappings.all().iter().filter(|mapping| live(mapping)).count() as u64
+        self.ledger.live_mappings(object)
     }
 }
 
@@ -66,9 +82,9 @@ fn mapping_record(mapping: &Mapping, now: Duration) -> MappingRecord {
         offset: range.start,
         length: range.length(),
         flags: mapping.flags.bits(),
-        age_ms: u64::try_from(now.saturating_sub(mapping.created).as_millis()).unwrap_or(u64::MAX),
+        age_ms: u64::try_from(now.saturating_sub(mapping.created()).as_millis()).unwrap_or(u64::MAX),
         grants: mapping.grant_count(),
-        segments: mapping.segments.load(Ordering::Relaxed),
+        segments: mapping.segments.load(Ordering::Relaxed).into(),
         bytes_direct: mapping.bytes_direct.load(Ordering::Relaxed),
         bytes_fallback: mapping.bytes_fallback.load(Ordering::Relaxed),
     }
