@@ -5,6 +5,7 @@ mod api;
 mod clock;
 mod custody;
 mod decide;
+pub mod devmem;
 mod engine;
 mod exporter;
 mod grant_socket;

@@ -1,0 +1,5 @@
+mod mapping;
+mod model;
+mod pool;
+mod races;
+mod world;
