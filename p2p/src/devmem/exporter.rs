@@ -1,13 +1,17 @@
 //! Device memory as the engine asks about it.
 
-use peerfs_abi::{MapFlags, Reason};
+use peerfs_abi::{MapFlags, Reason, Trigger, TriggerSet};
 
 use super::Pool;
 use super::allocation::{Home, Place};
 use super::space::Piece;
 use crate::exporter::Exporter;
 use crate::sync::lock;
-use crate::types::{CacheProbe, DirectPolicy, Extent, ExtentState, MapRequest, ObjectId, Range, Survey};
+use crate::types::{CacheProbe, DirectPolicy, Extent, ExtentState, MapRequest, ObjectId, PinSurvey, Range, Survey};
+
+/// What the pool itself may do to an object that ends mappings of it.
+const CHANGES: TriggerSet =
+    TriggerSet::EMPTY.with(Trigger::Relocation).with(Trigger::CpuAccess).with(Trigger::Unlink).with(Trigger::ClientGone);
 
 impl Exporter for Pool {
     fn survey(&self, request: &MapRequest, range: Range) -> Option<Survey> {
@@ -24,6 +28,9 @@ impl Exporter for Pool {
             extents,
             cached: Vec::new(),
             closed: Vec::new(),
+            triggers: CHANGES,
+            // No program has it open through the page cache.
+            pins: PinSurvey::default(),
         })
     }
 

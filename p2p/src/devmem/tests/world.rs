@@ -82,6 +82,8 @@ impl World {
             dma_bits: 64,
             va_bits: 47,
             page_bytes: 4096,
+            pci_address: None,
+            in_client: true,
         };
         let context = self.engine.bind_context(session, importer, me(), None).expect("context").id;
         Peer { context, owner: Owner { session, client: me(), gid: 0, mode: 0o600 } }
