@@ -7,6 +7,7 @@
 mod address_space;
 mod atomics;
 mod buffer;
+mod cpu_mapping;
 mod file_view;
 mod guarded;
 mod ioctl;
@@ -19,15 +20,18 @@ mod pool;
 mod process;
 mod protect;
 mod random;
+mod reservation;
 mod sequence;
 mod sigbus;
 mod uring;
+mod vma;
 mod window;
 mod xattr;
 
 pub use address_space::AddressSpace;
 pub use atomics::{ATOMICS, AtomicWord};
 pub use buffer::{AlignedBuf, BUFFER_ALIGN};
+pub use cpu_mapping::{CpuMapping, Protection, read_own_memory};
 pub use file_view::{FileView, Sharing};
 pub use guarded::Fault;
 pub use ioctl::ioctl;
@@ -37,7 +41,12 @@ pub use pidfd::ProcessHandle;
 pub use plain_memory::PlainMemory;
 pub use process::{CacheState, cachestat, duplicate_descriptor, identity, name_descriptor, open_named, thread_group};
 pub use random::random_u64;
+pub use reservation::Reservation;
 pub use sequence::SequencePage;
 pub use uring::{Direction, Engine, EngineStats, Outcome, RegisteredWindow, Transfer};
+pub use vma::{AddressMap, Vma};
 pub use window::Window;
 pub use xattr::set_xattr;
+
+/// Page size, bytes: what direct mappings and device page tables go by.
+const PAGE: usize = 4096;

@@ -17,6 +17,8 @@ pub(crate) trait FileCalls: Send + Sync {
     fn revoke(&self, argument: &mut Revoke) -> io::Result<()>;
     /// State of server and file.
     fn info(&self, argument: &mut Info) -> io::Result<()>;
+    /// Size of the file, bytes.
+    fn size(&self) -> io::Result<u64>;
     /// pread(2) past the page cache.
     fn read_at(&self, offset: u64, target: &mut [u8]) -> io::Result<usize>;
     /// pwrite(2) past the page cache.
@@ -29,6 +31,8 @@ pub(crate) trait SessionCalls: Send + Sync {
     fn bind(&self, argument: &mut Context) -> io::Result<()>;
     /// Maps a grant into the process.
     fn window(&self, grant_id: u64, length: u64, writable: bool) -> io::Result<Window>;
+    /// Device number (`st_dev`) of the mount.
+    fn device(&self) -> io::Result<u64>;
     /// Waits for events, [`SessionCalls::wake`] or the timeout.
     fn wait(&self, timeout: Option<Duration>) -> io::Result<()>;
     /// Ends the present or next wait. May be called from any thread.

@@ -91,6 +91,26 @@ pub enum Error {
         /// What is wrong.
         what: &'static str,
     },
+    /// An address that cannot be accessed as a mapping for a device.
+    #[error("address {address:#x}: {what}")]
+    Address {
+        /// Address in this process.
+        address: u64,
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// The processor's mapping at an address is no longer what was mapped for the device, which has lost it.
+    #[error("the mapping at address {address:#x} was changed or removed: call map_address again for what is there now")]
+    AddressChanged {
+        /// Address in this process.
+        address: u64,
+    },
+    /// The processor's mapping may not be changed while a device accesses it.
+    #[error("an access guard is held at address {address:#x}: drop it before the mapping is changed")]
+    AddressInUse {
+        /// Start of the addresses, in this process.
+        address: u64,
+    },
     /// A device address that is misaligned, taken, or not bound to a file.
     #[error("device address {address:#x}: {what}")]
     DeviceAddress {

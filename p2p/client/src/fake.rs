@@ -260,6 +260,10 @@ impl FileCalls for FakeFile {
         Ok(())
     }
 
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.0.content().len() as u64)
+    }
+
     /// Bytes come from the authoritative copy: the window where there is one.
     fn read_at(&self, offset: u64, target: &mut [u8]) -> io::Result<usize> {
         let inner = self.0.alive()?;
@@ -315,6 +319,11 @@ impl SessionCalls for FakeSession {
         let grant = inner.grants.get(&grant_id).filter(|grant| grant.open);
         let grant = grant.ok_or(Errno::ENOENT)?;
         Window::map(&grant.memory, length as usize, writable)
+    }
+
+    /// No file of the kernel's is on it.
+    fn device(&self) -> io::Result<u64> {
+        Ok(u64::MAX)
     }
 
     fn wait(&self, timeout: Option<Duration>) -> io::Result<()> {

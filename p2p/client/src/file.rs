@@ -127,6 +127,14 @@ impl File {
         Ok(Revoked { grants: argument.revoked, enforced: argument.enforced, latency: Duration::from_micros(argument.latency_us) })
     }
 
+    /// Size of the file, bytes.
+    ///
+    /// # Errors
+    /// What fstat(2) answers.
+    pub fn size(&self) -> Result<u64, Error> {
+        self.calls.size().map_err(|source| Error::system("get the size of", &self.name, source))
+    }
+
     /// Reads through the filesystem until the buffer is full or the file ends; returns the bytes read.
     ///
     /// # Errors

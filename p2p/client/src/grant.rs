@@ -109,6 +109,11 @@ impl Grant {
         lock(&self.state).window.take()
     }
 
+    /// Was it revoked or given back?
+    pub(crate) fn is_closed(&self) -> bool {
+        lock(&self.state).window.is_none()
+    }
+
     /// Is nobody inside?
     pub(crate) fn is_empty(&self) -> bool {
         lock(&self.state).inside == 0

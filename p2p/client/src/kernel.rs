@@ -62,6 +62,10 @@ impl FileCalls for KernelFile {
         peerfs_sys::ioctl(&self.0, ioctl::INFO, argument).map(drop)
     }
 
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
     fn read_at(&self, offset: u64, target: &mut [u8]) -> io::Result<usize> {
         self.0.read_at(target, offset)
     }
@@ -133,6 +137,10 @@ impl SessionCalls for KernelSession {
     fn window(&self, grant_id: u64, length: u64, writable: bool) -> io::Result<Window> {
         let length = usize::try_from(length).map_err(|_| Errno::ENOMEM)?;
         Window::map(self.grant(grant_id, writable)?, length, writable)
+    }
+
+    fn device(&self) -> io::Result<u64> {
+        Ok(peerfs_sys::identity(self.control.as_fd())?.0)
     }
 
     fn wait(&self, timeout: Option<Duration>) -> io::Result<()> {

@@ -95,6 +95,11 @@ impl Mapping {
         self.segments.iter().zip(self.places.iter().map(Option::as_ref))
     }
 
+    /// Has any part that was direct been revoked, as far as this session has heard?
+    pub(crate) fn has_lost(&self) -> bool {
+        self.places.iter().flatten().any(|place| place.grant.is_closed())
+    }
+
     /// The server's number of the mapping.
     pub fn id(&self) -> u64 {
         self.id
