@@ -1,4 +1,4 @@
-//! The developer's entry point: `cargo xtask check|test|demo|bench`.
+//! The developer's entry point: `cargo xtask check|test|demo|bench|bench-mapping`.
 
 use std::process::{Command, ExitCode};
 
@@ -27,6 +27,12 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// What mapping costs: revocation, map and unmap, decisions, memory (needs root).
+    BenchMapping {
+        /// Handed to peerfs-mapbench.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -51,6 +57,11 @@ fn perform(task: Task) -> Result<()> {
             run("cargo", &["build", "--release", "--package", "peerfs"])?;
             let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
             run("tools/bench/compare", &arguments)
+        }
+        Task::BenchMapping { arguments } => {
+            run("cargo", &["build", "--release", "--package", "peerfs", "--package", "peerfs-tests"])?;
+            let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+            run("target/release/peerfs-mapbench", &arguments)
         }
     }
 }

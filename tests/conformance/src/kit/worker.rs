@@ -158,11 +158,15 @@ impl Worker {
     /// # Errors
     /// When it stays silent.
     pub fn line(&self) -> Result<Option<String>> {
+        self.line_within(PATIENCE)
+    }
+
+    fn line_within(&self, patience: Duration) -> Result<Option<String>> {
         let lines = self.lines.as_ref().context("its lines go elsewhere")?;
-        match lines.recv_timeout(PATIENCE) {
+        match lines.recv_timeout(patience) {
             Ok(line) => Ok(Some(line)),
             Err(RecvTimeoutError::Disconnected) => Ok(None),
-            Err(RecvTimeoutError::Timeout) => bail!("`{}` says nothing for {PATIENCE:?}", self.name),
+            Err(RecvTimeoutError::Timeout) => bail!("`{}` says nothing for {patience:?}", self.name),
         }
     }
 
@@ -171,7 +175,15 @@ impl Worker {
     /// # Errors
     /// When it says something else, or nothing.
     pub fn expect(&self, word: &str) -> Result<String> {
-        let line = self.line()?.with_context(|| format!("`{}` ended instead of saying `{word}`", self.name))?;
+        self.expect_within(word, PATIENCE)
+    }
+
+    /// As [`Worker::expect`], of one that has much to do.
+    ///
+    /// # Errors
+    /// As [`Worker::expect`].
+    pub fn expect_within(&self, word: &str, patience: Duration) -> Result<String> {
+        let line = self.line_within(patience)?.with_context(|| format!("`{}` ended instead of saying `{word}`", self.name))?;
         let rest = line.strip_prefix(word).with_context(|| format!("`{}` says `{line}` instead of `{word}`", self.name))?;
         Ok(rest.trim_start().to_owned())
     }
