@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use peerfs_tests::torture::{attack, bad_input, crash, holder, hung, last_store};
+use peerfs_tests::torture::{attack, bad_input, crash, holder, hung, killed, last_store};
 
 /// Hostile, hung and dying programs and bad input against a real mount. Needs root.
 #[derive(Parser)]
@@ -34,6 +34,13 @@ enum Task {
     Hung {
         #[arg(long, default_value_t = 1)]
         seed: u64,
+    },
+    /// Clients killed at random moments
+    Killed {
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        #[arg(long, default_value_t = 1000)]
+        clients: u64,
     },
     /// The last store before the cut
     LastStore {
@@ -73,6 +80,7 @@ enum Child {
     HoldByHand { file: PathBuf },
     Store { file: PathBuf, record: PathBuf },
     Write { way: String, file: PathBuf, seed: u64 },
+    Wander { file: PathBuf, seed: u64 },
     FuzzIoctls { file: PathBuf, seed: u64, count: u64 },
     FuzzSocket { file: PathBuf, seed: u64, count: u64 },
 }
@@ -97,6 +105,7 @@ fn perform(task: Task) -> Result<()> {
             attack::all(seed, SOCKET)
         }),
         Task::Hung { seed } => hung::all(seed),
+        Task::Killed { seed, clients } => killed::all(seed, clients),
         Task::LastStore { seed, rounds } => {
             last_store::rounds(seed, rounds, &[])?;
             last_store::rounds(seed, rounds, SOCKET)
@@ -124,6 +133,7 @@ fn run(child: Child) -> Result<()> {
         Child::HoldByHand { file } => holder::by_hand(&file),
         Child::Store { file, record } => last_store::store(&file, &record),
         Child::Write { way, file, seed } => crash::write(&way, &file, seed),
+        Child::Wander { file, seed } => killed::wander(&file, seed),
         Child::FuzzIoctls { file, seed, count } => bad_input::fuzz_ioctls(&file, seed, count),
         Child::FuzzSocket { file, seed, count } => bad_input::fuzz_socket(&file, seed, count),
     }

@@ -7,6 +7,7 @@ pub mod bad_input;
 pub mod crash;
 pub mod holder;
 pub mod hung;
+pub mod killed;
 pub mod last_store;
 
 pub use peerfs_conformance::kit::{attempts, raw, worker};
