@@ -158,6 +158,9 @@ pub struct MapArgs {
     /// Read that often, and compare with memcpy and read(2)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub repeat: Option<u32>,
+    /// Map it also at one address for the processor and a device of so many address bits, and compare
+    #[arg(long, value_name = "BITS", value_parser = clap::value_parser!(u32).range(22..=48), conflicts_with = "hung")]
+    pub va_bits: Option<u32>,
     /// Never acknowledge a revocation
     #[arg(long)]
     pub hung: bool,

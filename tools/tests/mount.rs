@@ -161,6 +161,19 @@ fn every_kind_of_file_gets_an_answer() {
 }
 
 #[test]
+fn a_file_is_mapped_at_one_address_for_processor_and_device() {
+    let scratch = mounted(&[]);
+    let file = write(&scratch, "mnt/file", &content(3 << 20));
+    let answer = &json(&["map", &file, "--va-bits", "40", "--json"])["same_address"];
+    assert_eq!((answer["bytes_equal"].as_u64(), answer["va_bits"].as_u64()), (Some(3 << 20), Some(40)), "{answer}");
+    let address = answer["address"].as_u64().expect("an address");
+    assert!(address > 0 && address + (3 << 20) <= 1 << 40, "{address:#x}");
+    assert!(answer["bytes_direct"].as_u64() > Some(0));
+    fail(2, &["map", &file, "--va-bits", "12"]);
+    succeed(&["umount", &scratch.mnt()]);
+}
+
+#[test]
 fn a_held_mapping_is_listed_and_revoked() {
     let scratch = mounted(&[]);
     let file = write(&scratch, "mnt/file", &content(2 << 20));

@@ -19,7 +19,7 @@ impl Mapping {
     ///
     /// # Errors
     /// [`Error::Revoked`]: map again and repeat. [`Error::AtomicUnsupported`] where the range falls back or was not
-    /// mapped with [`crate::MapFlags::ATOMIC`], [`Error::ReadOnly`] without [`crate::MapFlags::WRITE`],
+    /// mapped with [`crate::MapFlags::ATOMIC`], [`Error::ReadOnly`] on a mapping that cannot write,
     /// [`Error::Misaligned`]; otherwise as [`Mapping::read_at`].
     pub fn fetch_add<W: AtomicWord>(&self, offset: u64, value: W) -> Result<W, Error> {
         self.atomically::<W>(offset, |window, at| window.fetch_add(at, value))

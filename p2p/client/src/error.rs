@@ -111,6 +111,16 @@ pub enum Error {
         /// Start of the addresses, in this process.
         address: u64,
     },
+    /// No free addresses inside the limits.
+    #[error("no {length} free bytes are left between the addresses {low:#x} and {high:#x}: widen the limits or unmap something")]
+    AddressSpaceFull {
+        /// What was asked for, bytes.
+        length: u64,
+        /// First address allowed.
+        low: u64,
+        /// One past the last address allowed.
+        high: u64,
+    },
     /// A device address that is misaligned, taken, or not bound to a file.
     #[error("device address {address:#x}: {what}")]
     DeviceAddress {

@@ -41,6 +41,7 @@ mod registry;
 mod segment;
 mod service;
 mod session;
+pub mod svm;
 
 #[cfg(test)]
 mod fake;

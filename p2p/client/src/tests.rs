@@ -298,8 +298,10 @@ fn atomic_operations_are_done_or_refused() {
     assert_eq!(server.content()[16], 9);
     let plain = session.map(&server.file(), .., MapFlags::WRITE).expect("map");
     assert!(matches!(plain.fetch_add(16, 1_u64), Err(Error::AtomicUnsupported { reason: Reason::AtomicUnsupported, .. })));
-    let reader = session.map(&server.file(), .., MapFlags::ATOMIC).expect("map");
+    let reader = session.map(&server.file(), .., MapFlags::empty()).expect("map");
     assert!(matches!(reader.fetch_add(16, 1_u64), Err(Error::ReadOnly)));
+    let implied = session.map(&server.file(), .., MapFlags::ATOMIC).expect("map");
+    assert_eq!(implied.fetch_add(16, 1_u64).expect("atomic operations write"), 9);
 }
 
 #[test]

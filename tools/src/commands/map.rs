@@ -12,6 +12,7 @@ use peerfs_sys::PlainMemory;
 use serde_json::{Value, json};
 
 use super::query::{refusal_lines, refusals_json, refused, segment_json, segment_lines};
+use super::same_address::{self, SameAddress};
 use crate::args::MapArgs;
 use crate::{output, ranges};
 
@@ -36,13 +37,14 @@ pub fn run(args: MapArgs) -> Result<ExitCode> {
 
     let read = read_all(&mapping, args.checksum).with_context(what)?;
     let rates = args.repeat.map(|repeat| compare(&file, &mapping, repeat)).transpose().with_context(what)?;
+    let shared = args.va_bits.map(|bits| same_address::compare(&args, &session, &mapping, bits)).transpose()?;
     if !request.json {
-        output::print(&text(&mapping, &read, rates.as_ref()))?;
+        output::print(&text(&mapping, &read, rates.as_ref(), shared.as_ref()))?;
     }
     let revocations = args.hold.map_or_else(Vec::new, |seconds| hold(&revoked, Duration::from_secs(seconds), request.json));
     mapping.report().with_context(what)?;
     if request.json {
-        output::print_json(&to_json(&args, &mapping, &read, rates.as_ref(), &revocations))?;
+        output::print_json(&to_json(&args, &mapping, &read, rates.as_ref(), shared.as_ref(), &revocations))?;
     }
     mapping.unmap().with_context(what)?;
     Ok(ExitCode::SUCCESS)
@@ -139,7 +141,7 @@ fn hold(revoked: &Receiver<Revocation>, time: Duration, quiet: bool) -> Vec<Revo
     seen
 }
 
-fn text(mapping: &Mapping, read: &Pass, rates: Option<&Rates>) -> String {
+fn text(mapping: &Mapping, read: &Pass, rates: Option<&Rates>, shared: Option<&SameAddress>) -> String {
     let mut text = segment_lines(mapping.segments(), false);
     text.push('\n');
     text.push_str(&refusal_lines(refused(mapping.segments())));
@@ -155,6 +157,7 @@ fn text(mapping: &Mapping, read: &Pass, rates: Option<&Rates>) -> String {
     if let Some(sum) = read.checksum {
         let _ = writeln!(text, "crc32c {sum:08x}");
     }
+    text.extend(shared.map(SameAddress::text));
     if let Some(rates) = rates {
         let gigabytes = |rate: f64| format!("{:.2} GB/s ({:.2} of memcpy)", rate / 1e9, rate / rates.memcpy);
         let _ = writeln!(
@@ -168,7 +171,14 @@ fn text(mapping: &Mapping, read: &Pass, rates: Option<&Rates>) -> String {
     text
 }
 
-fn to_json(args: &MapArgs, mapping: &Mapping, read: &Pass, rates: Option<&Rates>, revocations: &[Revocation]) -> Value {
+fn to_json(
+    args: &MapArgs,
+    mapping: &Mapping,
+    read: &Pass,
+    rates: Option<&Rates>,
+    shared: Option<&SameAddress>,
+    revocations: &[Revocation],
+) -> Value {
     let moved = mapping.moved();
     let flags: MapFlags = ranges::flags(&args.request);
     json!({
@@ -187,6 +197,7 @@ fn to_json(args: &MapArgs, mapping: &Mapping, read: &Pass, rates: Option<&Rates>
         "bytes_fallback": moved.fallback,
         "crc32c": read.checksum.map(|sum| format!("{sum:08x}")),
         "rates": rates.map(|rates| json!({ "memcpy": rates.memcpy, "mapped": rates.mapped, "read": rates.read })),
+        "same_address": shared.map(SameAddress::json),
         "revocations": revocations.iter().map(|revocation| json!({
             "offset": revocation.file_offset,
             "length": revocation.length,

@@ -11,5 +11,6 @@ pub mod mkfs;
 pub mod mount;
 pub mod query;
 pub mod revoke;
+mod same_address;
 pub mod server_info;
 pub mod umount;

@@ -7,7 +7,7 @@ use peerfs_sys::{CpuMapping, Protection};
 
 use super::AddressMapping;
 use super::table::Known;
-use crate::{Error, MapFlags};
+use crate::Error;
 
 impl AddressMapping {
     /// Ends the device's side of every stretch that has one of these addresses, whole, before the program changes the
@@ -61,7 +61,7 @@ impl AddressMapping {
     /// # Errors
     /// As [`AddressMapping::release`], and what mprotect(2) answers.
     pub fn mprotect(&self, cpu: &mut CpuMapping, range: Range<usize>, to: Protection) -> Result<(), Error> {
-        let enough = match self.flags.contains(MapFlags::WRITE) {
+        let enough = match self.flags.writes() {
             true => to == Protection::ReadWrite,
             false => to != Protection::None,
         };

@@ -85,7 +85,7 @@ impl AddressMapping {
     /// memory that is no file of the mount.
     pub fn write_at(&self, address: u64, source: &[u8]) -> Result<Attestation, Error> {
         self.session.owner.core.check()?;
-        if !self.flags.contains(MapFlags::WRITE) {
+        if !self.flags.writes() {
             return Err(Error::ReadOnly);
         }
         let mut moved = Attestation::default();
@@ -190,7 +190,7 @@ impl AddressMapping {
 
     /// Is the processor's mapping of these addresses still the one that was mapped? If not, the device loses it.
     fn verify(&self, stretch: &FileStretch, addresses: &Range<u64>) -> Result<(), Error> {
-        let write = self.flags.contains(MapFlags::WRITE);
+        let write = self.flags.writes();
         match stretch.is_intact(&self.maps, addresses, write) {
             Ok(None) => Ok(()),
             Ok(Some(address)) => {

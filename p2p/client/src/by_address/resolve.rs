@@ -62,7 +62,7 @@ fn map_lost_again(session: &Session, entries: &mut [Entry], flags: MapFlags) -> 
 }
 
 fn one(session: &Session, device: u64, vma: &Vma, part: Range<u64>, flags: MapFlags) -> Result<Entry, Error> {
-    let write = flags.contains(MapFlags::WRITE);
+    let write = flags.writes();
     if !vma.readable {
         return Ok(Entry::Nothing(part, CLOSED));
     }

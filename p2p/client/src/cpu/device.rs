@@ -41,7 +41,8 @@ impl Default for DeviceConfig {
 }
 
 /// A device with an address space of its own, into which ranges of files are bound.
-/// May be used from several threads.
+/// May be used from several threads; clones are the same device.
+#[derive(Clone)]
 pub struct Device {
     pub(super) shared: Arc<DeviceShared>,
 }
@@ -88,7 +89,7 @@ impl Device {
     pub fn new(session: &Session, config: DeviceConfig) -> Device {
         let state = State {
             regions: BTreeMap::new(),
-            table: PageTable::default(),
+            table: PageTable::new(config.va_bits),
             cache: TranslationCache::new(config.cache_sets, config.cache_ways),
             retired: Vec::new(),
         };
@@ -107,7 +108,7 @@ impl Device {
         if !address.is_multiple_of(PAGE) || !file_offset.is_multiple_of(PAGE) || length == 0 {
             return Err(refuse("address and file offset must be multiples of 4096, the length not 0"));
         }
-        let limit = 1_u64.checked_shl(self.shared.config.va_bits).unwrap_or(u64::MAX);
+        let limit = self.address_limit();
         let whole_pages = length.checked_next_multiple_of(PAGE);
         let end = whole_pages.and_then(|length| address.checked_add(length));
         let end = end.filter(|end| *end <= limit && file_offset.checked_add(length).is_some());
@@ -120,6 +121,18 @@ impl Device {
         let region = Region { addresses: address..address + length, file: file.clone(), file_offset, flags };
         state.regions.insert(address, Arc::new(region));
         Ok(())
+    }
+
+    /// One past the last address that the device can use.
+    pub fn address_limit(&self) -> u64 {
+        lock(&self.shared.state).table.limit()
+    }
+
+    /// The device addresses that are bound, by rising address, in whole pages.
+    pub fn bound(&self) -> Vec<Range<u64>> {
+        let state = lock(&self.shared.state);
+        let whole = |region: &Arc<Region>| region.addresses.start..region.addresses.end.next_multiple_of(PAGE);
+        state.regions.values().map(whole).collect()
     }
 
     /// Ends the region that starts at `address`, and its mappings.
@@ -200,7 +213,7 @@ impl Device {
         let state = lock(&self.shared.state);
         let found = state.regions.range(..=address).next_back();
         match found.map(|(_, region)| region) {
-            Some(region) if region.addresses.contains(&address) => match write && !region.flags.contains(MapFlags::WRITE) {
+            Some(region) if region.addresses.contains(&address) => match write && !region.flags.writes() {
                 true => Err(Error::ReadOnly),
                 false => Ok(Arc::clone(region)),
             },

@@ -45,13 +45,25 @@ enum Entry {
     Table(Box<[Option<Leaf>]>),
 }
 
-/// Two levels: 2 MiB entries, each a large leaf or a table of small ones.
-#[derive(Default)]
+/// Two levels: 2 MiB entries, each a large leaf or a table of small ones. As wide as the device's addresses: nothing
+/// beyond can be entered.
 pub(crate) struct PageTable {
+    /// One past the last device address.
+    limit: u64,
     entries: HashMap<u64, Entry>,
 }
 
 impl PageTable {
+    /// An empty table for addresses of so many bits.
+    pub(crate) fn new(va_bits: u32) -> PageTable {
+        PageTable { limit: 1_u64.checked_shl(va_bits).unwrap_or(u64::MAX), entries: HashMap::new() }
+    }
+
+    /// One past the last address that can be translated.
+    pub(crate) fn limit(&self) -> u64 {
+        self.limit
+    }
+
     /// Walks the table.
     pub(crate) fn lookup(&self, address: u64) -> Option<&Leaf> {
         match self.entries.get(&(address / LARGE_PAGE))? {
@@ -60,8 +72,12 @@ impl PageTable {
         }
     }
 
-    /// Enters a leaf and answers the ones it replaces: dropping them may call the server, so drop them without locks.
+    /// Enters a leaf and answers the ones it replaces, or the leaf itself when it lies beyond the device's addresses:
+    /// dropping them may call the server, so drop them without locks.
     pub(crate) fn insert(&mut self, leaf: Leaf) -> Vec<Leaf> {
+        if leaf.end() > self.limit {
+            return vec![leaf];
+        }
         let number = leaf.start / LARGE_PAGE;
         if leaf.size == LARGE_PAGE {
             return entry_leaves(self.entries.insert(number, Entry::Large(leaf)));
@@ -130,7 +146,7 @@ mod tests {
 
     #[test]
     fn small_and_large_leaves_replace_each_other() {
-        let mut table = PageTable::default();
+        let mut table = PageTable::new(48);
         assert!(table.insert(leaf(LARGE_PAGE, PAGE)).is_empty());
         assert!(table.insert(leaf(LARGE_PAGE + 3 * PAGE, PAGE)).is_empty());
         assert_eq!(start_at(&table, LARGE_PAGE + PAGE), None);
@@ -142,8 +158,17 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_entered_beyond_the_devices_addresses() {
+        let mut table = PageTable::new(22);
+        assert_eq!(table.limit(), 2 * LARGE_PAGE);
+        assert!(table.insert(leaf(LARGE_PAGE, LARGE_PAGE)).is_empty());
+        assert_eq!(table.insert(leaf(2 * LARGE_PAGE, PAGE)).len(), 1);
+        assert!(table.lookup(2 * LARGE_PAGE).is_none());
+    }
+
+    #[test]
     fn removal_takes_exactly_what_overlaps() {
-        let mut table = PageTable::default();
+        let mut table = PageTable::new(48);
         table.insert(leaf(0, LARGE_PAGE));
         for page in 0..4 {
             table.insert(leaf(LARGE_PAGE + page * PAGE, PAGE));
