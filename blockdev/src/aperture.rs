@@ -87,6 +87,12 @@ pub enum WindowError {
         /// First such block.
         device_offset: u64,
     },
+    /// No such window can be made here; one of another kind may.
+    #[error("no dma-buf: {reason}")]
+    Unsupported {
+        /// What is missing.
+        reason: String,
+    },
     /// The device failed while the window was filled, or memory ran out.
     #[error(transparent)]
     Device(#[from] DeviceError),
@@ -105,6 +111,22 @@ pub trait Window: Send + Sync + fmt::Debug {
     /// The object to hand over: a new descriptor of the window's memfd, opened read-only or
     /// read-write, that no holder can seal, resize beyond its own harm, or reopen with more access.
     fn grant_fd(&self, writable: bool) -> Result<OwnedFd, DeviceError>;
+    /// A duplicate of our own descriptor, for whoever keeps the window on our behalf: it is no holder ([`Window::is_held`]).
+    fn custody_fd(&self) -> Result<OwnedFd, DeviceError> {
+        self.grant_fd(true)
+    }
+    /// Somebody has the window's memory open or mapped, in whatever process, or imported. What cannot tell says yes.
+    fn is_held(&self) -> bool {
+        true
+    }
+    /// The memory is a dma-buf: [`Window::cut`] has no power over it, and [`Window::write_back`] only ends its
+    /// authority; the capacity comes back when the handle is dropped, which should wait for the last holder.
+    fn is_dmabuf(&self) -> bool {
+        false
+    }
+    /// Blocks at these window offsets (whole blocks) are no longer the owner's: the end of the file does not move over
+    /// them, and they are not copied to the device any more. Never waits for I/O.
+    fn disown(&self, _offsets: &[std::ops::Range<u64>]) {}
     /// A peer may write from now on: contents can change without us, so write-back has to copy everything.
     fn set_writable(&self);
     /// Moves the end of the file inside the window (see [`WindowSpec::valid_length`]).
@@ -125,4 +147,11 @@ pub trait Aperture: Send + Sync + fmt::Debug {
     fn info(&self) -> ApertureInfo;
     /// Makes a window and fills it from the device.
     fn open_window(&self, spec: WindowSpec) -> Result<Arc<dyn Window>, WindowError>;
+    /// As [`Aperture::open_window`], as a dma-buf.
+    ///
+    /// # Errors
+    /// [`WindowError::Unsupported`] where aperture or kernel know no such thing.
+    fn open_dmabuf(&self, _spec: WindowSpec) -> Result<Arc<dyn Window>, WindowError> {
+        Err(WindowError::Unsupported { reason: "this aperture hands out no dma-bufs".into() })
+    }
 }

@@ -27,6 +27,11 @@ pub trait Coherence: Send + Sync {
     fn partial_write(&self, ino: Ino, range: Range) -> ClosedRange;
     /// Before the first writable cached handle of the file is opened.
     fn writable_cached_open(&self, ino: Ino);
+    /// A handle that is being opened must be a direct one: a pin lives that the page cache would break. The handle
+    /// must count among the cached ones before this call, and no longer where the answer is yes.
+    fn must_open_direct(&self, _ino: Ino, _write: bool) -> bool {
+        false
+    }
     /// Copies what peers wrote to the storage device (fsync).
     fn flush(&self, ino: Ino) -> Result<(), DeviceError>;
     /// The size changed; bytes of windows beyond it must become and stay zeros.

@@ -153,6 +153,14 @@ impl Coherence for EngineCoherence {
         }
     }
 
+    fn must_open_direct(&self, ino: Ino, write: bool) -> bool {
+        self.engine.upgrade().is_some_and(|engine| engine.must_open_direct(ObjectId(ino), write))
+    }
+
+    fn pinned_blocks(&self, ino: Ino, freed: &[Range]) -> Vec<Range> {
+        self.engine.upgrade().map_or_else(Vec::new, |engine| engine.orphan_pinned(ObjectId(ino), freed))
+    }
+
     fn flush(&self, ino: Ino) -> Result<(), DeviceError> {
         self.engine.upgrade().map_or(Ok(()), |engine| engine.flush_object(ObjectId(ino)))
     }

@@ -1,13 +1,17 @@
 //! A mounted volume: all parts put together, and taken apart in the right order.
 
 use std::fs::Permissions;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use peerfs_blockdev::{DeviceError, DeviceSpec, OpenMode};
-use peerfs_p2p::{ContextIds, DirectPolicy, Engine, EngineConfig, EngineParts, Exporter, GrantSocket, Guardian, SystemClock};
+use peerfs_p2p::{
+    Client, ContextIds, DirectPolicy, Engine, EngineConfig, EngineParts, Exporter, GrantError, GrantId, GrantObject, GrantSocket,
+    GrantSource, Guardian, PinQuota, SystemClock,
+};
 
 use crate::coherence::NoMappings;
 use crate::control::{Control, ControlParts, MountFacts};
@@ -36,6 +40,10 @@ pub struct ServerConfig {
     pub direct: DirectPolicy,
     /// How long an importer may take to acknowledge a revocation.
     pub deadline: Duration,
+    /// What may be pinned on the whole mount.
+    pub pin_quota: PinQuota,
+    /// What one user may pin.
+    pub pin_quota_user: PinQuota,
     /// Longest time a change stays uncommitted without fsync.
     pub commit_interval: Duration,
     /// Access times.
@@ -93,6 +101,18 @@ impl ContextIds for VolumeContextIds {
     }
 }
 
+/// Hands out what the mount itself cannot carry.
+struct DmabufGrants(Arc<Engine>);
+
+impl GrantSource for DmabufGrants {
+    fn take(&self, id: GrantId, client: Client, writable: Option<bool>) -> Result<OwnedFd, GrantError> {
+        match self.0.grant(id).ok_or(GrantError::Gone)?.object {
+            GrantObject::PinnedDmabuf => GrantSource::take(&*self.0, id, client, writable),
+            GrantObject::Window | GrantObject::PinnedMemfd => Err(GrantError::NotOwner),
+        }
+    }
+}
+
 /// A mounted volume that serves requests.
 pub struct Server {
     core: Arc<Core>,
@@ -122,7 +142,16 @@ impl Server {
 
         let options = MountOptions { read_only: config.read_only, commit_interval: config.commit_interval, atime: config.atime };
         let core = Core::open(volume, Arc::clone(&opened.device), Arc::new(NoMappings), options).map_err(ServerError::Core)?;
-        let engine_config = EngineConfig { deadline: config.deadline, ..EngineConfig::default() };
+        let privileged = nix::unistd::geteuid().is_root();
+        let passthrough = privileged && !config.grants_by_socket && kernel_has_passthrough();
+        let dmabufs = peerfs_sys::has_udmabuf();
+        let engine_config = EngineConfig {
+            deadline: config.deadline,
+            pin_quota: config.pin_quota,
+            pin_quota_user: config.pin_quota_user,
+            dmabuf_pins: dmabufs,
+            ..EngineConfig::default()
+        };
         let engine = Engine::new(
             engine_config,
             EngineParts {
@@ -139,12 +168,16 @@ impl Server {
         engine.subscribe(&*opened.device).map_err(ServerError::Thread)?;
         core.set_coherence(Arc::new(EngineCoherence::new(&engine)));
 
-        let privileged = nix::unistd::geteuid().is_root();
-        let socket = if privileged && !config.grants_by_socket && kernel_has_passthrough() {
+        let socket = if passthrough && !dmabufs {
             None
         } else {
             let path = socket_path(&summary.uuid).map_err(ServerError::Socket)?;
-            let socket = GrantSocket::listen(&path, engine.clone()).map_err(ServerError::Socket)?;
+            let source: Arc<dyn GrantSource> = match passthrough {
+                // The mount itself carries everything else, and shields it better.
+                true => Arc::new(DmabufGrants(engine.clone())),
+                false => engine.clone(),
+            };
+            let socket = GrantSocket::listen(&path, source).map_err(ServerError::Socket)?;
             // Whoever may use the mount may ask; every message is checked against the grant's owner.
             std::fs::set_permissions(&path, Permissions::from_mode(0o666)).map_err(ServerError::Socket)?;
             Some(socket)
@@ -167,6 +200,7 @@ impl Server {
                 read_only: config.read_only,
                 limits: limits(privileged),
             },
+            passthrough,
             socket_path: socket.as_ref().map(|socket| socket.path().to_owned()),
         });
         let adapter = Adapter::new(core.clone(), Arc::new(control));

@@ -9,6 +9,7 @@ use peerfs_blockdev::{Aperture, PathKind};
 
 use crate::clock::Clock;
 use crate::custody::Custody;
+use crate::engine::PinQuota;
 use crate::types::{ContextId, Decision, GrantId, Importer, MapRequest, MappingId, ObjectId, Range};
 
 /// The unit of a grant: files are cut into aligned chunks of this many bytes.
@@ -51,6 +52,14 @@ pub struct EngineConfig {
     pub thrash_window: Duration,
     /// A window is evicted only when it was granted or reported on at least this long ago.
     pub evict_idle: Duration,
+    /// How often pins are looked at for whether anybody still holds them.
+    pub pin_poll: Duration,
+    /// What may be pinned on the whole mount.
+    pub pin_quota: PinQuota,
+    /// What one user may pin.
+    pub pin_quota_user: PinQuota,
+    /// Hand writable pins out as dma-bufs where the kernel can make them; the transport must be able to carry them.
+    pub dmabuf_pins: bool,
     /// Sessions of the mount.
     pub sessions_max: usize,
     /// Contexts of one session.
@@ -78,6 +87,10 @@ impl Default for EngineConfig {
             thrash_revocations: 8,
             thrash_window: Duration::from_secs(1),
             evict_idle: Duration::from_millis(20),
+            pin_poll: Duration::from_millis(200),
+            pin_quota: PinQuota::Percent(25),
+            pin_quota_user: PinQuota::Percent(25),
+            dmabuf_pins: false,
             sessions_max: 1024,
             contexts_per_session: 64,
             grants_per_session: 1024 * 1024,
@@ -222,6 +235,19 @@ pub struct GrantPart {
     pub sequence: u64,
     /// Attestation label.
     pub path: PathKind,
+    /// What the grant is.
+    pub object: GrantObject,
+}
+
+/// What a client is given for a direct stretch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GrantObject {
+    /// A window that may be revoked at any moment.
+    Window,
+    /// A pin: a memory file of its own.
+    PinnedMemfd,
+    /// A pin: a dma-buf over such a file.
+    PinnedDmabuf,
 }
 
 /// One stretch of a mapping.
@@ -327,6 +353,8 @@ pub struct GrantView {
     pub writable: bool,
     /// Size, bytes.
     pub length: u64,
+    /// What it is.
+    pub object: GrantObject,
 }
 
 /// Why a grant was not handed over.

@@ -247,6 +247,8 @@ pub struct MapRequest {
     pub flags: MapFlags,
     /// The caller's handle allows writing.
     pub handle_writable: bool,
+    /// User who asks; pins count against a quota of his.
+    pub uid: u32,
     /// Descriptor number and thread of the caller, through which its view of the page cache can be checked.
     pub cache_probe: Option<CacheProbe>,
 }

@@ -75,7 +75,8 @@ pub struct MountArgs {
     /// An empty directory
     pub mountpoint: PathBuf,
     /// Options, separated by commas: ro, noatime, nodev, nosuid, noexec, sync, fsname=NAME, ... and cmb=SIZE,
-    /// direct=prefer|respect-cache|never, deadline_ms=1..60000, commit=SECONDS, grants=passthrough|socket
+    /// direct=prefer|respect-cache|never, deadline_ms=1..60000, commit=SECONDS, grants=passthrough|socket,
+    /// pin_quota=SIZE|PERCENT%, pin_quota_user=SIZE|PERCENT% (of the aperture)
     #[arg(short = 'o', value_name = "OPTIONS")]
     pub options: Vec<String>,
     /// Size of the software CMB, the aperture; 0 for none [default: 64M; for mem: all of the device]
@@ -128,7 +129,7 @@ pub struct RequestArgs {
     /// The importer wants to write
     #[arg(long)]
     pub write: bool,
-    /// The mapping shall not be revoked
+    /// The mapping shall not be revoked: it lives until its last holder is gone
     #[arg(long)]
     pub pin: bool,
     /// The importer wants atomic operations
@@ -183,6 +184,9 @@ pub struct RevokeArgs {
     /// Every mapping of the mount
     #[arg(long, conflicts_with_all = ["offset", "length"])]
     pub all: bool,
+    /// Pins too, by force; for the owner of the mount
+    #[arg(long)]
+    pub pins: bool,
     /// Start of the range, bytes
     #[arg(long, value_parser = size, default_value = "0")]
     pub offset: u64,

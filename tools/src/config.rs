@@ -48,6 +48,8 @@ pub fn mount(args: &MountArgs) -> Result<MountConfig> {
         read_only: options.read_only,
         direct: options.direct,
         deadline: options.deadline,
+        pin_quota: options.pin_quota,
+        pin_quota_user: options.pin_quota_user,
         commit_interval: options.commit_interval,
         atime: options.atime,
         fsname: options.fsname,

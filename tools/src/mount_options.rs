@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use peerfs_blockdev::parse_size;
 use peerfs_fs::core::Atime;
-use peerfs_p2p::DirectPolicy;
+use peerfs_p2p::{DirectPolicy, PinQuota};
 
 use crate::failure::Usage;
 
@@ -52,6 +52,10 @@ pub struct MountOptions {
     pub direct: DirectPolicy,
     /// How long an importer may take to acknowledge a revocation.
     pub deadline: Duration,
+    /// What may be pinned on the whole mount.
+    pub pin_quota: PinQuota,
+    /// What one user may pin.
+    pub pin_quota_user: PinQuota,
     /// Longest time a change stays uncommitted.
     pub commit_interval: Duration,
     /// Grants go over a socket even where the mount could carry them.
@@ -68,6 +72,8 @@ impl Default for MountOptions {
             cmb_bytes: None,
             direct: DirectPolicy::Prefer,
             deadline: Duration::from_millis(100),
+            pin_quota: PinQuota::Percent(25),
+            pin_quota_user: PinQuota::Percent(25),
             commit_interval: Duration::from_secs(5),
             grants_by_socket: false,
         }
@@ -110,6 +116,8 @@ impl MountOptions {
             "cmb" => self.cmb_bytes = Some(parse_size(value).map_err(|error| bad(name, value, &error.to_string()))?),
             "direct" => self.direct = policy(value)?,
             "deadline_ms" => self.deadline = Duration::from_millis(number(name, value, 1, 60_000)?),
+            "pin_quota" => self.pin_quota = pin_quota(name, value)?,
+            "pin_quota_user" => self.pin_quota_user = pin_quota(name, value)?,
             "commit" => self.commit_interval = Duration::from_secs(number(name, value, 1, 3600)?),
             "grants" => self.grants_by_socket = grants(value)?,
             "transport" if value == "fuse" => {}
@@ -127,6 +135,18 @@ fn policy(value: &str) -> Result<DirectPolicy, Usage> {
         "respect-cache" => Ok(DirectPolicy::RespectCache),
         "never" => Ok(DirectPolicy::Never),
         _ => Err(bad("direct", value, "give prefer, respect-cache or never")),
+    }
+}
+
+/// A size, or a share of the aperture.
+fn pin_quota(name: &str, value: &str) -> Result<PinQuota, Usage> {
+    let wrong = || bad(name, value, "give a size, or 0% to 100% of the aperture");
+    match value.strip_suffix('%') {
+        Some(percent) => match percent.parse() {
+            Ok(percent) if percent <= 100 => Ok(PinQuota::Percent(percent)),
+            _ => Err(wrong()),
+        },
+        None => parse_size(value).map(PinQuota::Bytes).map_err(|_| wrong()),
     }
 }
 
@@ -177,9 +197,25 @@ mod tests {
     }
 
     #[test]
+    fn quotas_are_sizes_or_percents() {
+        let options = parsed("pin_quota=50%,pin_quota_user=4M").expect("all known");
+        assert_eq!((options.pin_quota, options.pin_quota_user), (PinQuota::Percent(50), PinQuota::Bytes(4 << 20)));
+    }
+
+    #[test]
     fn errors_name_the_option() {
-        for bad in ["nonsense", "nonsense=1", "deadline_ms=0", "deadline_ms=60001", "commit=x", "direct=no", "cmb=1Q", "grants=x"]
-        {
+        for bad in [
+            "nonsense",
+            "nonsense=1",
+            "deadline_ms=0",
+            "deadline_ms=60001",
+            "commit=x",
+            "direct=no",
+            "cmb=1Q",
+            "grants=x",
+            "pin_quota=101%",
+            "pin_quota_user=x",
+        ] {
             let error = parsed(bad).expect_err(bad);
             assert!(error.contains(bad.split('=').next().unwrap_or(bad)), "{error}");
         }

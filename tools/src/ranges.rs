@@ -103,6 +103,7 @@ fn special(path: &Path, offset: u64, length: u64) -> Result<DecisionTable> {
         path: Way::Fallback,
         reason: Some(Reason::NotRegularFile),
         device_offset: None,
+        pin: None,
         refusals: ReasonSet::EMPTY.with(Reason::NotRegularFile),
         triggers: TriggerSet::EMPTY,
     };

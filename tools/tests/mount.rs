@@ -134,7 +134,7 @@ fn query_and_map_agree() {
 
 #[test]
 fn every_kind_of_file_gets_an_answer() {
-    let scratch = mounted(&[]);
+    let scratch = mounted(&["-o", "pin_quota=2M"]);
     fs::create_dir(scratch.join("mnt/directory")).expect("room");
     nix::unistd::mkfifo(&scratch.join("mnt/fifo"), nix::sys::stat::Mode::S_IRUSR).expect("room");
     drop(UnixListener::bind(scratch.join("mnt/socket")).expect("room"));
@@ -151,7 +151,10 @@ fn every_kind_of_file_gets_an_answer() {
         |arguments: &[&str]| json(&[&["query", file.as_str(), "--json"], arguments].concat())["refusals"][0]["reason"].clone();
     assert_eq!(reason(&["--importer", "static"]), "NotifierRequired");
     assert_eq!(reason(&["--importer", "readonly", "--write"]), "WriteForbidden");
-    assert_eq!(reason(&["--pin"]), "PinQuota");
+    assert_eq!(reason(&["--pin"]), Value::Null);
+    assert_eq!(reason(&["--pin", "--importer", "static"]), Value::Null);
+    let large = write(&scratch, "mnt/large", &content(4 << 20));
+    assert_eq!(json(&["query", &large, "--json", "--pin"])["refusals"][0]["reason"], "PinQuota");
     assert_eq!(reason(&["--atomic"]), "AtomicUnsupported");
     assert_eq!(reason(&["--offset", "1"]), "Misaligned");
     assert_eq!(reason(&["--offset", "1M"]), "BeyondEof");

@@ -46,6 +46,13 @@ pub struct SoftwareCmb {
     shared: Arc<Shared>,
 }
 
+/// What a window's memory is made as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Memfd,
+    DmaBuf,
+}
+
 /// What the aperture, its windows and the overlay have in common.
 #[derive(Debug)]
 struct Shared {
@@ -107,8 +114,14 @@ impl SoftwareCmb {
     }
 
     /// Memory for a window whose budget is reserved.
-    fn allocate(&self, length: u64) -> Result<Arc<RegisteredWindow>, WindowError> {
-        RegisteredWindow::create(&self.shared.engine, length).map_err(|err| {
+    fn allocate(&self, length: u64, form: Form) -> Result<Arc<RegisteredWindow>, WindowError> {
+        let engine = &self.shared.engine;
+        if form == Form::DmaBuf {
+            // Whatever it fails for, memory of the other kind is the better answer.
+            let made = RegisteredWindow::create_dmabuf(engine, length);
+            return made.map_err(|err| WindowError::Unsupported { reason: format!("/dev/udmabuf: {err}") });
+        }
+        RegisteredWindow::create(engine, length).map_err(|err| {
             let short = matches!(err.raw_os_error(), Some(libc::ENOMEM | libc::ENOSPC));
             // Our own reservation counts as a window.
             if short && self.shared.index().windows() > 1 {
@@ -121,12 +134,12 @@ impl SoftwareCmb {
         })
     }
 
-    fn make(&self, spec: WindowSpec) -> Result<Arc<Core>, WindowError> {
+    fn make(&self, spec: WindowSpec, form: Form) -> Result<Arc<Core>, WindowError> {
         let shared = &self.shared;
-        let memory = self.allocate(spec.length)?;
+        let memory = self.allocate(spec.length, form)?;
         let valid_length = spec.valid_length.min(spec.length);
         let id = shared.next_window.fetch_add(1, Ordering::Relaxed);
-        let core = Arc::new(Core::new(id, spec, shared.kind));
+        let core = Arc::new(Core::new(id, spec, shared.kind, form == Form::DmaBuf));
         // Held while filling: whoever finds the window in the index waits here.
         let mut filling = core.begin_fill();
         shared.index_mut().insert(&core).map_err(|device_offset| WindowError::Overlap { device_offset })?;
@@ -161,13 +174,23 @@ impl Aperture for SoftwareCmb {
     }
 
     fn open_window(&self, spec: WindowSpec) -> Result<Arc<dyn Window>, WindowError> {
+        self.open(spec, Form::Memfd)
+    }
+
+    fn open_dmabuf(&self, spec: WindowSpec) -> Result<Arc<dyn Window>, WindowError> {
+        self.open(spec, Form::DmaBuf)
+    }
+}
+
+impl SoftwareCmb {
+    fn open(&self, spec: WindowSpec, form: Form) -> Result<Arc<dyn Window>, WindowError> {
         self.validate(&spec)?;
         let charge = self.shared.charge(spec.length, &spec.runs);
         self.shared
             .index_mut()
             .reserve(charge, self.shared.budget_bytes())
             .map_err(|needed_bytes| WindowError::Full { needed_bytes })?;
-        match self.make(spec) {
+        match self.make(spec, form) {
             Ok(core) => Ok(Arc::new(CmbWindow::new(core, self.shared.clone()))),
             Err(err) => {
                 self.shared.index_mut().release(charge);

@@ -31,6 +31,9 @@ pub(super) struct Core {
     /// The device may lack bytes that the window has: a peer may store, a write-through failed, or it is the blocks' home.
     must_copy: AtomicBool,
     cut: AtomicBool,
+    /// Window offsets that are no longer the owner's. A leaf: nothing else is locked, or waited for, under it.
+    disowned: Mutex<RangeSet<u64>>,
+    is_dmabuf: bool,
 }
 
 #[derive(Debug)]
@@ -88,7 +91,7 @@ impl Tail {
 pub(super) struct Filling<'a>(RwLockWriteGuard<'a, Phase>);
 
 impl Core {
-    pub(super) fn new(id: u64, spec: WindowSpec, kind: ApertureKind) -> Self {
+    pub(super) fn new(id: u64, spec: WindowSpec, kind: ApertureKind, is_dmabuf: bool) -> Self {
         Core {
             id,
             length: spec.length,
@@ -98,6 +101,8 @@ impl Core {
             order: Mutex::new(Tail { valid_length: spec.valid_length, written_beyond: RangeSet::new() }),
             must_copy: AtomicBool::new(kind == ApertureKind::Identity),
             cut: AtomicBool::new(false),
+            disowned: Mutex::default(),
+            is_dmabuf,
         }
     }
 
@@ -203,7 +208,7 @@ impl Core {
             return Ok(());
         };
         let mut tickets: VecDeque<Ticket> = VecDeque::new();
-        for run in &self.runs {
+        for run in self.owned_runs() {
             for (at, length) in steps(run.length) {
                 let offset = run.window_offset + at;
                 let buf = shared.engine.buffer(length as usize);
@@ -219,6 +224,31 @@ impl Core {
             }
         }
         tickets.into_iter().try_for_each(|ticket| ticket.wait().map(drop))
+    }
+
+    fn disowned(&self) -> MutexGuard<'_, RangeSet<u64>> {
+        self.disowned.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The parts of a range of window offsets that are still the owner's.
+    fn owned(&self, range: Range<u64>) -> Vec<Range<u64>> {
+        if range.is_empty() {
+            return Vec::new();
+        }
+        self.disowned().gaps(&range).collect()
+    }
+
+    fn owned_runs(&self) -> Vec<Run> {
+        let of_run = |run: &Run| {
+            let parts = self.owned(run.window_offset..run.window_offset + run.length);
+            let run = *run;
+            parts.into_iter().map(move |part| Run {
+                window_offset: part.start,
+                device_offset: run.device_offset + (part.start - run.window_offset),
+                length: part.end - part.start,
+            })
+        };
+        self.runs.iter().flat_map(of_run).collect()
     }
 
     fn zero(&self, memory: &Arc<RegisteredWindow>, range: std::ops::Range<u64>) -> Result<(), DeviceError> {
@@ -246,11 +276,13 @@ impl Core {
 pub(super) struct CmbWindow {
     core: Arc<Core>,
     shared: Arc<Shared>,
+    /// The memory of a dma-buf that is no longer the authority.
+    kept: Mutex<Option<Arc<RegisteredWindow>>>,
 }
 
 impl CmbWindow {
     pub(super) fn new(core: Arc<Core>, shared: Arc<Shared>) -> Self {
-        CmbWindow { core, shared }
+        CmbWindow { core, shared, kept: Mutex::default() }
     }
 
     /// Ends the window's authority: later requests go to the device.
@@ -260,6 +292,11 @@ impl CmbWindow {
         if let Phase::Live(memory) = std::mem::replace(&mut *phase, Phase::Absent) {
             let mut index = self.shared.index_mut();
             index.remove(core);
+            if core.is_dmabuf {
+                // Its holders keep the pages, and so the capacity, until this handle is dropped.
+                *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(memory);
+                return;
+            }
             index.release(self.shared.charge(core.length, &core.runs));
             drop(index);
             drop(phase);
@@ -289,6 +326,36 @@ impl Window for CmbWindow {
         }
     }
 
+    fn custody_fd(&self) -> Result<OwnedFd, DeviceError> {
+        match self.core.with_memory(|memory| memory.duplicate()) {
+            Some(Ok(fd)) => Ok(fd),
+            Some(Err(err)) => Err(window_error("open", 0, self.core.length, &err)),
+            None => Err(self.shared.refuse("the window was revoked: map again")),
+        }
+    }
+
+    fn is_held(&self) -> bool {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let memory = kept.or_else(|| self.core.with_memory(Arc::clone));
+        memory.is_some_and(|memory| {
+            memory.is_held().unwrap_or_else(|error| {
+                tracing::warn!(window = self.core.id, %error, "whether a window is still held cannot be told");
+                true
+            })
+        })
+    }
+
+    fn is_dmabuf(&self) -> bool {
+        self.core.is_dmabuf
+    }
+
+    fn disown(&self, offsets: &[Range<u64>]) {
+        let mut disowned = self.core.disowned();
+        for offset in offsets.iter().filter(|offset| !offset.is_empty()) {
+            disowned.insert(offset.clone());
+        }
+    }
+
     fn set_writable(&self) {
         self.core.must_copy.store(true, Ordering::Release);
     }
@@ -301,7 +368,7 @@ impl Window for CmbWindow {
             // The device has the old bytes until write-back.
             core.must_copy.store(true, Ordering::Release);
         }
-        for range in tail.move_end(valid_length, core.length) {
+        for range in tail.move_end(valid_length, core.length).into_iter().flat_map(|range| core.owned(range)) {
             if let Some(Err(error)) = core.with_memory(|memory| core.zero(memory, range)) {
                 tracing::error!(window = core.id, %error, "the end of a file could not be cleared");
             }
@@ -321,7 +388,7 @@ impl Window for CmbWindow {
     }
 
     fn cut(&self) {
-        if self.core.cut.swap(true, Ordering::AcqRel) {
+        if self.core.is_dmabuf || self.core.cut.swap(true, Ordering::AcqRel) {
             return;
         }
         if let Some(Err(error)) = self.core.with_memory(|memory| memory.truncate_to_zero()) {
@@ -348,6 +415,10 @@ impl Drop for CmbWindow {
                 window = self.core.id, %error,
                 "a window could not be written back: it stays in memory and keeps its capacity"
             );
+        }
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if kept.is_some() {
+            self.shared.index_mut().release(self.shared.charge(self.core.length, &self.core.runs));
         }
     }
 }

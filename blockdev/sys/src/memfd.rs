@@ -14,9 +14,12 @@ use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::{Mode, fchmod};
 
+use crate::lease;
+
 /// The memory of one window, as a file. The daemon never keeps it mapped.
 #[derive(Debug)]
 pub struct WindowFile {
+    /// Opened anew: the kernel does not count the descriptor of memfd_create(2) among the holders.
     file: File,
     length: u64,
 }
@@ -27,8 +30,20 @@ impl WindowFile {
     /// # Errors
     /// What memfd_create(2), ftruncate(2), fchmod(2) and fcntl(2) answer.
     pub fn create(length: u64) -> io::Result<Self> {
-        let seals = SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
-        let file = sealed_memfd("peerfs-window", length, seals)?;
+        WindowFile::sealed(length, SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL)
+    }
+
+    /// A zeroed window that nothing can truncate, as udmabuf demands: it cannot be cut.
+    ///
+    /// # Errors
+    /// As [`WindowFile::create`].
+    pub fn create_fixed(length: u64) -> io::Result<Self> {
+        WindowFile::sealed(length, SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_SEAL)
+    }
+
+    fn sealed(length: u64, seals: SealFlag) -> io::Result<Self> {
+        let made = sealed_memfd("peerfs-window", length, seals)?;
+        let file = File::from(reopen(&made, true)?);
         Ok(WindowFile { file, length })
     }
 
@@ -43,6 +58,22 @@ impl WindowFile {
     /// What open(2) of `/proc/self/fd` answers.
     pub fn reopen(&self, writable: bool) -> io::Result<OwnedFd> {
         reopen(&self.file, writable)
+    }
+
+    /// Our own descriptor once more, for whoever keeps the window on our behalf: it does not count as a holder.
+    ///
+    /// # Errors
+    /// What dup(2) answers.
+    pub fn duplicate(&self) -> io::Result<OwnedFd> {
+        self.file.try_clone().map(OwnedFd::from)
+    }
+
+    /// Somebody else has the window open or mapped.
+    ///
+    /// # Errors
+    /// What fcntl(2) answers.
+    pub fn is_held(&self) -> io::Result<bool> {
+        lease::is_held(&self.file)
     }
 
     /// Takes every page away from every mapping and descriptor, at once and for good: the

@@ -3,13 +3,13 @@
 use std::fs::File;
 use std::os::fd::OwnedFd;
 
-use peerfs_abi::ioctl::{self as abi, Ack, Context, Info, Map, Revoke, Segment, Unmap};
+use peerfs_abi::ioctl::{self as abi, Ack, Context, Info, Map, Revoke, Segment, Unmap, revoke_flags};
 use peerfs_abi::names::importer_flags;
 use peerfs_abi::{ABI_VERSION, ImporterFlags, MapFlags, Path};
 use peerfs_blockdev::PathKind;
 use peerfs_p2p::{
-    Asker, BindError, CacheProbe, Client, ContextId, DeviceMapOps, GrantId, Importer, MapCall, MapError, MapRequest, MapSegment,
-    MappingId, ObjectId, Placement, Range, SessionId, Trigger, UnmapCall, topology::PciAddress,
+    Asker, BindError, CacheProbe, Client, ContextId, DeviceMapOps, GrantId, GrantObject, Importer, MapCall, MapError, MapRequest,
+    MapSegment, MappingId, ObjectId, Placement, Range, SessionId, Trigger, UnmapCall, topology::PciAddress,
 };
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
@@ -81,6 +81,7 @@ impl Call<'_> {
             range: Range { start: map.offset, end },
             flags,
             handle_writable: handle.is_some_and(|handle| handle.write),
+            uid: self.caller.uid,
             cache_probe: (map.file_fd >= 0).then_some(CacheProbe { tid: self.caller.tid, fd: map.file_fd }),
         })
     }
@@ -171,17 +172,25 @@ impl Call<'_> {
         check_version(revoke.abi_version)?;
         let Some(last) = revoke.offset.checked_add(revoke.length) else { return invalid() };
         let range = Range { start: revoke.offset, end: if revoke.length == 0 { u64::MAX } else { last } };
-        let report = match revoke.whole_mount {
-            0 => {
-                self.may_revoke()?;
-                self.control.engine.revoke(Some(ObjectId(self.ino)), range, Trigger::Administrator)
-            }
-            1 => {
-                self.control.owner_only(self.caller)?;
-                self.control.engine.revoke(None, Range::ALL, Trigger::Administrator)
-            }
-            _ => return invalid(),
-        };
+        let everything = revoke.flags & revoke_flags::WHOLE_MOUNT != 0;
+        let pins = revoke.flags & revoke_flags::PINS != 0;
+        if revoke.flags & !(revoke_flags::WHOLE_MOUNT | revoke_flags::PINS) != 0 {
+            return invalid();
+        }
+        if everything || pins {
+            self.control.owner_only(self.caller)?;
+        } else {
+            self.may_revoke()?;
+        }
+        let engine = &self.control.engine;
+        let object = (!everything).then_some(ObjectId(self.ino));
+        let mut report = engine.revoke(object, range, Trigger::Administrator);
+        if pins {
+            let forced = engine.revoke_pins(object, range, Trigger::Administrator);
+            revoke.pins_cut = forced.cut;
+            revoke.pins_detached = forced.detached;
+            report.latency = report.latency.max(forced.latency);
+        }
         revoke.revoked = report.revoked;
         revoke.enforced = report.enforced;
         revoke.latency_us = report.latency.as_micros() as u64;
@@ -302,6 +311,14 @@ fn path_code(path: PathKind) -> u32 {
     }
 }
 
+fn grant_kind(object: GrantObject) -> u32 {
+    match object {
+        GrantObject::Window => abi::grant_kind::WINDOW,
+        GrantObject::PinnedMemfd => abi::grant_kind::PINNED_MEMFD,
+        GrantObject::PinnedDmabuf => abi::grant_kind::PINNED_DMABUF,
+    }
+}
+
 fn wire_segment(segment: &MapSegment) -> Segment {
     let mut wire = Segment::new_zeroed();
     wire.file_offset = segment.range.start;
@@ -313,7 +330,7 @@ fn wire_segment(segment: &MapSegment) -> Segment {
             wire.grant_offset = grant.offset;
             wire.grant_length = grant.length;
             wire.sequence_slot = grant.sequence_slot;
-            wire.grant_kind = abi::grant_kind::WINDOW;
+            wire.grant_kind = grant_kind(grant.object);
             wire.sequence = grant.sequence;
         }
         Err(reason) => wire.reason = reason.code(),

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use dashmap::DashMap;
 use peerfs_abi::ioctl::{Event, transport};
 use peerfs_blockdev::{Aperture, ApertureInfo, BlockDevice};
-use peerfs_p2p::{Client, Engine, GrantError, SessionError, SessionId};
+use peerfs_p2p::{Client, Engine, GrantError, GrantObject, SessionError, SessionId};
 use zerocopy::IntoBytes;
 
 pub use ioctl::is_quick;
@@ -48,6 +48,7 @@ pub struct Control {
     aperture: Option<Arc<dyn Aperture>>,
     facts: MountFacts,
     socket_path: Option<PathBuf>,
+    wants_passthrough: bool,
     passthrough: AtomicBool,
     handles: DashMap<Handle, VirtualHandle>,
     next_handle: AtomicU64,
@@ -65,7 +66,9 @@ pub struct ControlParts {
     pub aperture: Option<Arc<dyn Aperture>>,
     /// What is fixed for the life of the mount.
     pub facts: MountFacts,
-    /// Socket for grants, when passthrough is not used.
+    /// Grants are to go through the mount itself.
+    pub passthrough: bool,
+    /// Socket for grants, when passthrough is not used, and for dma-bufs.
     pub socket_path: Option<PathBuf>,
 }
 
@@ -79,6 +82,7 @@ impl Control {
             aperture: parts.aperture,
             facts: parts.facts,
             socket_path: parts.socket_path,
+            wants_passthrough: parts.passthrough,
             passthrough: AtomicBool::new(false),
             handles: DashMap::new(),
             next_handle: AtomicU64::new(1),
@@ -87,7 +91,7 @@ impl Control {
 
     /// Grants are to go through the mount itself if the transport can.
     pub fn wants_passthrough(&self) -> bool {
-        self.socket_path.is_none()
+        self.wants_passthrough
     }
 
     /// The transport tells whether it can.
@@ -147,6 +151,10 @@ impl Control {
             Some(Virtual::Grant(id)) => {
                 let tgid = peerfs_sys::thread_group(caller.tid).map_err(|_| FsError::errno(libc::ESRCH))?;
                 let client = Client { tgid, uid: caller.uid };
+                if self.engine.grant(id).is_some_and(|grant| grant.object == GrantObject::PinnedDmabuf) {
+                    // The kernel passes no mmap through to a dma-buf: it is handed over on the socket.
+                    return Err(FsError::errno(libc::EOPNOTSUPP));
+                }
                 let memory = self.engine.take_grant(id, client, flags.write).map_err(|error| grant_error(&error))?;
                 let handle = self.add(VirtualHandle::Grant);
                 Ok(ControlOpened::Grant { handle, memory })

@@ -49,6 +49,7 @@ impl Control {
             })
         });
         let facts = &self.facts;
+        let pins = self.engine.pin_totals();
         render(&json!({
             "version": env!("CARGO_PKG_VERSION"),
             "server_pid": std::process::id(),
@@ -71,8 +72,11 @@ impl Control {
             "mappings": totals.mappings,
             "windows": totals.windows,
             "windows_held": totals.windows_held,
-            "pins": 0,
-            "pin_quota_bytes": 0,
+            "pins": pins.pins,
+            "pinned_bytes": pins.used_bytes,
+            "pin_quota_bytes": pins.quota_bytes,
+            "pin_quota_user_bytes": pins.quota_user_bytes,
+            "dmabuf_pins": peerfs_sys::has_udmabuf(),
             "revocations": totals.revocations,
         }))
     }
@@ -83,6 +87,7 @@ impl Control {
         render(&json!({
             "contexts": snapshot.contexts,
             "mappings": snapshot.mappings,
+            "pins": self.engine.pins(),
             "mappings_left_out": snapshot.mappings_left_out,
             "refusals": snapshot.refusals,
         }))

@@ -79,23 +79,29 @@ impl Core {
     }
 
     fn add_handle(&self, inode: &Arc<Inode>, flags: OpenFlags) -> Opened {
-        let mode = match flags.direct {
-            true => HandleMode::Direct,
-            false => HandleMode::Cached,
-        };
         inode.opens.fetch_add(1, Ordering::AcqRel);
-        if mode == HandleMode::Cached {
-            inode.cached_opens.fetch_add(1, Ordering::SeqCst);
-        }
-        if flags.write && mode == HandleMode::Cached {
-            // Counted first: a mapping made from now on sees the writer, the hook deals with earlier ones.
-            inode.cpu_writers.fetch_add(1, Ordering::AcqRel);
-            self.coherence().writable_cached_open(inode.ino);
-        }
+        let mode = self.enter_mode(inode, flags);
         let handle = self.handles.next();
         let open = OpenFile { inode: inode.clone(), read: flags.read, write: flags.write, mode };
         self.handles.files.insert(handle, Arc::new(open));
         Opened { handle, mode, keep_cache: mode == HandleMode::Cached && !flags.truncate }
+    }
+
+    /// How a new handle meets the page cache. Counted first: a mapping or pin made from now on sees the handle, the
+    /// hooks deal with earlier ones.
+    fn enter_mode(&self, inode: &Inode, flags: OpenFlags) -> HandleMode {
+        if flags.direct {
+            return HandleMode::Direct;
+        }
+        inode.count_cached(flags.write);
+        if self.coherence().must_open_direct(inode.ino, flags.write) {
+            inode.uncount_cached(flags.write);
+            return HandleMode::Direct;
+        }
+        if flags.write {
+            self.coherence().writable_cached_open(inode.ino);
+        }
+        HandleMode::Cached
     }
 
     pub(super) fn do_create(
@@ -140,10 +146,7 @@ impl Core {
         };
         let inode = open.inode.clone();
         if open.mode == HandleMode::Cached {
-            inode.cached_opens.fetch_sub(1, Ordering::AcqRel);
-        }
-        if open.write && open.mode == HandleMode::Cached {
-            inode.cpu_writers.fetch_sub(1, Ordering::AcqRel);
+            inode.uncount_cached(open.write);
         }
         drop(open);
         if inode.opens.fetch_sub(1, Ordering::AcqRel) == 1 {

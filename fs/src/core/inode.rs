@@ -58,6 +58,18 @@ pub(super) struct Inode {
 }
 
 impl Inode {
+    /// A handle through the page cache is being opened.
+    pub(super) fn count_cached(&self, write: bool) {
+        self.cached_opens.fetch_add(1, Ordering::SeqCst);
+        self.cpu_writers.fetch_add(u32::from(write), Ordering::SeqCst);
+    }
+
+    /// It was closed, or became a direct one.
+    pub(super) fn uncount_cached(&self, write: bool) {
+        self.cpu_writers.fetch_sub(u32::from(write), Ordering::SeqCst);
+        self.cached_opens.fetch_sub(1, Ordering::SeqCst);
+    }
+
     pub(super) fn new(record: Record) -> Self {
         Inode {
             ino: record.ino,

@@ -211,6 +211,12 @@ static inline const char *peerfs_path_name(uint32_t code) {
 // A pin: a dma-buf made by udmabuf over such a file.
 #define PEERFS_GRANT_PINNED_DMABUF 3
 
+// Every mapping of the mount (owner of the mount only); the range does not count.
+#define PEERFS_REVOKE_WHOLE_MOUNT 1
+
+// Pins too, by force (owner of the mount only).
+#define PEERFS_REVOKE_PINS 2
+
 // Open the grant's file in the control directory and mmap it.
 #define PEERFS_TRANSPORT_PASSTHROUGH 1
 
@@ -437,8 +443,8 @@ struct peerfs_unmap {
 struct peerfs_revoke {
   // In: PEERFS_ABI_VERSION.
   uint32_t abi_version;
-  // In: 1 revokes every mapping of the mount (owner of the mount only).
-  uint32_t whole_mount;
+  // In: PEERFS_REVOKE_*.
+  uint32_t flags;
   // In: start of the range, bytes.
   uint64_t offset;
   // In: length, bytes; 0 means to the end.
@@ -449,6 +455,11 @@ struct peerfs_revoke {
   uint64_t latency_us;
   // Out: grants that had to be cut without an acknowledgement.
   uint64_t enforced;
+  // Out: pins that were cut.
+  uint64_t pins_cut;
+  // Out: pins whose memory is a dma-buf, which nothing can cut: the file goes on without them, and what their
+  // importers write later is discarded.
+  uint64_t pins_detached;
 };
 
 // Argument of PEERFS_IOC_CONTEXT.

@@ -23,7 +23,7 @@ pub const QUERY: u32 = command(2, size_of::<Map>());
 pub const MAP: u32 = command(3, size_of::<Map>());
 /// On a session: ends a mapping and reports what was moved through it ([`Unmap`]).
 pub const UNMAP: u32 = command(4, size_of::<Unmap>());
-/// On a file: revokes all direct mappings of a range ([`Revoke`]).
+/// On a file: revokes all direct mappings of a range, pins only when asked to ([`Revoke`]).
 pub const REVOKE: u32 = command(5, size_of::<Revoke>());
 /// On a session: registers an importer and binds the session to the caller's address space ([`Context`]).
 pub const CONTEXT: u32 = command(6, size_of::<Context>());
@@ -131,14 +131,22 @@ pub struct Unmap {
     pub bytes_fallback: u64,
 }
 
+/// What [`REVOKE`] is to revoke.
+pub mod revoke_flags {
+    /// Every mapping of the mount (owner of the mount only); the range does not count.
+    pub const WHOLE_MOUNT: u32 = 1;
+    /// Pins too, by force (owner of the mount only).
+    pub const PINS: u32 = 2;
+}
+
 /// Argument of [`REVOKE`].
 #[repr(C)]
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct Revoke {
     /// In: [`crate::ABI_VERSION`].
     pub abi_version: u32,
-    /// In: 1 revokes every mapping of the mount (owner of the mount only).
-    pub whole_mount: u32,
+    /// In: [`revoke_flags`].
+    pub flags: u32,
     /// In: start of the range, bytes.
     pub offset: u64,
     /// In: length, bytes; 0 means to the end.
@@ -149,6 +157,11 @@ pub struct Revoke {
     pub latency_us: u64,
     /// Out: grants that had to be cut without an acknowledgement.
     pub enforced: u64,
+    /// Out: pins that were cut.
+    pub pins_cut: u64,
+    /// Out: pins whose memory is a dma-buf, which nothing can cut: the file goes on without them, and what their
+    /// importers write later is discarded.
+    pub pins_detached: u64,
 }
 
 /// How a client gets at the memory of a grant.
@@ -264,7 +277,7 @@ const _: () = {
     assert!(size_of::<Segment>() == 80);
     assert!(size_of::<Map>() == 104 + SEGMENTS_MAX * 80);
     assert!(size_of::<Unmap>() == 32);
-    assert!(size_of::<Revoke>() == 48);
+    assert!(size_of::<Revoke>() == 64);
     assert!(size_of::<Context>() == 216);
     assert!(size_of::<Ack>() == 16);
     assert!(size_of::<Event>() == 40);

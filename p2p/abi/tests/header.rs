@@ -53,6 +53,7 @@ fn tidy(text: &str) -> String {
         ("`transport::SOCKET`", "PEERFS_TRANSPORT_SOCKET"),
         ("`transport`", "PEERFS_TRANSPORT_*"),
         ("`grant_kind`", "PEERFS_GRANT_*"),
+        ("`revoke_flags`", "PEERFS_REVOKE_*"),
         ("`MAGIC`", "PEERFS_SOCKET_MAGIC"),
     ] {
         text = text.replace(rust, c);
@@ -186,7 +187,20 @@ fn expectations() -> Vec<(String, u64)> {
         segments
     );
     layout!(list, Unmap, "peerfs_unmap", abi_version, report_only, mapping_id, bytes_direct, bytes_fallback);
-    layout!(list, Revoke, "peerfs_revoke", abi_version, whole_mount, offset, length, revoked, latency_us, enforced);
+    layout!(
+        list,
+        Revoke,
+        "peerfs_revoke",
+        abi_version,
+        flags,
+        offset,
+        length,
+        revoked,
+        latency_us,
+        enforced,
+        pins_cut,
+        pins_detached
+    );
     layout!(
         list,
         Context,

@@ -2,10 +2,13 @@
 //! implementation is in `kernel`; tests use a server in memory.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use peerfs_abi::ioctl::{Context, Event, Info, Map, Revoke, Unmap};
 use peerfs_sys::Window;
+
+use crate::PinKind;
 
 /// Calls on an open file.
 pub(crate) trait FileCalls: Send + Sync {
@@ -33,6 +36,10 @@ pub(crate) trait SessionCalls: Send + Sync {
     fn window(&self, grant_id: u64, length: u64, writable: bool) -> io::Result<Window>;
     /// Device number (`st_dev`) of the mount.
     fn device(&self) -> io::Result<u64>;
+    /// Takes a pin's descriptor, which is then its first holder.
+    fn pinned(&self, _grant_id: u64, _kind: PinKind, _writable: bool) -> io::Result<OwnedFd> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
     /// Waits for events, [`SessionCalls::wake`] or the timeout.
     fn wait(&self, timeout: Option<Duration>) -> io::Result<()>;
     /// Ends the present or next wait. May be called from any thread.

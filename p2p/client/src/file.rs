@@ -7,7 +7,7 @@ use std::ops::RangeBounds;
 use std::sync::Arc;
 use std::time::Duration;
 
-use peerfs_abi::ioctl::{Info, Map, Revoke};
+use peerfs_abi::ioctl::{Info, Map, Revoke, revoke_flags};
 use peerfs_abi::{ABI_VERSION, MapFlags};
 use zerocopy::FromZeros;
 
@@ -32,6 +32,10 @@ pub struct Revoked {
     pub grants: u64,
     /// How many of them were cut without an acknowledgement.
     pub enforced: u64,
+    /// Pins that were cut.
+    pub pins_cut: u64,
+    /// Dma-bufs that lost the file's blocks, while their holders keep the memory.
+    pub pins_detached: u64,
     /// Time to the cut.
     pub latency: Duration,
 }
@@ -105,7 +109,24 @@ impl File {
     /// As [`File::query`]; EPERM for those who may not.
     pub fn revoke(&self, range: impl RangeBounds<u64>) -> Result<Revoked, Error> {
         let span = Span::new(range)?;
-        self.revoke_span(span, false)
+        self.revoke_span(span, 0)
+    }
+
+    /// As [`File::revoke`], and takes pins of the range back by force. For the owner of the mount only.
+    ///
+    /// # Errors
+    /// As [`File::revoke`].
+    pub fn revoke_pins(&self, range: impl RangeBounds<u64>) -> Result<Revoked, Error> {
+        let span = Span::new(range)?;
+        self.revoke_span(span, revoke_flags::PINS)
+    }
+
+    /// As [`File::revoke_mount`], and takes every pin of the mount back by force.
+    ///
+    /// # Errors
+    /// As [`File::revoke`].
+    pub fn revoke_mount_pins(&self) -> Result<Revoked, Error> {
+        self.revoke_span(Span { offset: 0, length: 0 }, revoke_flags::WHOLE_MOUNT | revoke_flags::PINS)
     }
 
     /// Revokes every direct mapping of the mount this file is on.
@@ -114,17 +135,23 @@ impl File {
     /// As [`File::revoke`].
     pub fn revoke_mount(&self) -> Result<Revoked, Error> {
         let everything = Span { offset: 0, length: 0 };
-        self.revoke_span(everything, true)
+        self.revoke_span(everything, revoke_flags::WHOLE_MOUNT)
     }
 
-    fn revoke_span(&self, span: Span, whole_mount: bool) -> Result<Revoked, Error> {
+    fn revoke_span(&self, span: Span, flags: u32) -> Result<Revoked, Error> {
         let mut argument = Revoke::new_zeroed();
         argument.abi_version = ABI_VERSION;
-        argument.whole_mount = whole_mount.into();
+        argument.flags = flags;
         argument.offset = span.offset;
         argument.length = span.length;
         self.calls.revoke(&mut argument).map_err(|source| Error::command("revoke mappings of", &self.name, source))?;
-        Ok(Revoked { grants: argument.revoked, enforced: argument.enforced, latency: Duration::from_micros(argument.latency_us) })
+        Ok(Revoked {
+            grants: argument.revoked,
+            enforced: argument.enforced,
+            pins_cut: argument.pins_cut,
+            pins_detached: argument.pins_detached,
+            latency: Duration::from_micros(argument.latency_us),
+        })
     }
 
     /// Size of the file, bytes.

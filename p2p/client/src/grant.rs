@@ -1,5 +1,6 @@
 //! A grant in use: the window, whether it is still valid, and who is inside.
 
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -61,9 +62,19 @@ impl Shared {
     }
 }
 
+/// What the server handed over for a grant.
+#[derive(Default)]
+pub(crate) struct Taken {
+    /// `None`: it was revoked before it could be mapped.
+    pub(crate) window: Option<Window>,
+    pub(crate) pin: Option<OwnedFd>,
+}
+
 /// One grant as used by one mapping.
 pub(crate) struct Grant {
     place: GrantPlace,
+    /// The descriptor of a pin, for handing it on.
+    pin: Option<OwnedFd>,
     path: Path,
     core: Arc<Core>,
     pub(crate) shared: Arc<Shared>,
@@ -77,9 +88,14 @@ struct State {
 }
 
 impl Grant {
-    pub(crate) fn new(core: Arc<Core>, shared: Arc<Shared>, place: GrantPlace, path: Path, window: Option<Window>) -> Arc<Grant> {
-        let state = State { window: window.map(Arc::new), inside: 0 };
-        Arc::new(Grant { place, path, core, shared, state: Mutex::new(state) })
+    pub(crate) fn new(core: Arc<Core>, shared: Arc<Shared>, place: GrantPlace, path: Path, taken: Taken) -> Arc<Grant> {
+        let state = State { window: taken.window.map(Arc::new), inside: 0 };
+        Arc::new(Grant { place, pin: taken.pin, path, core, shared, state: Mutex::new(state) })
+    }
+
+    /// The descriptor of a pin, and its size in bytes.
+    pub(crate) fn pin(&self) -> Option<(BorrowedFd<'_>, u64)> {
+        Some((self.pin.as_ref()?.as_fd(), self.place.length))
     }
 
     pub(crate) fn id(&self) -> u64 {

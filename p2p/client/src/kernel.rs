@@ -19,6 +19,7 @@ use peerfs_abi::{ABI_VERSION, names, socket as message};
 use peerfs_sys::{Window, receive_with_fd};
 use zerocopy::{FromZeros, IntoBytes};
 
+use crate::PinKind;
 use crate::backend::{FileCalls, SessionCalls};
 
 /// Most events taken from the session with one read(2).
@@ -76,9 +77,10 @@ impl FileCalls for KernelFile {
 }
 
 /// How grants become descriptors.
-enum Transport {
-    Passthrough,
-    Socket(UnixAddr),
+struct Transport {
+    passthrough: bool,
+    /// Always there without passthrough; with it, for dma-bufs.
+    socket: Option<UnixAddr>,
 }
 
 /// A session file and the directory it is in.
@@ -107,19 +109,22 @@ impl KernelSession {
     }
 
     fn grant(&self, grant_id: u64, writable: bool) -> io::Result<OwnedFd> {
-        match self.transport.get() {
-            Some(Transport::Passthrough) => {
-                let access = match writable {
-                    true => OFlag::O_RDWR,
-                    false => OFlag::O_RDONLY,
-                };
-                let name = names::grant_name(grant_id);
-                let flags = access | OFlag::O_CLOEXEC;
-                Ok(openat(&self.control, name.as_str(), flags, Mode::empty())?)
-            }
-            Some(Transport::Socket(address)) => ask_for_grant(address, grant_id),
-            None => Err(Errno::EBADF.into()),
+        let transport = self.transport.get().ok_or(Errno::EBADF)?;
+        if !transport.passthrough {
+            return transport.ask(grant_id);
         }
+        let access = match writable {
+            true => OFlag::O_RDWR,
+            false => OFlag::O_RDONLY,
+        };
+        let name = names::grant_name(grant_id);
+        Ok(openat(&self.control, name.as_str(), access | OFlag::O_CLOEXEC, Mode::empty())?)
+    }
+}
+
+impl Transport {
+    fn ask(&self, grant_id: u64) -> io::Result<OwnedFd> {
+        ask_for_grant(self.socket.as_ref().ok_or(Errno::EPROTO)?, grant_id)
     }
 }
 
@@ -141,6 +146,13 @@ impl SessionCalls for KernelSession {
 
     fn device(&self) -> io::Result<u64> {
         Ok(peerfs_sys::identity(self.control.as_fd())?.0)
+    }
+
+    fn pinned(&self, grant_id: u64, kind: PinKind, writable: bool) -> io::Result<OwnedFd> {
+        match kind {
+            PinKind::Memfd => self.grant(grant_id, writable),
+            PinKind::Dmabuf => self.transport.get().ok_or(Errno::EBADF)?.ask(grant_id),
+        }
     }
 
     fn wait(&self, timeout: Option<Duration>) -> io::Result<()> {
@@ -192,12 +204,11 @@ impl SessionCalls for KernelSession {
 }
 
 fn transport(context: &Context) -> io::Result<Transport> {
+    let path = unpack_name(&context.socket_path).ok_or(Errno::EPROTO)?;
+    let socket = if path.is_empty() { None } else { Some(UnixAddr::new(path)?) };
     match context.transport {
-        ioctl::transport::PASSTHROUGH => Ok(Transport::Passthrough),
-        ioctl::transport::SOCKET => {
-            let path = unpack_name(&context.socket_path).ok_or(Errno::EPROTO)?;
-            Ok(Transport::Socket(UnixAddr::new(path)?))
-        }
+        ioctl::transport::PASSTHROUGH => Ok(Transport { passthrough: true, socket }),
+        ioctl::transport::SOCKET if socket.is_some() => Ok(Transport { passthrough: false, socket }),
         _ => Err(Errno::EPROTO.into()),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,7 +15,7 @@ use crate::grant::{Grant, Revocation, Shared};
 use crate::registry::lock;
 use crate::segment::Granted;
 use crate::session::Owner;
-use crate::{AccessGuard, Attestation, Error, File, Segment};
+use crate::{AccessGuard, Attestation, Error, File, PinKind, Segment};
 
 /// A mapped range of a file. Dropping it ends the mapping.
 pub struct Mapping {
@@ -31,6 +32,19 @@ pub struct Mapping {
     shared: Arc<Shared>,
     reported: Mutex<Attestation>,
     ended: AtomicBool,
+}
+
+/// A pin: memory with stretches of a file in it.
+#[derive(Debug, Clone, Copy)]
+pub struct Pinned<'m> {
+    /// What of the file the first byte of the memory is.
+    pub file_offset: u64,
+    /// Size of the memory, bytes; what lies between the segments reads as zeros.
+    pub length: u64,
+    /// What it is.
+    pub kind: PinKind,
+    /// The mapping's own descriptor of it.
+    pub fd: BorrowedFd<'m>,
 }
 
 /// Where a segment lies in its grant.
@@ -113,6 +127,20 @@ impl Mapping {
     /// How each stretch was decided when it was mapped; a revocation does not change it.
     pub fn segments(&self) -> &[Segment] {
         &self.segments
+    }
+
+    /// The pins behind the segments, in order: what to hand to other processes and drivers. A pin lives until its last
+    /// holder is gone, whoever that is; this mapping is one while it lives.
+    pub fn pins(&self) -> Vec<Pinned<'_>> {
+        let mut pins: Vec<Pinned<'_>> = Vec::new();
+        for (segment, place) in self.pieces() {
+            let (Some(kind), Some(place)) = (segment.pin, place) else { continue };
+            let Some((fd, length)) = place.grant.pin() else { continue };
+            if pins.last().is_none_or(|last| last.fd.as_raw_fd() != fd.as_raw_fd()) {
+                pins.push(Pinned { file_offset: segment.file_offset - place.offset, length, kind, fd });
+            }
+        }
+        pins
     }
 
     /// After a refusal: when it is worth mapping again.

@@ -2,10 +2,29 @@
 
 use std::time::Duration;
 
-use peerfs_abi::ioctl::{self, Map, SEGMENTS_MAX};
+use peerfs_abi::ioctl::{self, Map, SEGMENTS_MAX, grant_kind};
 use peerfs_abi::{Path, Reason, ReasonSet, TriggerSet};
 
 use crate::Error;
+
+/// What a pin's memory is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PinKind {
+    /// A memory file of its own.
+    Memfd,
+    /// A dma-buf, which drivers import.
+    Dmabuf,
+}
+
+impl PinKind {
+    /// The name, as in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            PinKind::Memfd => "memfd",
+            PinKind::Dmabuf => "dmabuf",
+        }
+    }
+}
 
 /// A stretch of a file and how the importer reaches it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +39,8 @@ pub struct Segment {
     pub reason: Option<Reason>,
     /// Where it lies on the storage device, bytes (answer of a query, direct).
     pub device_offset: Option<u64>,
+    /// What it is pinned as (answer of a map with PIN, direct).
+    pub pin: Option<PinKind>,
     /// Every reason that refuses it, not only the first (answer of a query).
     pub refusals: ReasonSet,
     /// What could end a mapping of it later (answer of a query, direct).
@@ -149,6 +170,11 @@ fn one(raw: &ioctl::Segment, length: u64) -> Result<Granted, Error> {
         path,
         reason,
         device_offset: (direct && raw.device_offset != 0).then_some(raw.device_offset),
+        pin: match raw.grant_kind {
+            grant_kind::PINNED_MEMFD if direct => Some(PinKind::Memfd),
+            grant_kind::PINNED_DMABUF if direct => Some(PinKind::Dmabuf),
+            _ => None,
+        },
         refusals: ReasonSet::from_bits(raw.refusals),
         triggers: TriggerSet::from_bits(raw.triggers),
     };

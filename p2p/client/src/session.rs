@@ -17,7 +17,7 @@ use peerfs_sys::{AddressSpace, Window};
 use crate::backend::SessionCalls;
 use crate::error::errno;
 use crate::file::request;
-use crate::grant::{Grant, Shared};
+use crate::grant::{Grant, Shared, Taken};
 use crate::kernel::KernelSession;
 use crate::range::Span;
 use crate::registry::Registry;
@@ -172,21 +172,33 @@ impl Session {
             return Ok(Arc::clone(grant));
         }
         let core = &self.owner.core;
-        let window = match core.calls.window(place.id, place.length, mapping.writable()) {
-            Ok(window) => Some(window),
+        let taken = match take(core, place, piece, mapping.writable()) {
+            Ok(taken) => taken,
             // Revoked between the answer and now.
-            Err(error) if matches!(errno(&error), Some(Errno::ENOENT | Errno::ESTALE)) => None,
+            Err(error) if matches!(errno(&error), Some(Errno::ENOENT | Errno::ESTALE)) => Taken::default(),
             Err(error) => return Err(Error::system("map a grant of", &core.name, error)),
         };
         let shared: Arc<Shared> = Arc::clone(mapping.shared());
         let path = piece.segment.path;
-        let grant = Grant::new(Arc::clone(core), shared, place, path, window);
+        let grant = Grant::new(Arc::clone(core), shared, place, path, taken);
         if !core.registry.add(&grant) {
             grant.close();
         }
         known.insert(place.id, Arc::clone(&grant));
         Ok(grant)
     }
+}
+
+/// A pin's descriptor is kept, so that it can be handed on.
+fn take(core: &Core, place: GrantPlace, piece: &Granted, writable: bool) -> std::io::Result<Taken> {
+    let Some(kind) = piece.segment.pin else {
+        let window = core.calls.window(place.id, place.length, writable)?;
+        return Ok(Taken { window: Some(window), pin: None });
+    };
+    let fd = core.calls.pinned(place.id, kind, writable)?;
+    let length = usize::try_from(place.length).map_err(|_| Errno::ENOMEM)?;
+    let window = Window::map(&fd, length, writable)?;
+    Ok(Taken { window: Some(window), pin: Some(fd) })
 }
 
 impl fmt::Debug for Session {

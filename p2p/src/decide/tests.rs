@@ -123,6 +123,7 @@ fn request() -> impl Strategy<Value = MapRequest> {
         range: Range { start: a.min(b), end: a.max(b) },
         flags: MapFlags::from_bits_truncate(flags),
         handle_writable,
+        uid: 0,
         cache_probe: None,
     })
 }
@@ -242,6 +243,7 @@ fn the_last_partial_block_is_direct_up_to_the_end_of_the_object() {
         range: Range { start: 0, end: 10_000 },
         flags: MapFlags::empty(),
         handle_writable: false,
+        uid: 0,
         cache_probe: None,
     };
     let info = aperture(1 << 20, true, true);

@@ -34,7 +34,7 @@ pub(super) struct ChunkJob<'a> {
 }
 
 /// Why a claimed chunk was not built.
-enum Failure {
+pub(super) enum Failure {
     Refused(Reason),
     /// The CPU, or a change of the blocks, came in between.
     Again,
@@ -164,15 +164,14 @@ impl Engine {
         Ok(segments(job.decisions, &decisions, part, start))
     }
 
-    fn open(
+    pub(super) fn open(
         &self,
         aperture: &dyn Aperture,
         job: &ChunkJob<'_>,
         layout: &Layout,
         valid_length: u64,
     ) -> Result<Arc<dyn Window>, Failure> {
-        let spec =
-            || WindowSpec { owner: job.request.object.0, length: layout.range.length(), runs: layout.runs.clone(), valid_length };
+        let spec = || layout.spec(job, valid_length);
         let mut opened = aperture.open_window(spec());
         if matches!(opened, Err(WindowError::Overlap { .. })) && self.retry_held().is_ok() {
             // A window whose write-back had failed was in the way.
@@ -181,6 +180,7 @@ impl Engine {
         opened.map_err(|err| match err {
             WindowError::Full { needed_bytes } => Failure::Full { needed_bytes },
             WindowError::Overlap { .. } => Failure::Refused(Reason::Busy),
+            WindowError::Unsupported { .. } => Failure::Refused(Reason::NoGrantObject),
             WindowError::Device(err) => {
                 tracing::warn!("object {}: a window could not be filled: {err}", job.request.object.0);
                 Failure::Refused(Reason::MediaError)
@@ -189,7 +189,7 @@ impl Engine {
     }
 
     fn custody_of(&self, claim: &Claim<'_>, window: &dyn Window) -> std::io::Result<()> {
-        let fd = window.grant_fd(true).map_err(std::io::Error::other)?;
+        let fd = window.custody_fd().map_err(std::io::Error::other)?;
         self.custody.hold(claim.id, fd)
     }
 
@@ -269,15 +269,19 @@ impl Claim<'_> {
 }
 
 /// The shape of a window: from the first direct block to the last.
-struct Layout {
-    range: Range,
-    parts: Vec<Range>,
+pub(super) struct Layout {
+    pub(super) range: Range,
+    pub(super) parts: Vec<Range>,
     runs: Vec<Run>,
-    path: peerfs_blockdev::PathKind,
+    pub(super) path: peerfs_blockdev::PathKind,
 }
 
 impl Layout {
-    fn of(decisions: &[Decision]) -> Option<Layout> {
+    pub(super) fn spec(&self, job: &ChunkJob<'_>, valid_length: u64) -> WindowSpec {
+        WindowSpec { owner: job.request.object.0, length: self.range.length(), runs: self.runs.clone(), valid_length }
+    }
+
+    pub(super) fn of(decisions: &[Decision]) -> Option<Layout> {
         let mut layout: Option<Layout> = None;
         for decision in decisions {
             let Placement::Direct { path, device_offset } = decision.placement else {
@@ -297,7 +301,7 @@ impl Layout {
 }
 
 /// What was asked, as what it became: stretches that were direct take the newer decision.
-fn segments(asked: &[Decision], now: &[Decision], part: GrantPart, window_start: u64) -> Vec<MapSegment> {
+pub(super) fn segments(asked: &[Decision], now: &[Decision], part: GrantPart, window_start: u64) -> Vec<MapSegment> {
     let mut out: Vec<MapSegment> = Vec::new();
     for (range, placement) in newest(asked, now) {
         let access = match placement {
@@ -319,7 +323,7 @@ fn segments(asked: &[Decision], now: &[Decision], part: GrantPart, window_start:
     out
 }
 
-fn segments_of_fallbacks(asked: &[Decision], now: &[Decision]) -> Vec<MapSegment> {
+pub(super) fn segments_of_fallbacks(asked: &[Decision], now: &[Decision]) -> Vec<MapSegment> {
     newest(asked, now)
         .into_iter()
         .filter_map(|(range, placement)| match placement {

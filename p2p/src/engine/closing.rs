@@ -62,6 +62,7 @@ impl Engine {
         let mut batch = Batch::default();
         let object = self.with_object(object, |object, state| {
             state.closed.push((number, range));
+            state.pins.abort(range);
             for chunk in state.overlapping(range) {
                 if state.chunks.get(&chunk).is_some_and(&concerned) {
                     self.seize(object, state, chunk, trigger, &mut batch);
@@ -70,6 +71,7 @@ impl Engine {
             object.clone()
         });
         let report = self.carry_out(batch, trigger);
+        self.await_pins(&object, range);
         ClosedRange { engine: self.clone(), object, number, report }
     }
 
@@ -112,6 +114,7 @@ impl Engine {
     pub fn shut_down(&self) -> Result<(), DeviceError> {
         self.shutting_down.store(true, Ordering::SeqCst);
         self.revoke(None, Range::ALL, Trigger::Unmount);
+        self.revoke_pins(None, Range::ALL, Trigger::Unmount);
         self.retry_held()
     }
 }

@@ -83,7 +83,9 @@ impl Engine {
             return;
         };
         // Under the lock, so that a window becoming live sees either the recorded size or this call.
-        for chunk in lock(&object.state).chunks.values_mut() {
+        let mut state = lock(&object.state);
+        state.resize_pins(new_size);
+        for chunk in state.chunks.values_mut() {
             match &mut chunk.state {
                 ChunkState::Pending(pending) if pending.phase == Phase::Quiescing => {}
                 ChunkState::Pending(pending) => pending.new_size = Some(new_size),
@@ -101,7 +103,10 @@ impl Engine {
         }
         match object {
             None => true,
-            Some(id) => self.object_of(id).is_some_and(|object| !lock(&object.state).chunks.is_empty()),
+            Some(id) => self.object_of(id).is_some_and(|object| {
+                let state = lock(&object.state);
+                !state.chunks.is_empty() || !state.pins.is_empty()
+            }),
         }
     }
 }

@@ -11,9 +11,10 @@ use super::build::ChunkJob;
 use super::context::Context;
 use super::grant::{DataGrant, Grant, GrantKind, Lent};
 use super::object::{Active, Chunk, ChunkState, Object, ObjectState, Pending, Phase};
+use super::pins::PinGrant;
 use super::plan::{chunk_range, is_write};
 use super::session::Slot;
-use crate::api::GrantPart;
+use crate::api::{GrantObject, GrantPart};
 use crate::sync::lock;
 use crate::types::{GrantId, Placement, Range};
 
@@ -41,6 +42,14 @@ impl Ticket {
                 acknowledged: AtomicBool::new(false),
             }),
         })
+    }
+}
+
+impl Ticket {
+    /// As `redeem`, for a pin.
+    pub(super) fn redeem_pin(&mut self, pin: PinGrant) -> Arc<Grant> {
+        self.used = true;
+        Arc::new(Grant { id: self.id, kind: GrantKind::Pin(pin) })
     }
 }
 
@@ -159,6 +168,7 @@ impl Engine {
             sequence_slot: ticket.slot.number,
             sequence: ticket.slot.value,
             path,
+            object: GrantObject::Window,
         };
         active.holders.add(grant);
         part

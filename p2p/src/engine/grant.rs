@@ -11,8 +11,9 @@ use super::Engine;
 use super::context::Context;
 use super::mappings::Mapping;
 use super::object::Object;
+use super::pins::PinGrant;
 use super::session::Session;
-use crate::api::{Client, GrantError, GrantSource, GrantView};
+use crate::api::{Client, GrantError, GrantObject, GrantSource, GrantView};
 use crate::types::GrantId;
 
 /// There is one for each live mapping of a block, so it is kept small.
@@ -26,6 +27,8 @@ pub(super) enum GrantKind {
     Sequence(Arc<Context>),
     /// A window.
     Data(DataGrant),
+    /// A pin, while the mapping lives that it was made through.
+    Pin(PinGrant),
 }
 
 pub(super) struct DataGrant {
@@ -78,13 +81,23 @@ impl Grant {
     pub(super) fn data(&self) -> Option<&DataGrant> {
         match &self.kind {
             GrantKind::Data(data) => Some(data),
+            GrantKind::Sequence(_) | GrantKind::Pin(_) => None,
+        }
+    }
+
+    /// The mapping it belongs to, and its number in the session's sequence page.
+    fn place(&self) -> Option<(&Arc<Mapping>, u32)> {
+        match &self.kind {
             GrantKind::Sequence(_) => None,
+            GrantKind::Data(data) => Some((&data.mapping, data.slot)),
+            GrantKind::Pin(held) => Some((&held.mapping, held.slot)),
         }
     }
 
     pub(super) fn context(&self) -> &Arc<Context> {
         match &self.kind {
             GrantKind::Data(data) => &data.mapping.context,
+            GrantKind::Pin(held) => &held.mapping.context,
             GrantKind::Sequence(context) => context,
         }
     }
@@ -94,11 +107,12 @@ impl Grant {
     }
 
     fn view(&self) -> GrantView {
-        let (writable, length) = match &self.kind {
-            GrantKind::Data(data) => (data.writable, data.lent.window.length()),
-            GrantKind::Sequence(context) => (false, context.session.sequence_bytes()),
+        let (writable, length, object) = match &self.kind {
+            GrantKind::Data(data) => (data.writable, data.lent.window.length(), GrantObject::Window),
+            GrantKind::Pin(held) => (held.pin.is_writable(), held.pin.length(), held.pin.form()),
+            GrantKind::Sequence(context) => (false, context.session.sequence_bytes(), GrantObject::Window),
         };
-        GrantView { owner: self.context().owner, writable, length }
+        GrantView { owner: self.context().owner, writable, length, object }
     }
 }
 
@@ -125,6 +139,7 @@ impl Engine {
         let failed = |reason: String| GrantError::Failed { reason };
         match &grant.kind {
             GrantKind::Sequence(context) => context.session.page.reader_fd().map_err(|err| failed(err.to_string())),
+            GrantKind::Pin(held) => held.pin.take(writable),
             GrantKind::Data(data) => {
                 if data.taken.swap(true, Ordering::AcqRel) {
                     return Err(GrantError::Taken);
@@ -140,10 +155,10 @@ impl Engine {
     /// Makes a new grant known.
     pub(super) fn add_grant(&self, grant: &Arc<Grant>) {
         self.grants.insert(grant.id, grant.clone());
-        if let Some(data) = grant.data()
-            && data.mapping.add_grant(grant.id)
+        if let Some((mapping, _)) = grant.place()
+            && mapping.add_grant(grant.id)
         {
-            self.ledger.mapping_lives(data.mapping.object);
+            self.ledger.mapping_lives(mapping.object);
         }
     }
 
@@ -152,11 +167,11 @@ impl Engine {
         if self.grants.remove(&grant.id).is_none() {
             return;
         }
-        if let Some(data) = grant.data() {
-            if data.mapping.remove_grant(grant.id) {
-                self.ledger.mapping_ends(data.mapping.object);
+        if let Some((mapping, slot)) = grant.place() {
+            if mapping.remove_grant(grant.id) {
+                self.ledger.mapping_ends(mapping.object);
             }
-            grant.session().return_slot(data.slot);
+            grant.session().return_slot(slot);
         }
     }
 }

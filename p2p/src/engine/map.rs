@@ -8,6 +8,7 @@ use peerfs_abi::{MapFlags, Reason, Trigger};
 use super::Engine;
 use super::build::ChunkJob;
 use super::context::Context;
+use super::enter::Refusal;
 use super::grant::Grant;
 use super::mappings::Mapping;
 use super::plan::chunk_range;
@@ -37,6 +38,9 @@ impl DeviceMapOps for Engine {
             return Ok(self.refused_whole(&walk.request, Reason::ImporterQuota));
         };
         let mut answer = Answer::new(call.segments_max);
+        if request.flags.contains(MapFlags::PIN) {
+            self.map_pins(&mut answer, &mut walk, &context, &mapping)?;
+        }
         let request = walk.request.clone();
         while !walk.is_done() && answer.has_room() {
             for part in by_chunk(self.next_slice(&mut walk)?) {
@@ -125,7 +129,19 @@ impl Engine {
         };
         answer.chunks += 1;
         let job = ChunkJob { exporter, context, mapping, request, chunk, decisions: &part.decisions };
-        match self.map_chunk(&job) {
+        let made = self.map_chunk(&job);
+        self.take_in(answer, request, part.decisions, made);
+    }
+
+    /// Adds what became of decisions to the answer.
+    pub(super) fn take_in(
+        &self,
+        answer: &mut Answer,
+        request: &MapRequest,
+        decisions: Vec<Decision>,
+        made: Result<Vec<MapSegment>, Refusal>,
+    ) {
+        match made {
             Ok(segments) => {
                 for segment in segments {
                     if let Err(reason) = segment.access {
@@ -136,7 +152,7 @@ impl Engine {
             }
             Err(refusal) => {
                 answer.retry_after_ms = answer.retry_after_ms.max(refusal.retry_after_ms);
-                for decision in part.decisions {
+                for decision in decisions {
                     let placement = match decision.placement {
                         Placement::Direct { .. } => Placement::Fallback(refusal.reason),
                         fallback => fallback,
@@ -147,7 +163,7 @@ impl Engine {
         }
     }
 
-    fn refuse(&self, answer: &mut Answer, request: &MapRequest, decision: Decision) {
+    pub(super) fn refuse(&self, answer: &mut Answer, request: &MapRequest, decision: Decision) {
         if let Placement::Fallback(reason) = decision.placement {
             self.note_refusal(request.object, decision.range, reason);
             answer.push(MapSegment { range: decision.range, access: Err(reason) });
@@ -207,7 +223,7 @@ fn add_fallback(parts: &mut Vec<Part>, decision: Decision) {
 }
 
 /// Segments of an answer, bounded.
-struct Answer {
+pub(super) struct Answer {
     segments: Vec<MapSegment>,
     segments_max: usize,
     chunks: usize,
@@ -219,7 +235,7 @@ impl Answer {
         Answer { segments: Vec::new(), segments_max, chunks: 0, retry_after_ms: 0 }
     }
 
-    fn has_room(&self) -> bool {
+    pub(super) fn has_room(&self) -> bool {
         self.segments.len() < self.segments_max && self.chunks < CHUNKS_PER_CALL
     }
 

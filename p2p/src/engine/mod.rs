@@ -34,6 +34,7 @@ mod map;
 mod mappings;
 mod object;
 mod order;
+mod pins;
 mod plan;
 mod revoke;
 mod session;
@@ -48,12 +49,15 @@ mod tests;
 pub use closing::ClosedRange;
 pub use ledger::{ContextRecord, Latency, MappingRecord, ObjectCounters, RefusalRecord, Snapshot, Totals, TriggerRecord};
 
+pub use pins::{PinQuota, PinRecord, PinReport, PinTotals};
+
 use context::Context;
 use export::Export;
 use grant::Grant;
 use ledger::Ledger;
 use mappings::MappingTable;
 use object::{Object, ObjectState};
+use pins::Pins;
 use session::Session;
 use thrash::Thrash;
 use wide::WideObjects;
@@ -72,8 +76,9 @@ pub struct Engine {
     grants: DashMap<GrantId, Arc<Grant>>,
     mappings: MappingTable,
     objects: DashMap<ObjectId, Arc<Object>>,
-    /// Chunks in any state, over all objects.
+    /// Chunks in any state, over all objects, and pins.
     live_chunks: AtomicUsize,
+    pins: Pins,
     thrash: Thrash,
     wide: WideObjects,
     ledger: Ledger,
@@ -86,7 +91,8 @@ pub struct Engine {
 impl Engine {
     /// An engine with nothing mapped.
     pub fn new(config: EngineConfig, parts: EngineParts) -> Arc<Engine> {
-        Arc::new(Engine {
+        Arc::new_cyclic(|engine| Engine {
+            pins: Pins::new(engine.clone()),
             thrash: Thrash::new(config.thrash_revocations, config.thrash_window),
             ledger: Ledger::new(config.refusals_kept, config.counted_objects),
             config,

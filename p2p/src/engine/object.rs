@@ -7,6 +7,7 @@ use peerfs_blockdev::Window;
 
 use super::grant::Lent;
 use super::holders::Holders;
+use super::pins::ObjectPins;
 use crate::api::CHUNK_BYTES;
 use crate::clock::Gate;
 use crate::types::{ObjectId, Range};
@@ -23,6 +24,7 @@ pub(super) struct ObjectState {
     pub(super) chunks: BTreeMap<u64, Chunk>,
     /// (number of the closer, range).
     pub(super) closed: Vec<(u64, Range)>,
+    pub(super) pins: ObjectPins,
     /// Taken out of the table: look the object up again.
     pub(super) dead: bool,
 }
@@ -83,7 +85,7 @@ impl Object {
 
 impl ObjectState {
     pub(super) fn is_empty(&self) -> bool {
-        self.chunks.is_empty() && self.closed.is_empty()
+        self.chunks.is_empty() && self.closed.is_empty() && self.pins.is_empty()
     }
 
     /// Numbers of the chunks that cover bytes of the range.

@@ -124,6 +124,7 @@ impl Engine {
     ) -> Option<(Survey, Vec<Decision>)> {
         let mut survey = exporter.survey(request, request.range)?;
         survey.closed.extend_from_slice(&outlook.busy);
+        self.survey_pins(&mut survey, request);
         if self.shutting_down.load(Ordering::SeqCst) {
             survey.closed = vec![Range::ALL];
         }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use peerfs_abi::{Trigger, ioctl};
 
 use super::Engine;
-use super::grant::{Grant, Lent};
+use super::grant::{Grant, GrantKind, Lent};
 use super::holders::Acks;
 use super::object::{Active, Chunk, ChunkState, Object, ObjectState, Phase};
 use super::plan::milliseconds;
@@ -253,6 +253,10 @@ impl Engine {
         let Some(grant) = self.grant_of(grant).filter(|g| g.session().id == session) else {
             return false;
         };
+        if let GrantKind::Pin(held) = &grant.kind {
+            held.pin.acknowledge();
+            return true;
+        }
         let Some(data) = grant.data() else {
             return false;
         };
@@ -278,6 +282,9 @@ impl Engine {
     }
 
     fn release(&self, grant: &Arc<Grant>, trigger: Trigger, batch: &mut Batch) {
+        if let GrantKind::Pin(held) = &grant.kind {
+            return self.let_pin_go(grant, held);
+        }
         let Some(data) = grant.data() else { return };
         let lent = &data.lent;
         let mut state = lock(&lent.object.state);

@@ -69,6 +69,7 @@ impl Engine {
                     result = Err(err);
                 }
             }
+            result = result.and(self.flush_pins(&object));
             for (number, id) in ending {
                 self.clock.wait(&object.gate, None, &mut || lock(&object.state).same(number, id).is_none());
             }

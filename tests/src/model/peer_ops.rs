@@ -92,7 +92,7 @@ impl World {
         flags.set(MapFlags::PIN, self.random.one_in(60));
         let handle_writable = !self.random.one_in(10);
         let probe = CacheProbe { tid: nix::unistd::gettid().as_raw() as u32, fd: 0 };
-        let request = MapRequest { object: self.object(key), range, flags, handle_writable, cache_probe: Some(probe) };
+        let request = MapRequest { object: self.object(key), range, flags, handle_writable, uid: 0, cache_probe: Some(probe) };
         Wish { request, write: flags.contains(MapFlags::WRITE) }
     }
 
@@ -106,11 +106,14 @@ impl World {
         let mapping = self.importers[importer].mappings.last().context("just mapped")?;
         let key = mapping.file;
         let flags = wish.request.flags;
+        let handles = self.system().core.cached_handles(wish.request.object.0);
+        let meets_cache = if wish.write { handles.cached_handles > 0 } else { handles.cached_writers > 0 };
         let everywhere = self.everywhere(
             key,
             &[
                 (wish.write && !wish.request.handle_writable, Reason::ReadOnly),
                 (flags.contains(MapFlags::ATOMIC), Reason::AtomicUnsupported),
+                (flags.contains(MapFlags::PIN) && meets_cache, Reason::CpuWriter),
                 (flags.contains(MapFlags::PIN), Reason::PinQuota),
                 (!self.importers[importer].dynamic && !flags.contains(MapFlags::PIN), Reason::NotifierRequired),
             ],

@@ -9,7 +9,7 @@ use peerfs_fs::coherence::NoMappings;
 use peerfs_fs::core::{Atime, Core, MountOptions};
 use peerfs_fs::mapping::{EngineCoherence, FileExporter};
 use peerfs_fs::store::{FormatOptions, OpenOptions, Volume};
-use peerfs_p2p::{ContextIds, DirectPolicy, Engine, EngineConfig, EngineParts, Exporter};
+use peerfs_p2p::{ContextIds, DirectPolicy, Engine, EngineConfig, EngineParts, Exporter, PinQuota};
 
 use super::clock::JumpClock;
 use super::pages::PageCache;
@@ -66,7 +66,7 @@ impl System {
         let cache = Arc::new(PageCache::new(&core));
         let custody = Arc::new(RacingCustody::new(cache.clone()));
         let engine = Engine::new(
-            EngineConfig::default(),
+            EngineConfig { pin_quota: PinQuota::Bytes(0), ..EngineConfig::default() },
             EngineParts {
                 aperture: Some(Arc::new(overlay)),
                 custody: custody.clone(),

@@ -93,6 +93,7 @@ fn mount_text(info: &Value) -> String {
             ),
         ),
     ]);
+    text.push_str(&pins(info));
     text.push_str(&revocations(&info["revocations"]));
     for limit in info["limits"].as_array().map_or(&[][..], Vec::as_slice) {
         let _ = writeln!(text, "{:<12} {}", "limit", limit.as_str().unwrap_or("?"));
@@ -110,6 +111,18 @@ fn aperture(aperture: &Value) -> String {
         bytes("capacity_bytes"),
         output::count(aperture["windows"].as_u64().unwrap_or(0), "window")
     )
+}
+
+fn pins(info: &Value) -> String {
+    let bytes = |name: &str| output::bytes(info[name].as_u64().unwrap_or(0));
+    let kind = if info["dmabuf_pins"] == true { "writable ones are dma-bufs" } else { "memory files (no /dev/udmabuf)" };
+    let text = format!(
+        "{} of {} used, {} for each user; {kind}",
+        bytes("pinned_bytes"),
+        bytes("pin_quota_bytes"),
+        bytes("pin_quota_user_bytes")
+    );
+    lines(&[("pins", text)])
 }
 
 fn revocations(records: &Value) -> String {

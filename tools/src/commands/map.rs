@@ -154,6 +154,10 @@ fn text(mapping: &Mapping, read: &Pass, rates: Option<&Rates>, shared: Option<&S
         output::bytes(moved.direct_bar),
         output::bytes(moved.fallback)
     );
+    for pin in mapping.pins() {
+        let length = output::bytes(pin.length);
+        let _ = writeln!(text, "pin of {length} from offset {}: {}", pin.file_offset, pin.kind.name());
+    }
     if let Some(sum) = read.checksum {
         let _ = writeln!(text, "crc32c {sum:08x}");
     }
@@ -190,6 +194,9 @@ fn to_json(
         "end": mapping.range().end,
         "segments": mapping.segments().iter().map(|segment| segment_json(segment, false)).collect::<Vec<_>>(),
         "refusals": refusals_json(refused(mapping.segments())),
+        "pins": mapping.pins().iter().map(|pin| json!({
+            "offset": pin.file_offset, "length": pin.length, "kind": pin.kind.name(),
+        })).collect::<Vec<_>>(),
         "bytes_read": read.moved.total(),
         "bytes_direct": moved.direct(),
         "bytes_direct_window": moved.direct_window,

@@ -32,6 +32,11 @@ fn text(ledger: &Value) -> String {
     if !mappings.is_empty() {
         text.push_str(&output::render(&mapping_table(mappings)));
     }
+    let pins = list(ledger, "pins");
+    if !pins.is_empty() {
+        let _ = writeln!(text, "\n{}", output::count(pins.len() as u64, "pin"));
+        text.push_str(&output::render(&pin_table(pins)));
+    }
     let refusals = list(ledger, "refusals");
     if !refusals.is_empty() {
         text.push_str("\nlast refusals\n");
@@ -64,6 +69,30 @@ fn mapping_table(mappings: &[Value]) -> comfy_table::Table {
             output::bytes(number(mapping, "bytes_direct")),
             output::bytes(number(mapping, "bytes_fallback")),
             age(mapping),
+        ]);
+    }
+    table
+}
+
+fn pin_table(pins: &[Value]) -> comfy_table::Table {
+    let titles = ["pin", "importer", "process", "user", "inode", "offset", "length", "access", "kind", "state", "memory", "age"];
+    let mut table = output::table(&titles, &[5, 6, 10, 11]);
+    for pin in pins {
+        let plain = |name: &str| number(pin, name).to_string();
+        let text = |name: &str| pin[name].as_str().unwrap_or("?").to_owned();
+        table.add_row([
+            plain("pin"),
+            text("importer"),
+            plain("pid"),
+            plain("uid"),
+            plain("object"),
+            plain("offset"),
+            output::bytes(number(pin, "length")),
+            if pin["write"] == true { "write".to_owned() } else { "read".to_owned() },
+            text("kind"),
+            text("state"),
+            output::bytes(number(pin, "bytes")),
+            age(pin),
         ]);
     }
     table

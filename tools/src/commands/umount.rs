@@ -64,7 +64,7 @@ fn resolve_dead(path: &Path) -> Result<PathBuf> {
 }
 
 fn end_mappings(mountpoint: &Path) {
-    let revoked = File::open(mountpoint).and_then(|root| root.revoke_mount());
+    let revoked = File::open(mountpoint).and_then(|root| root.revoke_mount_pins());
     if let Err(error) = revoked {
         tracing::warn!(%error, "direct mappings end with the server only");
     }

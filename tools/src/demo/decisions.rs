@@ -39,7 +39,7 @@ const PLAIN: Probe = Probe {
     expected: None,
 };
 
-fn probes() -> Vec<Probe> {
+fn probes(aperture_bytes: u64) -> Vec<Probe> {
     let write = MapFlags::WRITE;
     vec![
         PLAIN,
@@ -69,7 +69,15 @@ fn probes() -> Vec<Probe> {
             ..PLAIN
         },
         Probe { asked: "ATOMIC", flags: MapFlags::ATOMIC, expected: Some(Reason::AtomicUnsupported), ..PLAIN },
-        Probe { asked: "PIN", flags: MapFlags::PIN, expected: Some(Reason::PinQuota), ..PLAIN },
+        Probe { asked: "PIN of a page, importer static", length: Some(4096), importer: "static", flags: MapFlags::PIN, ..PLAIN },
+        Probe {
+            file: ARCHIVE,
+            asked: "PIN of half the aperture",
+            length: Some(aperture_bytes / 2),
+            flags: MapFlags::PIN,
+            expected: Some(Reason::PinQuota),
+            ..PLAIN
+        },
         Probe { asked: "importer static, no PIN", importer: "static", expected: Some(Reason::NotifierRequired), ..PLAIN },
     ]
 }
@@ -78,7 +86,7 @@ fn probes() -> Vec<Probe> {
 pub fn ask(story: &mut Story) -> Result<String> {
     let mut table = output::table(&["file", "asked for", "directly", "fallback", "reason", "what helps"], &[2, 3]);
     let mut reasons = BTreeSet::new();
-    for probe in probes() {
+    for probe in probes(aperture_bytes(story.size)) {
         let path = story.sandbox.path(probe.file);
         let file = match probe.writable {
             true => File::open_with(&path, OpenOptions::new().read(true).write(true))?,

@@ -14,6 +14,7 @@ use crate::buffer::AlignedBuf;
 use crate::mapping::{HUGE_PAGE_BYTES, Mapping};
 use crate::memfd::WindowFile;
 use crate::pool::LARGEST_PIECE_BYTES;
+use crate::udmabuf::DmaBuf;
 
 use super::{Direction, Engine};
 
@@ -27,6 +28,7 @@ pub struct RegisteredWindow {
     slot: u16,
     /// Address at registration. Unmapped since: for the kernel it only names offsets.
     base: u64,
+    dmabuf: Option<DmaBuf>,
 }
 
 impl RegisteredWindow {
@@ -36,10 +38,23 @@ impl RegisteredWindow {
     /// `InvalidInput` for a bad length; ENOSPC when the engine has no slot left; ENOMEM when
     /// memory or RLIMIT_MEMLOCK does not suffice; what memfd_create(2) and mmap(2) answer.
     pub fn create(engine: &Arc<Engine>, length: u64) -> io::Result<Arc<Self>> {
-        if length == 0 || length > MAX_WINDOW_BYTES {
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
-        let file = WindowFile::create(length)?;
+        check_length(length)?;
+        RegisteredWindow::register(engine, WindowFile::create(length)?, None)
+    }
+
+    /// As [`RegisteredWindow::create`], as a dma-buf, whose pages nobody can take away from its holders.
+    ///
+    /// # Errors
+    /// As [`RegisteredWindow::create`] and [`DmaBuf::over`].
+    pub fn create_dmabuf(engine: &Arc<Engine>, length: u64) -> io::Result<Arc<Self>> {
+        check_length(length)?;
+        let file = WindowFile::create_fixed(length)?;
+        let dmabuf = DmaBuf::over(&file)?;
+        RegisteredWindow::register(engine, file, Some(dmabuf))
+    }
+
+    fn register(engine: &Arc<Engine>, file: WindowFile, dmabuf: Option<DmaBuf>) -> io::Result<Arc<Self>> {
+        let length = file.length();
         let mapping = map(file.file(), length as usize)?;
         let slot = take_slot(engine)?;
         let start = mapping.ptr().as_ptr();
@@ -47,7 +62,7 @@ impl RegisteredWindow {
             give_slot(engine, slot);
             return Err(err);
         }
-        let window = Arc::new(RegisteredWindow { engine: engine.clone(), file, slot, base: start as u64 });
+        let window = Arc::new(RegisteredWindow { engine: engine.clone(), file, slot, base: start as u64, dmabuf });
         live(engine).insert(slot, Arc::downgrade(&window));
         Ok(window)
     }
@@ -67,12 +82,39 @@ impl RegisteredWindow {
         &self.engine
     }
 
-    /// A descriptor for a peer: see [`WindowFile::reopen`].
+    /// A descriptor for a peer: see [`WindowFile::reopen`]. Of a dma-buf, which is always writable, the dma-buf.
     ///
     /// # Errors
-    /// What open(2) answers.
+    /// What open(2) or dup(2) answers.
     pub fn reopen(&self, writable: bool) -> io::Result<OwnedFd> {
-        self.file.reopen(writable)
+        match &self.dmabuf {
+            Some(dmabuf) => dmabuf.duplicate(),
+            None => self.file.reopen(writable),
+        }
+    }
+
+    /// A descriptor for whoever keeps the window on our behalf: see [`WindowFile::duplicate`].
+    ///
+    /// # Errors
+    /// What dup(2) answers.
+    pub fn duplicate(&self) -> io::Result<OwnedFd> {
+        self.file.duplicate()
+    }
+
+    /// It is a dma-buf.
+    pub fn is_dmabuf(&self) -> bool {
+        self.dmabuf.is_some()
+    }
+
+    /// A peer has it open, mapped or imported.
+    ///
+    /// # Errors
+    /// As [`WindowFile::is_held`] and [`DmaBuf::is_held`].
+    pub fn is_held(&self) -> io::Result<bool> {
+        match &self.dmabuf {
+            Some(dmabuf) => dmabuf.is_held(),
+            None => self.file.is_held(),
+        }
     }
 
     /// Takes the pages away from everybody but the engine: see [`WindowFile::truncate_to_zero`].
@@ -185,6 +227,10 @@ impl std::fmt::Debug for RegisteredWindow {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "RegisteredWindow(slot {}, {} bytes)", self.slot, self.length())
     }
+}
+
+fn check_length(length: u64) -> io::Result<()> {
+    if length == 0 || length > MAX_WINDOW_BYTES { Err(io::ErrorKind::InvalidInput.into()) } else { Ok(()) }
 }
 
 fn map(file: &File, length: usize) -> io::Result<Mapping> {

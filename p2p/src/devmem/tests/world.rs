@@ -95,14 +95,15 @@ impl World {
 
     pub(super) fn map(&self, peer: Peer, id: u64, range: Range, flags: MapFlags) -> MapAnswer {
         let object = ObjectId::device_memory(id);
-        let request = MapRequest { object, range, flags, handle_writable: true, cache_probe: None };
+        let request = MapRequest { object, range, flags, handle_writable: true, uid: 0, cache_probe: None };
         let call = MapCall { context: peer.context, client: me(), request: &request, mapping: None, segments_max: 200 };
         self.engine.device_map(&call).expect("map")
     }
 
     pub(super) fn query(&self, peer: Peer, id: u64) -> QueryAnswer {
         let object = ObjectId::device_memory(id);
-        let request = MapRequest { object, range: Range::ALL, flags: MapFlags::QUERY, handle_writable: true, cache_probe: None };
+        let request =
+            MapRequest { object, range: Range::ALL, flags: MapFlags::QUERY, handle_writable: true, uid: 0, cache_probe: None };
         self.engine.device_query(Asker::Context(peer.context, me()), &request, 200).expect("query")
     }
 

@@ -95,6 +95,7 @@ fn device_memory_without_an_exporter_is_no_object() {
         range: Range::new(0, 4096),
         flags: MapFlags::empty(),
         handle_writable: false,
+        uid: 0,
         cache_probe: None,
     };
     let call = MapCall { context: peer.context, client: me(), request: &request, mapping: None, segments_max: 8 };

@@ -119,6 +119,7 @@ fn an_exporter_that_is_gone_is_an_error() {
         range: Range::new(0, 4096),
         flags: MapFlags::empty(),
         handle_writable: false,
+        uid: 0,
         cache_probe: None,
     };
     let call = MapCall { context: peer.context, client: me(), request: &request, mapping: None, segments_max: 8 };

@@ -28,7 +28,7 @@ fn answers_are_bounded_and_continue() {
     let world = World::new();
     let peer = world.peer();
     let range = Range { start: 100, end: 8 * MIB };
-    let request = MapRequest { object: FILE, range, flags: MapFlags::empty(), handle_writable: false, cache_probe: None };
+    let request = MapRequest { object: FILE, range, flags: MapFlags::empty(), handle_writable: false, uid: 0, cache_probe: None };
     let mut at = range.start;
     let mut mapping = None;
     while at < range.end {
@@ -103,6 +103,7 @@ fn handles_of_ended_mappings_and_foreign_contexts_are_refused() {
         range: Range::new(0, 4096),
         flags: MapFlags::empty(),
         handle_writable: false,
+        uid: 0,
         cache_probe: None,
     };
     let client = Client { tgid: me().tgid + 1, ..me() };
@@ -130,6 +131,7 @@ fn a_context_ends_with_its_address_space() {
         range: Range::new(0, 4096),
         flags: MapFlags::empty(),
         handle_writable: false,
+        uid: 0,
         cache_probe: None,
     };
     let call = MapCall { context: bound.id, client, request: &request, mapping: None, segments_max: 8 };
@@ -238,6 +240,7 @@ fn a_query_changes_nothing_and_shows_contested_chunks() {
         range: Range { start: 0, end: u64::MAX },
         flags: MapFlags::QUERY,
         handle_writable: false,
+        uid: 0,
         cache_probe: None,
     };
     let query = || world.engine.device_query(Asker::Context(peer.context, me()), &request, 100).expect("query");

@@ -263,7 +263,7 @@ impl World {
     }
 
     pub(super) fn map_flags(&self, peer: Peer, object: ObjectId, range: Range, flags: MapFlags) -> MapAnswer {
-        let request = MapRequest { object, range, flags, handle_writable: true, cache_probe: None };
+        let request = MapRequest { object, range, flags, handle_writable: true, uid: me().uid, cache_probe: None };
         let call = MapCall { context: peer.context, client: me(), request: &request, mapping: None, segments_max: 200 };
         self.engine.device_map(&call).expect("map")
     }
