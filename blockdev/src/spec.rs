@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::{Aperture, BlockDevice, DeviceError, Engine, ImageDevice, MemDevice, OpenMode, SoftwareCmb};
+use crate::{Aperture, BlockDevice, DeviceError, Engine, FaultDevice, ImageDevice, MemDevice, OpenMode, SoftwareCmb};
 
 /// A device as named by a user: `image:PATH`, `PATH` or `mem:SIZE`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,6 +104,40 @@ impl DeviceSpec {
     /// # Errors
     /// [`DeviceError::Unusable`] from the backend.
     pub fn open(&self, cmb: Option<u64>, mode: OpenMode, lock_wait: Duration) -> Result<Opened, DeviceError> {
+        self.open_decorated(cmb, mode, lock_wait, |device| device)
+    }
+
+    /// As [`DeviceSpec::open`], with a device below the aperture that fails on command.
+    ///
+    /// # Errors
+    /// As [`DeviceSpec::open`].
+    pub fn open_with_faults(
+        &self,
+        cmb: Option<u64>,
+        mode: OpenMode,
+        lock_wait: Duration,
+    ) -> Result<(Opened, FaultDevice), DeviceError> {
+        let mut faults = None;
+        let opened = self.open_decorated(cmb, mode, lock_wait, |device| {
+            // Its users say what fails, so nothing in it is random.
+            let device = FaultDevice::write_through(device, 0);
+            faults = Some(device.clone());
+            Arc::new(device)
+        })?;
+        let faults = faults.ok_or_else(|| DeviceError::Unusable {
+            device: self.to_string(),
+            reason: "it was opened without the part that fails on command".into(),
+        })?;
+        Ok((opened, faults))
+    }
+
+    fn open_decorated(
+        &self,
+        cmb: Option<u64>,
+        mode: OpenMode,
+        lock_wait: Duration,
+        decorate: impl FnOnce(Arc<dyn BlockDevice>) -> Arc<dyn BlockDevice>,
+    ) -> Result<Opened, DeviceError> {
         match self {
             DeviceSpec::Image(path) => {
                 let device = ImageDevice::open(path, mode, lock_wait)?;
@@ -112,14 +146,15 @@ impl DeviceSpec {
                     reason: format!("its lock cannot be shared: {err}"),
                 })?;
                 let engine = device.engine().clone();
-                Ok(Opened::new(Arc::new(device), engine, cmb, Some(lock)))
+                Ok(Opened::new(decorate(Arc::new(device)), engine, cmb, Some(lock)))
             }
             DeviceSpec::Mem(size) => {
                 let device = MemDevice::new(*size)?;
                 let engine = device.engine().clone();
+                let device = decorate(Arc::new(device));
                 Ok(match cmb {
-                    Some(_) => Opened::new(Arc::new(device), engine, cmb, None),
-                    None => Opened::over(SoftwareCmb::identity(Arc::new(device), engine), None),
+                    Some(_) => Opened::new(device, engine, cmb, None),
+                    None => Opened::over(SoftwareCmb::identity(device, engine), None),
                 })
             }
         }

@@ -19,4 +19,8 @@ pub trait CpuCache: Send + Sync {
 
     /// What is cached of a range, seen through a descriptor of the client's.
     fn state(&self, ino: Ino, range: Range, probe: CacheProbe) -> io::Result<CacheState>;
+
+    /// Where pages are cached in a range, seen through a descriptor of the client's: sorted, apart from each other,
+    /// possibly wider than the pages themselves.
+    fn cached_ranges(&self, ino: Ino, range: Range, probe: CacheProbe) -> io::Result<Vec<Range>>;
 }

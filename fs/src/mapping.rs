@@ -49,11 +49,8 @@ impl FileExporter {
         if policy != DirectPolicy::RespectCache || range.is_empty() {
             return Vec::new();
         }
-        let state = request.cache_probe.map(|probe| self.cache.state(request.object.0, range, probe));
-        match state {
-            Some(Ok(state)) if state.cached == 0 => Vec::new(),
-            _ => vec![range],
-        }
+        let cached = request.cache_probe.map(|probe| self.cache.cached_ranges(request.object.0, range, probe));
+        cached.and_then(Result::ok).unwrap_or_else(|| vec![range])
     }
 }
 
@@ -78,10 +75,15 @@ impl Exporter for FileExporter {
     }
 
     fn quiesce(&self, object: ObjectId, range: Range, probe: Option<CacheProbe>) -> Result<(), Reason> {
+        let lost = self.core.lost_write_backs(object.0);
         self.cache.invalidate(object.0, range).map_err(|error| {
             tracing::debug!(ino = object.0, %error, "cached pages could not be dropped");
             Reason::PageCacheDirty
         })?;
+        // The kernel drops a page whose write-back failed and tells only fsync(2) of it; the importer is told here.
+        if self.core.lost_write_backs(object.0) != lost {
+            return Err(Reason::PageCacheDirty);
+        }
         let Some(probe) = probe else { return Ok(()) };
         match self.cache.state(object.0, range, probe) {
             Ok(state) if state.cached == 0 => Ok(()),

@@ -8,13 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use peerfs_blockdev::{DeviceError, DeviceSpec, OpenMode};
+use peerfs_p2p::topology::{Topology, TopologyError};
 use peerfs_p2p::{
     Client, ContextIds, DirectPolicy, Engine, EngineConfig, EngineParts, Exporter, GrantError, GrantId, GrantObject, GrantSocket,
     GrantSource, Guardian, PinQuota, SystemClock,
 };
 
 use crate::coherence::NoMappings;
-use crate::control::{Control, ControlParts, MountFacts};
+use crate::control::{Control, ControlParts, Faults, MountFacts};
 use crate::core::{Atime, Core, MountOptions};
 use crate::error::FsError;
 use crate::fuse::{Adapter, FuseCache, FuseMount, FuseOptions, MountError};
@@ -54,6 +55,12 @@ pub struct ServerConfig {
     pub generic: Vec<String>,
     /// Hand grants over on a socket even where the mount itself could.
     pub grants_by_socket: bool,
+    /// Description of the PCI topology around the storage device.
+    pub topology: Option<PathBuf>,
+    /// Decorate the device so that it fails on command.
+    pub faults: bool,
+    /// Live grants that one session may hold; `None`: the engine's default.
+    pub importer_grants: Option<usize>,
     /// The program that runs the guardian: `peerfs`.
     pub guardian_exe: PathBuf,
 }
@@ -81,6 +88,9 @@ pub enum ServerError {
     /// The socket for grants.
     #[error("the grant socket: {0}")]
     Socket(std::io::Error),
+    /// The description of the topology.
+    #[error(transparent)]
+    Topology(#[from] TopologyError),
     /// A thread could not be started.
     #[error("a thread could not be started: {0}")]
     Thread(std::io::Error),
@@ -128,7 +138,14 @@ impl Server {
     pub fn start(config: &ServerConfig) -> Result<Server, ServerError> {
         raise_descriptor_limit();
         let mode = if config.read_only { OpenMode::ReadOnly } else { OpenMode::ReadWrite };
-        let opened = config.device.open(config.cmb_bytes, mode, LOCK_WAIT)?;
+        let topology = config.topology.as_deref().map(Topology::read).transpose()?;
+        let (opened, faulty) = match config.faults {
+            false => (config.device.open(config.cmb_bytes, mode, LOCK_WAIT)?, None),
+            true => {
+                let (opened, faulty) = config.device.open_with_faults(config.cmb_bytes, mode, LOCK_WAIT)?;
+                (opened, Some(faulty))
+            }
+        };
         if matches!(config.device, DeviceSpec::Mem { .. }) {
             // Its content ends with the server, so nobody can have formatted it.
             Volume::format(Arc::clone(&opened.device), &FormatOptions::default())?;
@@ -145,13 +162,16 @@ impl Server {
         let privileged = nix::unistd::geteuid().is_root();
         let passthrough = privileged && !config.grants_by_socket && kernel_has_passthrough();
         let dmabufs = peerfs_sys::has_udmabuf();
-        let engine_config = EngineConfig {
+        let mut engine_config = EngineConfig {
             deadline: config.deadline,
             pin_quota: config.pin_quota,
             pin_quota_user: config.pin_quota_user,
             dmabuf_pins: dmabufs,
             ..EngineConfig::default()
         };
+        if let Some(grants) = config.importer_grants {
+            engine_config.grants_per_session = grants;
+        }
         let engine = Engine::new(
             engine_config,
             EngineParts {
@@ -165,6 +185,9 @@ impl Server {
         let exporter: Arc<dyn Exporter> =
             Arc::new(FileExporter::new(Arc::clone(&core), cache.clone(), config.direct, config.read_only));
         engine.attach_exporter(Arc::downgrade(&exporter));
+        if let Some(topology) = topology {
+            engine.attach_topology(topology);
+        }
         engine.subscribe(&*opened.device).map_err(ServerError::Thread)?;
         core.set_coherence(Arc::new(EngineCoherence::new(&engine)));
 
@@ -202,6 +225,7 @@ impl Server {
             },
             passthrough,
             socket_path: socket.as_ref().map(|socket| socket.path().to_owned()),
+            faults: faulty.map(|device| Faults::new(device, Arc::clone(&engine))),
         });
         let adapter = Adapter::new(core.clone(), Arc::new(control));
         let options = FuseOptions {

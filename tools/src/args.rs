@@ -35,6 +35,8 @@ pub enum Command {
     Revoke(RevokeArgs),
     /// Show the importers of a mount
     Importers(MountpointArgs),
+    /// Show which devices reach each other's memory, and which hop refuses the others
+    Topology(MountpointArgs),
     /// Check an unmounted volume
     Fsck(FsckArgs),
     /// Try everything on a temporary volume with real files
@@ -76,7 +78,9 @@ pub struct MountArgs {
     pub mountpoint: PathBuf,
     /// Options, separated by commas: ro, noatime, nodev, nosuid, noexec, sync, fsname=NAME, ... and cmb=SIZE,
     /// direct=prefer|respect-cache|never, deadline_ms=1..60000, commit=SECONDS, grants=passthrough|socket,
-    /// pin_quota=SIZE|PERCENT%, pin_quota_user=SIZE|PERCENT% (of the aperture)
+    /// pin_quota=SIZE|PERCENT%, pin_quota_user=SIZE|PERCENT% (of the aperture),
+    /// topology=FILE (PCI topology for importers on a bus), importer_grants=N (of one session),
+    /// faults (the device fails on command)
     #[arg(short = 'o', value_name = "OPTIONS")]
     pub options: Vec<String>,
     /// Size of the software CMB, the aperture; 0 for none [default: 64M; for mem: all of the device]

@@ -55,6 +55,9 @@ pub fn mount(args: &MountArgs) -> Result<MountConfig> {
         fsname: options.fsname,
         generic: options.generic,
         grants_by_socket: options.grants_by_socket,
+        topology: options.topology.as_deref().map(absolute).transpose()?,
+        faults: options.faults,
+        importer_grants: options.importer_grants,
         guardian_exe: own_program()?,
     };
     let log = args.log.as_deref().map(absolute).transpose()?;

@@ -35,6 +35,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Mappings(args) => commands::mappings::run(args),
         Command::Revoke(args) => commands::revoke::run(args),
         Command::Importers(args) => commands::importers::run(args),
+        Command::Topology(args) => commands::topology::run(args),
         Command::Fsck(args) => commands::fsck::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Guardian => commands::guardian::run(),

@@ -1,5 +1,6 @@
 //! The comma list after `-o`: what mount(8) takes, and what is ours.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use peerfs_blockdev::parse_size;
@@ -60,6 +61,12 @@ pub struct MountOptions {
     pub commit_interval: Duration,
     /// Grants go over a socket even where the mount could carry them.
     pub grants_by_socket: bool,
+    /// Description of the PCI topology.
+    pub topology: Option<PathBuf>,
+    /// The device fails on command.
+    pub faults: bool,
+    /// Live grants that one session may hold.
+    pub importer_grants: Option<usize>,
 }
 
 impl Default for MountOptions {
@@ -76,6 +83,9 @@ impl Default for MountOptions {
             pin_quota_user: PinQuota::Percent(25),
             commit_interval: Duration::from_secs(5),
             grants_by_socket: false,
+            topology: None,
+            faults: false,
+            importer_grants: None,
         }
     }
 }
@@ -103,6 +113,7 @@ impl MountOptions {
             }
             "strictatime" => self.atime = Atime::Always,
             "relatime" | "nostrictatime" => self.atime = Atime::Relative,
+            "faults" => self.faults = true,
             _ if GENERIC.contains(&flag) => self.generic.push(flag.to_owned()),
             _ if WITHOUT_EFFECT.contains(&flag) || flag.starts_with("x-") => {}
             _ => return Err(unknown(flag)),
@@ -120,6 +131,9 @@ impl MountOptions {
             "pin_quota_user" => self.pin_quota_user = pin_quota(name, value)?,
             "commit" => self.commit_interval = Duration::from_secs(number(name, value, 1, 3600)?),
             "grants" => self.grants_by_socket = grants(value)?,
+            "topology" if value.is_empty() => return Err(bad(name, value, "name a file")),
+            "topology" => self.topology = Some(PathBuf::from(value)),
+            "importer_grants" => self.importer_grants = Some(number(name, value, 1, 16 * 1024)? as usize),
             "transport" if value == "fuse" => {}
             "transport" => return Err(bad(name, value, "only `fuse` is built into this version")),
             _ if name.starts_with("x-") || name == "comment" => {}
@@ -215,6 +229,8 @@ mod tests {
             "grants=x",
             "pin_quota=101%",
             "pin_quota_user=x",
+            "topology=",
+            "importer_grants=0",
         ] {
             let error = parsed(bad).expect_err(bad);
             assert!(error.contains(bad.split('=').next().unwrap_or(bad)), "{error}");

@@ -2,7 +2,7 @@
 //!
 //! Writes stay in a volatile cache until a flush. A crash keeps or loses each
 //! 512-byte sector written since on its own, as disks may; the choice follows
-//! from the seed alone.
+//! from the seed alone. A device that writes through has no such cache.
 
 mod cache;
 mod rules;
@@ -50,11 +50,22 @@ struct State {
     crashed: AtomicBool,
     crashes: AtomicU64,
     seed: u64,
+    write_through: bool,
 }
 
 impl FaultDevice {
     /// Decorates `inner`. Everything random follows from `seed`.
     pub fn new(inner: Arc<dyn BlockDevice>, seed: u64) -> Self {
+        FaultDevice::make(inner, seed, false)
+    }
+
+    /// Decorates `inner` without a cache of its own: nothing is lost by a crash, and memory does not grow with what is
+    /// written. For mounts whose users want faults to happen.
+    pub fn write_through(inner: Arc<dyn BlockDevice>, seed: u64) -> Self {
+        FaultDevice::make(inner, seed, true)
+    }
+
+    fn make(inner: Arc<dyn BlockDevice>, seed: u64, write_through: bool) -> Self {
         FaultDevice {
             state: Arc::new(State {
                 inner,
@@ -65,6 +76,7 @@ impl FaultDevice {
                 crashed: AtomicBool::new(false),
                 crashes: AtomicU64::new(0),
                 seed,
+                write_through,
             }),
         }
     }
@@ -122,6 +134,9 @@ impl FaultDevice {
 
     fn run(&self, plan: Plan, io: Io) -> Result<Option<IoBuf>, DeviceError> {
         self.pass(plan, kind_of(&io), io.offset(), io.length())?;
+        if self.state.write_through {
+            return self.state.inner.submit(io).wait();
+        }
         let mut cache = lock(&self.state.cache);
         self.check_power(kind_of(&io), io.offset(), io.length())?;
         match io {
@@ -224,6 +239,9 @@ impl BlockDevice for FaultDevice {
         self.info().check_range(offset, length)?;
         let plan = self.plan(OpKind::Discard, offset, length);
         self.pass(plan, OpKind::Discard, offset, length)?;
+        if self.state.write_through {
+            return self.state.inner.discard(offset, length);
+        }
         // Undefined content: whatever was there before the last flush.
         lock(&self.state.cache).forget(offset, length);
         Ok(())

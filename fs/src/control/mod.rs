@@ -1,6 +1,7 @@
 //! What clients and tools reach besides files: the virtual files of the control
 //! directory, sessions, grants and ioctls. It knows no transport.
 
+mod faults;
 mod ioctl;
 mod names;
 mod report;
@@ -17,15 +18,16 @@ use peerfs_blockdev::{Aperture, ApertureInfo, BlockDevice};
 use peerfs_p2p::{Client, Engine, GrantError, GrantObject, SessionError, SessionId};
 use zerocopy::IntoBytes;
 
+pub use faults::Faults;
 pub use ioctl::is_quick;
-pub use names::{DIR_HANDLE, TTL, entries, is_reserved, is_virtual};
+pub use names::{DIR_HANDLE, TTL, is_reserved, is_virtual};
 pub use report::MountFacts;
 
 use self::names::Virtual;
 use self::session::{VirtualHandle, Waker, Wakers};
 use crate::core::Core;
 use crate::error::{FsError, Result};
-use crate::types::{Attr, Caller, Handle, Ino, OpenFlags};
+use crate::types::{Attr, Caller, DirEntry, Handle, Ino, OpenFlags};
 
 /// What opening a virtual file gives.
 pub enum ControlOpened {
@@ -49,6 +51,7 @@ pub struct Control {
     facts: MountFacts,
     socket_path: Option<PathBuf>,
     wants_passthrough: bool,
+    faults: Option<Faults>,
     passthrough: AtomicBool,
     handles: DashMap<Handle, VirtualHandle>,
     next_handle: AtomicU64,
@@ -70,6 +73,8 @@ pub struct ControlParts {
     pub passthrough: bool,
     /// Socket for grants, when passthrough is not used, and for dma-bufs.
     pub socket_path: Option<PathBuf>,
+    /// What makes the device fail, where that was asked for.
+    pub faults: Option<Faults>,
 }
 
 impl Control {
@@ -83,6 +88,7 @@ impl Control {
             facts: parts.facts,
             socket_path: parts.socket_path,
             wants_passthrough: parts.passthrough,
+            faults: parts.faults,
             passthrough: AtomicBool::new(false),
             handles: DashMap::new(),
             next_handle: AtomicU64::new(1),
@@ -128,6 +134,9 @@ impl Control {
             Some(Virtual::Session) => attributes(libc::S_IFREG | 0o666, self.facts.owner_uid, 0),
             Some(Virtual::Info) => attributes(libc::S_IFREG | 0o444, self.facts.owner_uid, 0),
             Some(Virtual::Mappings) => attributes(libc::S_IFREG | 0o400, self.facts.owner_uid, 0),
+            Some(Virtual::Topology) => attributes(libc::S_IFREG | 0o444, self.facts.owner_uid, 0),
+            Some(Virtual::Faults) if self.faults.is_some() => attributes(libc::S_IFREG | 0o600, self.facts.owner_uid, 0),
+            Some(Virtual::Faults) => Err(FsError::errno(libc::ENOENT)),
             Some(Virtual::Grant(id)) => match self.engine.grant(id) {
                 Some(grant) => {
                     let mode = if grant.writable { 0o600 } else { 0o400 };
@@ -139,6 +148,32 @@ impl Control {
         }
     }
 
+    /// What listing a control directory shows.
+    pub fn entries(&self, ino: Ino) -> Vec<DirEntry<'static>> {
+        let mut entries = names::entries(ino);
+        entries.retain(|entry| entry.ino != Virtual::Faults.ino() || self.faults.is_some());
+        entries
+    }
+
+    /// A truncating open is a truncate: it changes nothing, and is allowed where a write is.
+    pub fn truncate(&self, ino: Ino) -> Result<Attr> {
+        match Virtual::from_ino(ino) {
+            Some(Virtual::Faults) => self.getattr(ino),
+            _ => Err(FsError::errno(libc::EPERM)),
+        }
+    }
+
+    /// Carries out commands that were written to a virtual file.
+    pub fn write(&self, handle: Handle, data: &[u8]) -> Result<u32> {
+        match (self.handles.get(&handle).as_deref(), &self.faults) {
+            (Some(VirtualHandle::Faults(_)), Some(faults)) => {
+                faults.run(data)?;
+                Ok(data.len() as u32)
+            }
+            _ => Err(FsError::errno(libc::EPERM)),
+        }
+    }
+
     /// Opens a virtual file.
     pub fn open(&self, caller: Caller, ino: Ino, flags: OpenFlags) -> Result<ControlOpened> {
         match Virtual::from_ino(ino) {
@@ -147,6 +182,12 @@ impl Control {
             Some(Virtual::Mappings) => {
                 self.owner_only(caller)?;
                 self.open_text(flags, self.mappings_json()?)
+            }
+            Some(Virtual::Topology) => self.open_text(flags, self.topology_json()?),
+            Some(Virtual::Faults) => {
+                self.owner_only(caller)?;
+                let faults = self.faults.as_ref().ok_or(FsError::errno(libc::ENOENT))?;
+                Ok(ControlOpened::Plain(self.add(VirtualHandle::Faults(Arc::new(faults.text())))))
             }
             Some(Virtual::Grant(id)) => {
                 let tgid = peerfs_sys::thread_group(caller.tid).map_err(|_| FsError::errno(libc::ESRCH))?;
@@ -166,7 +207,7 @@ impl Control {
     /// Reads an open virtual file: text, or the events of a session.
     pub fn read(&self, handle: Handle, offset: u64, size: u32) -> Result<Vec<u8>> {
         let session = match self.handles.get(&handle).as_deref() {
-            Some(VirtualHandle::Text(text)) => {
+            Some(VirtualHandle::Text(text) | VirtualHandle::Faults(text)) => {
                 let start = usize::try_from(offset).unwrap_or(usize::MAX).min(text.len());
                 let end = start.saturating_add(size as usize).min(text.len());
                 return Ok(text[start..end].to_vec());

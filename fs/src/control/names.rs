@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use peerfs_abi::names::{CONTROL_DIR, INFO_JSON, MAPPINGS_JSON, SESSION, parse_grant_name};
+use peerfs_abi::names::{CONTROL_DIR, FAULTS, INFO_JSON, MAPPINGS_JSON, SESSION, TOPOLOGY_JSON, parse_grant_name};
 use peerfs_p2p::GrantId;
 
 use crate::types::{Attr, DirEntry, Ino, Timestamp};
@@ -35,12 +35,21 @@ pub enum Virtual {
     Info,
     /// Ledger of mappings.
     Mappings,
+    /// PCI topology.
+    Topology,
+    /// Faults of the storage device.
+    Faults,
     /// The memory of a grant.
     Grant(GrantId),
 }
 
-const FIXED: [(Virtual, &str, u64); 3] =
-    [(Virtual::Session, SESSION, FILE | 1), (Virtual::Info, INFO_JSON, FILE | 2), (Virtual::Mappings, MAPPINGS_JSON, FILE | 3)];
+const FIXED: [(Virtual, &str, u64); 5] = [
+    (Virtual::Session, SESSION, FILE | 1),
+    (Virtual::Info, INFO_JSON, FILE | 2),
+    (Virtual::Mappings, MAPPINGS_JSON, FILE | 3),
+    (Virtual::Topology, TOPOLOGY_JSON, FILE | 4),
+    (Virtual::Faults, FAULTS, FILE | 5),
+];
 
 impl Virtual {
     /// What an inode number stands for.

@@ -1,6 +1,7 @@
 //! The server's state as JSON: what `peerfs info` and `peerfs mappings` show.
 
 use peerfs_blockdev::ApertureKind;
+use peerfs_p2p::topology::Topology;
 use serde_json::{Value, json};
 
 use super::Control;
@@ -67,6 +68,8 @@ impl Control {
             "grants": if self.transport() == peerfs_abi::ioctl::transport::PASSTHROUGH { "passthrough" } else { "socket" },
             "limits": facts.limits,
             "aperture": aperture,
+            "faults": self.faults.is_some(),
+            "topology": self.engine.topology().is_some(),
             "sessions": totals.sessions,
             "contexts": totals.contexts,
             "mappings": totals.mappings,
@@ -79,6 +82,11 @@ impl Control {
             "dmabuf_pins": peerfs_sys::has_udmabuf(),
             "revocations": totals.revocations,
         }))
+    }
+
+    /// `topology.json`.
+    pub(super) fn topology_json(&self) -> Result<Vec<u8>> {
+        render(&json!(self.engine.topology().map(Topology::report)))
     }
 
     /// `mappings.json`.

@@ -18,6 +18,8 @@ pub enum VirtualHandle {
     },
     /// A text made when the file was opened.
     Text(Arc<Vec<u8>>),
+    /// The faults that were in force when it was opened; commands may be written to it.
+    Faults(Arc<Vec<u8>>),
     /// A grant that was handed over.
     Grant,
 }

@@ -4,6 +4,7 @@
 //! lock shared; everything else (new blocks, partial blocks, growth) excludes.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use peerfs_blockdev::{BLOCK_BYTES, IoBuf};
 use peerfs_p2p::Range;
@@ -51,7 +52,11 @@ impl Load<'_> {
 
 impl Core {
     pub(super) fn do_write(&self, caller: Caller, open: &OpenFile, offset: u64, data: &[u8], origin: WriteOrigin) -> Result<u32> {
-        let written = self.write_once(caller, open, offset, data, origin)?;
+        let written = self.write_once(caller, open, offset, data, origin);
+        if origin.from_page_cache && written.is_err() {
+            open.inode.lost_write_backs.fetch_add(1, Ordering::SeqCst);
+        }
+        let written = written?;
         if origin.synchronous && open.mode == HandleMode::Direct {
             self.do_fsync(open, true)?;
         }

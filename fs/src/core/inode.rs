@@ -49,6 +49,8 @@ pub(super) struct Inode {
     pub cached_opens: AtomicU32,
     /// Cached handles open for writing.
     pub cpu_writers: AtomicU32,
+    /// Writes from the page cache that failed: what they carried is lost.
+    pub lost_write_backs: AtomicU64,
     /// The commit that the latest change of its records is part of.
     pub changed_in: AtomicU64,
     /// Parent of a directory; changes only under the rename lock.
@@ -79,6 +81,7 @@ impl Inode {
             opens: AtomicU32::new(0),
             cached_opens: AtomicU32::new(0),
             cpu_writers: AtomicU32::new(0),
+            lost_write_backs: AtomicU64::new(0),
             changed_in: AtomicU64::new(0),
             parent: AtomicU64::new(record.parent),
             policy: AtomicU8::new(0),

@@ -89,6 +89,11 @@ impl Core {
         }
     }
 
+    /// How often a write from the page cache failed. The kernel drops the page all the same.
+    pub fn lost_write_backs(&self, ino: Ino) -> u64 {
+        self.cache.peek(ino).map_or(0, |inode| inode.lost_write_backs.load(Ordering::SeqCst))
+    }
+
     /// Attributes.
     pub fn attr(&self, ino: Ino) -> Result<Attr> {
         Ok(self.inode(ino)?.attr())

@@ -191,7 +191,12 @@ impl fuser::Filesystem for Adapter {
         reply: ReplyAttr,
     ) {
         if control::is_virtual(ino.0) {
-            return reply.error(Errno::EPERM);
+            let only_size = mode.is_none() && uid.is_none() && gid.is_none() && size == Some(0);
+            if !only_size {
+                return reply.error(Errno::EPERM);
+            }
+            contain("setattr", || answer("setattr", reply, self.control.truncate(ino.0), attr_reply));
+            return;
         }
         let set =
             SetAttr { mode, uid, gid, size, atime: atime.map(set_time), mtime: mtime.map(set_time), ctime: ctime.map(timestamp) };
@@ -341,7 +346,9 @@ impl fuser::Filesystem for Adapter {
         reply: ReplyWrite,
     ) {
         if control::is_virtual(ino.0) {
-            return reply.error(Errno::EPERM);
+            let outcome = self.control.write(handle.0, data);
+            contain("write", || answer("write", reply, outcome, |reply, count| reply.written(count)));
+            return;
         }
         let from_page_cache = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
         let origin = WriteOrigin {
@@ -407,7 +414,7 @@ impl fuser::Filesystem for Adapter {
     fn readdir(&self, _request: &Request, ino: INodeNo, handle: FileHandle, offset: u64, mut reply: ReplyDirectory) {
         contain("readdir", || {
             if control::is_virtual(ino.0) {
-                for entry in control::entries(ino.0).iter().filter(|entry| entry.cookie > offset) {
+                for entry in self.control.entries(ino.0).iter().filter(|entry| entry.cookie > offset) {
                     if reply.add(INodeNo(entry.ino), entry.cookie, file_type(entry.kind), OsStr::from_bytes(entry.name)) {
                         break;
                     }
@@ -424,7 +431,7 @@ impl fuser::Filesystem for Adapter {
     fn readdirplus(&self, _request: &Request, ino: INodeNo, handle: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
         contain("readdirplus", || {
             if control::is_virtual(ino.0) {
-                for entry in control::entries(ino.0).iter().filter(|entry| entry.cookie > offset) {
+                for entry in self.control.entries(ino.0).iter().filter(|entry| entry.cookie > offset) {
                     let Some(attr) = self.entry_attributes(entry.ino) else { continue };
                     let (name, generation) = (OsStr::from_bytes(entry.name), Generation(attr.generation));
                     if reply.add(INodeNo(entry.ino), entry.cookie, name, &control::TTL, &attributes(&attr), generation) {

@@ -16,6 +16,11 @@ pub const SESSION: &str = "session";
 pub const INFO_JSON: &str = "info.json";
 /// Reading it gives the ledger of mappings as JSON (owner of the mount only).
 pub const MAPPINGS_JSON: &str = "mappings.json";
+/// Reading it gives the PCI topology and the distance matrix as JSON; `null` where none is known.
+pub const TOPOLOGY_JSON: &str = "topology.json";
+/// Commands written to it make the storage device fail (mounts with `-o faults`; owner of the mount only). Reading
+/// it gives the faults in force.
+pub const FAULTS: &str = "faults";
 /// Prefix of a grant's virtual window file; the grant id in 16 hexadecimal digits follows.
 pub const GRANT_PREFIX: &str = "grant-";
 /// Per-file policy: `prefer` (default), `respect-cache` or `never`.

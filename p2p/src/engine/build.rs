@@ -142,7 +142,7 @@ impl Engine {
         job.exporter.quiesce(job.request.object, claim.cover, job.request.cache_probe)?;
         claim.begin_opening()?;
         let request = MapRequest { range: claim.cover, ..job.request.clone() };
-        let info = aperture.info();
+        let info = self.export(job.request.object).aperture_info().ok_or(Reason::NoAperture)?;
         let (survey, decisions) = self
             .decide_range(job.exporter, &request, &job.context.importer, Some(&info), &Outlook::default())
             .ok_or(Reason::Hole)?;

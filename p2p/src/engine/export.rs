@@ -4,6 +4,7 @@
 
 use std::sync::{Arc, OnceLock, Weak};
 
+use peerfs_abi::{Reason, ReasonSet};
 use peerfs_blockdev::{Aperture, ApertureInfo, BlockDevice};
 
 use super::Engine;
@@ -11,7 +12,8 @@ use super::device_state::DeviceState;
 use super::order::{ReverseMap, UseOrder};
 use crate::api::MapError;
 use crate::exporter::Exporter;
-use crate::types::{ExportId, ObjectId};
+use crate::topology::Topology;
+use crate::types::{ExportId, Importer, ObjectId};
 
 /// One exporter and its device.
 #[derive(Default)]
@@ -23,6 +25,8 @@ pub(super) struct Export {
     /// Blocks of this device in windows.
     pub(super) reverse: ReverseMap,
     pub(super) device: DeviceState,
+    /// Where this device is on the PCI bus, and who reaches it there.
+    topology: OnceLock<Topology>,
 }
 
 impl Export {
@@ -40,11 +44,40 @@ impl Export {
     }
 
     pub(super) fn aperture_info(&self) -> Option<ApertureInfo> {
-        self.aperture().map(|aperture| aperture.info())
+        let info = self.aperture()?.info();
+        Some(match self.topology.get() {
+            Some(topology) => topology.limit(info),
+            None => info,
+        })
+    }
+
+    /// What keeps this importer from the device, whatever is mapped. One on the bus needs a way that is known.
+    pub(super) fn refusals(&self, importer: &Importer) -> ReasonSet {
+        let topology = self.topology.get();
+        let way = match (importer.pci_address, topology) {
+            (None, _) => ReasonSet::EMPTY,
+            (Some(_), None) => ReasonSet::EMPTY.with(Reason::NoPeerPath),
+            (Some(address), Some(topology)) => topology.refusing_reasons(address, importer.dma_bits),
+        };
+        let handed_over = importer.in_client && topology.is_some_and(|topology| !topology.is_grantable());
+        way.union(self.device.refusals()).with_if(handed_over, Reason::NoGrantObject)
     }
 }
 
 impl Engine {
+    /// Tells where the device of files is on the PCI bus. Until then no importer on a bus reaches it. A second topology
+    /// is ignored.
+    pub fn attach_topology(&self, topology: Topology) {
+        if self.exports[ExportId::Files.index()].topology.set(topology).is_err() {
+            tracing::warn!("a topology is attached already; the second one is ignored");
+        }
+    }
+
+    /// The topology around the device of files, if it is known.
+    pub fn topology(&self) -> Option<&Topology> {
+        self.exports[ExportId::Files.index()].topology.get()
+    }
+
     /// Names the exporter of files; a second one is ignored. Until then, and after it is gone, every map of a file
     /// answers `NoObject`.
     pub fn attach_exporter(&self, exporter: Weak<dyn Exporter>) {

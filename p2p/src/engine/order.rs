@@ -169,7 +169,7 @@ mod tests {
         let ids = |start, end| map.affected(Range { start, end }).iter().map(|key| key.id).collect::<Vec<_>>();
         assert_eq!(ids(0, u64::MAX).len(), 64);
         assert_eq!(ids((3 << 20) + 4096, (5 << 20) + 1), [3, 4, 5]);
-        assert_eq!(ids((3 << 20) + (512 << 10), 4 << 20), []);
+        assert!(ids((3 << 20) + (512 << 10), 4 << 20).is_empty());
         map.remove(&[run(4 << 20, 512 << 10)], 99);
         map.remove(&[run(3 << 20, 512 << 10)], 3);
         assert_eq!(ids(3 << 20, 5 << 20), [4]);

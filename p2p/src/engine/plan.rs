@@ -128,14 +128,14 @@ impl Engine {
         if self.shutting_down.load(Ordering::SeqCst) {
             survey.closed = vec![Range::ALL];
         }
-        let conditions = self.conditions(request.object, outlook);
+        let conditions = self.conditions(request.object, importer, outlook);
         let decisions = decide(&survey, request, importer, aperture, &conditions);
         Some((survey, decisions))
     }
 
-    fn conditions(&self, object: ObjectId, outlook: &Outlook) -> Conditions {
-        let device = &self.export(object).device;
-        Conditions { refusals: device.refusals().union(outlook.refusals), bad: device.bad() }
+    fn conditions(&self, object: ObjectId, importer: &Importer, outlook: &Outlook) -> Conditions {
+        let export = self.export(object);
+        Conditions { refusals: export.refusals(importer).union(outlook.refusals), bad: export.device.bad() }
     }
 
     /// What stands in the way of a map at this moment.

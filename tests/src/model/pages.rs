@@ -269,4 +269,10 @@ impl CpuCache for PageCache {
         let dirty = pages.iter().filter(|page| page.dirty).count() as u64;
         Ok(CacheState { cached: pages.len() as u64, dirty })
     }
+
+    fn cached_ranges(&self, ino: Ino, range: Range, _probe: CacheProbe) -> io::Result<Vec<Range>> {
+        let state = self.lock();
+        let Some(cached) = state.files.get(&ino) else { return Ok(Vec::new()) };
+        Ok(in_range(cached, range).map(|(number, _)| Range::new(number * BLOCK, BLOCK)).collect())
+    }
 }

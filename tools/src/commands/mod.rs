@@ -13,4 +13,5 @@ pub mod query;
 pub mod revoke;
 mod same_address;
 pub mod server_info;
+pub mod topology;
 pub mod umount;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
 use nix::errno::Errno;
-use peerfs_abi::names::{CONTROL_DIR, INFO_JSON, MAPPINGS_JSON};
+use peerfs_abi::names::{CONTROL_DIR, INFO_JSON, MAPPINGS_JSON, TOPOLOGY_JSON};
 use serde_json::Value;
 
 /// Why there is no answer.
@@ -35,6 +35,11 @@ pub fn info(path: &Path) -> Result<Value, NoServer> {
 /// Ledger of the mount that `path` is in.
 pub fn mappings(path: &Path) -> Result<Value> {
     read(path, MAPPINGS_JSON).map_err(anyhow::Error::from).with_context(|| path.display().to_string())
+}
+
+/// PCI topology of the mount that `path` is in; null where none is known.
+pub fn topology(path: &Path) -> Result<Value> {
+    read(path, TOPOLOGY_JSON).map_err(anyhow::Error::from).with_context(|| path.display().to_string())
 }
 
 /// The number of the server's process.

@@ -68,7 +68,15 @@ fn probes(aperture_bytes: u64) -> Vec<Probe> {
             expected: Some(Reason::WriteForbidden),
             ..PLAIN
         },
-        Probe { asked: "ATOMIC", flags: MapFlags::ATOMIC, expected: Some(Reason::AtomicUnsupported), ..PLAIN },
+        Probe { asked: "ATOMIC", flags: MapFlags::ATOMIC, writable: true, ..PLAIN },
+        Probe {
+            asked: "ATOMIC, importer nonatomic",
+            flags: MapFlags::ATOMIC,
+            importer: "nonatomic",
+            writable: true,
+            expected: Some(Reason::AtomicUnsupported),
+            ..PLAIN
+        },
         Probe { asked: "PIN of a page, importer static", length: Some(4096), importer: "static", flags: MapFlags::PIN, ..PLAIN },
         Probe {
             file: ARCHIVE,
