@@ -116,3 +116,22 @@ fn what_does_not_hold_together_is_refused_with_its_name() {
         assert!(error.contains(what), "{what}: {error}");
     }
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(500))]
+
+    /// Whatever a file says, it is refused or gives a report.
+    #[test]
+    fn damaged_descriptions_never_panic(edits in proptest::collection::vec((0usize..4096, 0u8..128), 1..4)) {
+        let mut bytes = FIXTURE.as_bytes().to_vec();
+        for (at, byte) in edits {
+            let at = at % bytes.len();
+            bytes[at] = byte;
+        }
+        let text = String::from_utf8(bytes).expect("ASCII");
+        if let Ok(topology) = Topology::parse(&text) {
+            let report = topology.report();
+            proptest::prop_assert_eq!(report.pairs.len(), report.endpoints.len() * (report.endpoints.len() - 1));
+        }
+    }
+}
