@@ -10,11 +10,10 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use super::freemap::{FreeMap, RunChanges};
-use super::key::Key;
-use super::kv::{CommitSeq, Ops};
+use super::freemap::FreeMap;
+use super::kv::CommitSeq;
 use super::meta_area::AreaAllocator;
-use super::records::{BlockCount, Record};
+use super::shared::SharedMap;
 use super::{BlockRange, StoreError};
 use crate::sync::lock;
 
@@ -27,25 +26,37 @@ const RESERVE_BLOCKS: u64 = 256;
 
 /// The allocator of an open volume.
 pub struct Allocator {
-    state: Mutex<State>,
-    first_block: u64,
-    end_block: u64,
+    pub(super) state: Mutex<State>,
+    pub(super) first_block: u64,
+    pub(super) end_block: u64,
     reserve_blocks: u64,
     /// The metadata may take the last half of its reserve too.
     last_half_open: AtomicBool,
 }
 
-struct State {
-    recorded: FreeMap,
+pub(super) struct State {
+    pub(super) recorded: FreeMap,
     available: FreeMap,
+    /// Blocks with more than one owner.
+    pub(super) shared: SharedMap,
+    /// Blocks that pins still reach; the quarantine is one owner of each.
+    pub(super) quarantine: FreeMap,
     /// Freed by the commit of this number or an earlier one, oldest first.
-    pending: Vec<(CommitSeq, BlockRange)>,
+    pub(super) pending: Vec<(CommitSeq, BlockRange)>,
     /// Blocks in `pending`.
-    pending_blocks: u64,
+    pub(super) pending_blocks: u64,
     /// Taken by the metadata area, still in `recorded`.
-    taken: Vec<BlockRange>,
+    pub(super) taken: Vec<BlockRange>,
     /// All blocks of the metadata area.
-    metadata: Vec<BlockRange>,
+    pub(super) metadata: Vec<BlockRange>,
+}
+
+/// What the records say about space.
+#[derive(Debug, Default)]
+pub(super) struct Recorded {
+    pub(super) free: Vec<BlockRange>,
+    pub(super) shared: Vec<(BlockRange, u32)>,
+    pub(super) quarantine: Vec<BlockRange>,
 }
 
 /// What to allocate.
@@ -117,25 +128,22 @@ pub struct Space {
     pub free_for_data: u64,
     /// Waiting for a commit.
     pub pending: u64,
+    /// In use only because pins still reach them.
+    pub quarantined: u64,
 }
 
 impl Allocator {
-    /// From the recorded free runs. `first_block..end_block` is what may ever be free.
-    pub(super) fn new(
-        runs: impl IntoIterator<Item = BlockRange>,
-        chain: &[BlockRange],
-        first_block: u64,
-        end_block: u64,
-    ) -> Result<Self, StoreError> {
-        let mut recorded = FreeMap::default();
-        for range in runs {
+    /// From the records. `first_block..end_block` is what may ever be free.
+    pub(super) fn new(records: Recorded, chain: &[BlockRange], first_block: u64, end_block: u64) -> Result<Self, StoreError> {
+        let bounds = (first_block, end_block);
+        let recorded = runs_of(records.free, bounds, "recorded as free twice")?;
+        let quarantine = runs_of(records.quarantine, bounds, "in quarantine twice")?;
+        let mut shared = SharedMap::default();
+        for (range, references) in records.shared {
             if !range.is_within(first_block, end_block) {
                 return Err(StoreError::CorruptSpace { range, problem: "outside the device" });
             }
-            if recorded.intersects(range) {
-                return Err(StoreError::CorruptSpace { range, problem: "recorded as free twice" });
-            }
-            recorded.insert(range);
+            shared.load(range, references)?;
         }
         let mut available = recorded.clone();
         let mut taken = Vec::new();
@@ -146,8 +154,16 @@ impl Allocator {
             }
         }
         let reserve_blocks = RESERVE_BLOCKS.max(end_block / 100).min(end_block / 8);
-        let state =
-            Mutex::new(State { recorded, available, pending: Vec::new(), pending_blocks: 0, taken, metadata: chain.to_vec() });
+        let state = Mutex::new(State {
+            recorded,
+            available,
+            shared,
+            quarantine,
+            pending: Vec::new(),
+            pending_blocks: 0,
+            taken,
+            metadata: chain.to_vec(),
+        });
         Ok(Allocator { state, first_block, end_block, reserve_blocks, last_half_open: AtomicBool::new(false) })
     }
 
@@ -169,7 +185,18 @@ impl Allocator {
         let state = lock(&self.state);
         let pending = state.pending_blocks;
         let free = state.available.total() + pending;
-        Space { free, free_for_data: free.saturating_sub(self.reserve_blocks), pending }
+        let quarantined = state.quarantine.total();
+        Space { free, free_for_data: free.saturating_sub(self.reserve_blocks), pending, quarantined }
+    }
+
+    /// The range in parts with one number of owners each, and that number.
+    pub(super) fn owners(&self, range: BlockRange) -> Vec<(BlockRange, u32)> {
+        lock(&self.state).shared.parts(range)
+    }
+
+    /// Runs in quarantine.
+    pub(super) fn quarantined(&self) -> Vec<BlockRange> {
+        lock(&self.state).quarantine.runs().collect()
     }
 
     /// Takes blocks for data: all of them or none. Runs of 2 MiB and more are aligned to it if possible.
@@ -196,57 +223,6 @@ impl Allocator {
         Ok(Allocation { allocator: self.clone(), pieces })
     }
 
-    /// Turns a batch's changes of ownership into free records and has `apply` apply them, in one
-    /// step, so that records are applied in the order in which the sets change. When the blocks
-    /// contradict the records nothing is changed.
-    pub(super) fn settle(
-        &self,
-        claimed: &[BlockRange],
-        freed: &[BlockRange],
-        apply: impl FnOnce(Ops) -> Result<CommitSeq, StoreError>,
-    ) -> Result<CommitSeq, StoreError> {
-        let mut state = lock(&self.state);
-        let mut ops = self.record(&mut state, claimed, freed)?;
-        for range in std::mem::take(&mut state.taken) {
-            append(&mut ops, state.recorded.subtract(range));
-        }
-        let seq = apply(ops)?;
-        state.pending.extend(freed.iter().map(|range| (seq, *range)));
-        state.pending_blocks += freed.iter().map(|range| range.count).sum::<u64>();
-        Ok(seq)
-    }
-
-    fn record(&self, state: &mut State, claimed: &[BlockRange], freed: &[BlockRange]) -> Result<Ops, StoreError> {
-        let mut ops = Ops::new();
-        for (done, range) in claimed.iter().enumerate() {
-            let Some(changes) = state.recorded.remove(*range) else {
-                state.undo(&claimed[..done], &[]);
-                return Err(StoreError::CorruptSpace { range: *range, problem: "not free" });
-            };
-            append(&mut ops, changes);
-        }
-        for (done, range) in freed.iter().enumerate() {
-            if let Some(problem) = self.refuse_free(state, *range) {
-                state.undo(claimed, &freed[..done]);
-                return Err(StoreError::CorruptSpace { range: *range, problem });
-            }
-            append(&mut ops, state.recorded.insert(*range));
-        }
-        Ok(ops)
-    }
-
-    fn refuse_free(&self, state: &State, range: BlockRange) -> Option<&'static str> {
-        if !range.is_within(self.first_block, self.end_block) {
-            Some("owned by a file but outside the device")
-        } else if state.recorded.intersects(range) {
-            Some("owned by a file and free")
-        } else if state.metadata.iter().any(|owned| owned.overlaps(range)) {
-            Some("owned by a file and by the metadata")
-        } else {
-            None
-        }
-    }
-
     /// The commit of this number is durable: what it freed may be used again.
     pub(super) fn release_committed(&self, seq: CommitSeq) {
         let mut state = lock(&self.state);
@@ -269,22 +245,18 @@ impl Allocator {
     }
 }
 
-impl State {
-    fn undo(&mut self, claimed: &[BlockRange], freed: &[BlockRange]) {
-        for range in freed {
-            self.recorded.subtract(*range);
+fn runs_of(runs: Vec<BlockRange>, (low, high): (u64, u64), twice: &'static str) -> Result<FreeMap, StoreError> {
+    let mut map = FreeMap::default();
+    for range in runs {
+        if !range.is_within(low, high) {
+            return Err(StoreError::CorruptSpace { range, problem: "outside the device" });
         }
-        for range in claimed {
-            self.recorded.insert(*range);
+        if map.intersects(range) {
+            return Err(StoreError::CorruptSpace { range, problem: twice });
         }
+        map.insert(range);
     }
-}
-
-fn append(ops: &mut Ops, changes: RunChanges) {
-    for (start, count) in changes.runs {
-        let value = count.map(|count| BlockCount(count).encode().into());
-        ops.push((Key::Free(start).encode(), value));
-    }
+    Ok(map)
 }
 
 /// The next piece for `left` blocks: after `near` if free, else aligned if large, else the
@@ -358,6 +330,10 @@ impl std::fmt::Debug for Allocator {
 mod tests {
     use std::cell::Cell;
 
+    use super::super::batch::Owners;
+    use super::super::key::Key;
+    use super::super::kv::Ops;
+    use super::super::records::{BlockCount, Record};
     use super::super::testdev::Rng;
     use super::*;
 
@@ -365,8 +341,8 @@ mod tests {
 
     fn allocator() -> Arc<Allocator> {
         let chain = [BlockRange::new(2, 510)];
-        let free = [BlockRange::new(2, END - 2)];
-        Arc::new(Allocator::new(free, &chain, 2, END).unwrap())
+        let free = vec![BlockRange::new(2, END - 2)];
+        Arc::new(Allocator::new(Recorded { free, ..Recorded::default() }, &chain, 2, END).unwrap())
     }
 
     #[test]
@@ -428,7 +404,7 @@ mod tests {
             BlockRange::new(600, 1),
             BlockRange::new(100, 1),
         ] {
-            let result = allocator.settle(&[], &[freed], |_| panic!("must not apply"));
+            let result = allocator.settle(&Owners { freed: vec![freed], ..Owners::default() }, |_| panic!("must not apply"));
             assert!(matches!(result, Err(StoreError::CorruptSpace { .. })), "{freed}");
         }
         assert_eq!(allocator.space(), before);
@@ -448,12 +424,13 @@ mod tests {
             let next_commit = Cell::new(1);
             for _ in 0..400 {
                 let mut claimed = Vec::new();
-                let mut freed = Vec::new();
+                let mut owners = Owners::default();
                 match rng.below(5) {
                     0 | 1 => {
                         let request = AllocRequest { blocks: 1 + rng.below(2000), near: owned.last().map(|range| range.end()) };
                         let Ok(allocation) = allocator.allocate(request) else { continue };
-                        claimed = allocation.into_pieces();
+                        claimed = allocation.pieces().to_vec();
+                        owners.claimed.push(allocation);
                         let total: u64 = claimed.iter().map(|range| range.count).sum();
                         assert_eq!(total, request.blocks, "seed {seed}");
                         for piece in &claimed {
@@ -462,7 +439,7 @@ mod tests {
                         }
                     }
                     2 if !owned.is_empty() => {
-                        freed.push(owned.swap_remove(rng.below(owned.len() as u64) as usize));
+                        owners.freed.push(owned.swap_remove(rng.below(owned.len() as u64) as usize));
                     }
                     3 => {
                         next_commit.set(next_commit.get() + 1);
@@ -489,9 +466,10 @@ mod tests {
                     }
                     Ok(next_commit.get())
                 };
-                allocator.settle(&claimed, &freed, apply).unwrap();
+                allocator.settle(&owners, apply).unwrap();
+                owners.claimed.into_iter().for_each(|allocation| drop(allocation.into_pieces()));
                 owned.extend(claimed);
-                uncommitted.extend(freed);
+                uncommitted.extend(owners.freed);
                 let recorded: u64 = records.values().sum();
                 let used: u64 = owned.iter().chain(&metadata).map(|range| range.count).sum();
                 assert_eq!(recorded + used, END - 2, "seed {seed}");

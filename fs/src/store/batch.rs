@@ -12,7 +12,16 @@ use super::records::{DirentByCookie, DirentByName, Extent, Inode, Record};
 #[derive(Debug, Default)]
 pub struct Batch {
     pub(super) ops: Ops,
+    pub(super) owners: Owners,
+}
+
+/// Who owns blocks from now on, and who no longer does.
+#[derive(Debug, Default)]
+pub(super) struct Owners {
     pub(super) claimed: Vec<Allocation>,
+    pub(super) shared: Vec<BlockRange>,
+    pub(super) quarantined: Vec<BlockRange>,
+    pub(super) released: Vec<BlockRange>,
     pub(super) freed: Vec<BlockRange>,
 }
 
@@ -24,7 +33,9 @@ impl Batch {
 
     /// True when applying it would change nothing.
     pub fn is_empty(&self) -> bool {
-        self.ops.is_empty() && self.claimed.is_empty() && self.freed.is_empty()
+        let Owners { claimed, shared, quarantined, released, freed } = &self.owners;
+        let unchanged = [shared, quarantined, released, freed].iter().all(|ranges| ranges.is_empty());
+        self.ops.is_empty() && claimed.is_empty() && unchanged
     }
 
     /// Sets a record.
@@ -67,13 +78,40 @@ impl Batch {
 
     /// The batch's records own these blocks from now on.
     pub fn claim(&mut self, allocation: Allocation) {
-        self.claimed.push(allocation);
+        self.owners.claimed.push(allocation);
     }
 
-    /// The batch's records no longer own these blocks; they are reused after its commit.
+    /// One of the batch's extents no longer owns these blocks. Without another owner they are reused after its commit.
     pub fn free(&mut self, range: BlockRange) {
         if range.count > 0 {
-            self.freed.push(range);
+            self.owners.freed.push(range);
         }
+    }
+
+    /// One of the batch's extents owns these blocks beside those that did already.
+    pub fn share(&mut self, range: BlockRange) {
+        if range.count > 0 {
+            self.owners.shared.push(range);
+        }
+    }
+
+    /// As [`Batch::free`], but a pin still reaches the blocks: the quarantine owns them instead, until [`Batch::release`]
+    /// or the next mount.
+    pub fn quarantine(&mut self, range: BlockRange) {
+        if range.count > 0 {
+            self.owners.quarantined.push(range);
+        }
+    }
+
+    /// The quarantine no longer owns these blocks, which are all in it.
+    pub fn release(&mut self, range: BlockRange) {
+        if range.count > 0 {
+            self.owners.released.push(range);
+        }
+    }
+
+    /// What it frees, taken out of it.
+    pub fn take_freed(&mut self) -> Vec<BlockRange> {
+        std::mem::take(&mut self.owners.freed)
     }
 }

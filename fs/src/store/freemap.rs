@@ -107,6 +107,18 @@ impl FreeMap {
         changes
     }
 
+    /// All runs, in order.
+    pub(super) fn runs(&self) -> impl Iterator<Item = BlockRange> + '_ {
+        self.by_start.iter().map(|(&start, &count)| BlockRange::new(start, count))
+    }
+
+    /// The runs that have blocks in a range, in order.
+    pub(super) fn runs_in(&self, range: BlockRange) -> impl Iterator<Item = BlockRange> + '_ {
+        let first = self.run_at(range.start).map_or(range.start, |run| run.start);
+        let runs = self.by_start.range(first..range.end().max(first));
+        runs.map(|(&start, &count)| BlockRange::new(start, count))
+    }
+
     /// The shortest run of at least `count` blocks.
     pub(super) fn best_fit(&self, count: u64) -> Option<BlockRange> {
         self.by_length.range((count, 0)..).next().map(|&(count, start)| BlockRange::new(start, count))

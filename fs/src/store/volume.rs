@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use peerfs_blockdev::BlockDevice;
 
-use super::alloc::{AllocRequest, Allocation, Allocator, Space};
+use super::alloc::{AllocRequest, Allocation, Allocator, Recorded, Space};
 use super::backend::Backend;
 use super::format::{Summary, summarise};
 use super::key::Key;
 use super::kv::{CommitSeq, Kv, KvOptions};
 use super::meta_area::MetaArea;
-use super::records::{BlockCount, Extent, Inode, Record};
+use super::records::{BlockCount, Extent, Inode, Record, SharedRun};
 use super::super_store::SuperblockStore;
 use super::superblock::SUPERBLOCK_BLOCKS;
 use super::{Batch, BlockRange, Bytes, StoreError};
@@ -65,7 +65,8 @@ impl Volume {
         // Growing needs the free space, which is in the database: so a first look that writes nothing.
         let kv_options = KvOptions { cache_bytes: options.cache_bytes, check_integrity: false };
         let shadow = Kv::open(Backend::shadow(area.clone()), name.clone(), kv_options)?;
-        let allocator = Arc::new(Allocator::new(free_runs(&shadow)?, &current.chain, SUPERBLOCK_BLOCKS, current.device_blocks)?);
+        let allocator =
+            Arc::new(Allocator::new(recorded_space(&shadow)?, &current.chain, SUPERBLOCK_BLOCKS, current.device_blocks)?);
         let kv = if options.read_only {
             shadow
         } else {
@@ -99,14 +100,7 @@ impl Volume {
     /// Frees what pins of the previous mount kept: they ended with it.
     fn end_quarantine(&self) -> Result<(), StoreError> {
         let mut batch = Batch::new();
-        self.for_each(Key::quarantined(), |key, value| {
-            if let Key::Quarantine(start) = key {
-                let BlockCount(count) = BlockCount::decode(value)?;
-                batch.free(BlockRange::new(start, count));
-                batch.delete(&key);
-            }
-            Ok(())
-        })?;
+        self.allocator.quarantined().into_iter().for_each(|range| batch.release(range));
         if !batch.is_empty() {
             self.apply(batch)?;
         }
@@ -146,6 +140,11 @@ impl Volume {
     /// Free space.
     pub fn space(&self) -> Space {
         self.allocator.space()
+    }
+
+    /// A range of blocks in parts, and whether they have more than one owner.
+    pub fn shared_parts(&self, range: BlockRange) -> Vec<(BlockRange, bool)> {
+        self.allocator.owners(range).into_iter().map(|(part, owners)| (part, owners > 1)).collect()
     }
 
     /// Extents of the metadata area.
@@ -248,13 +247,12 @@ impl Volume {
     /// Makes an operation's changes visible, all or none. Data that the batch refers to must have
     /// been written already. Returns the commit it will be part of.
     pub fn apply(&self, batch: Batch) -> Result<CommitSeq, StoreError> {
-        let Batch { mut ops, claimed, freed } = batch;
-        let pieces: Vec<BlockRange> = claimed.iter().flat_map(|allocation| allocation.pieces()).copied().collect();
-        let seq = self.allocator.settle(&pieces, &freed, |records| {
+        let Batch { mut ops, owners } = batch;
+        let seq = self.allocator.settle(&owners, |records| {
             ops.extend(records);
             self.kv.apply(ops)
         })?;
-        claimed.into_iter().for_each(|allocation| drop(allocation.into_pieces()));
+        owners.claimed.into_iter().for_each(|allocation| drop(allocation.into_pieces()));
         Ok(seq)
     }
 
@@ -309,15 +307,23 @@ fn decode_extent(key: &[u8], value: &[u8]) -> Result<(u64, Extent), StoreError> 
     }
 }
 
-fn free_runs(kv: &Kv) -> Result<Vec<BlockRange>, StoreError> {
-    let mut runs = Vec::new();
-    for_each_record(kv, Key::free_extents(), |key, value| {
-        if let Key::Free(start) = key {
-            runs.push(BlockRange::new(start, BlockCount::decode(value)?.0));
-        }
-        Ok(())
-    })?;
-    Ok(runs)
+fn recorded_space(kv: &Kv) -> Result<Recorded, StoreError> {
+    let mut space = Recorded::default();
+    for range in [Key::free_extents(), Key::shared_runs(), Key::quarantined()] {
+        for_each_record(kv, range, |key, value| {
+            match key {
+                Key::Free(start) => space.free.push(BlockRange::new(start, BlockCount::decode(value)?.0)),
+                Key::Quarantine(start) => space.quarantine.push(BlockRange::new(start, BlockCount::decode(value)?.0)),
+                Key::Shared(start) => {
+                    let run = SharedRun::decode(value)?;
+                    space.shared.push((BlockRange::new(start, run.len_blocks), run.references));
+                }
+                _ => {}
+            }
+            Ok(())
+        })?;
+    }
+    Ok(space)
 }
 
 /// Visits all records of a range in order.

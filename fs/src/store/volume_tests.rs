@@ -325,10 +325,10 @@ fn quarantined_blocks_are_free_after_the_next_mount() {
     let before = volume.space().free;
     let allocation = volume.allocate(AllocRequest { blocks: 40, near: None }).unwrap();
     let mut batch = Batch::new();
-    let piece = allocation.pieces()[0];
-    batch.put(&Key::Quarantine(piece.start), &BlockCount(piece.count));
+    batch.quarantine(allocation.pieces()[0]);
     batch.claim(allocation);
     volume.apply(batch).unwrap();
+    assert_eq!((volume.space().free, volume.space().quarantined), (before - 40, 40));
     volume.close().unwrap();
     assert_clean(&device);
     let volume = open(&device);

@@ -36,13 +36,13 @@ pub enum Problem {
         /// The blocks.
         range: BlockRange,
     },
-    /// The number of extents that share blocks is not the recorded one.
+    /// The number of owners of blocks is not the recorded one.
     WrongReferences {
         /// The blocks.
         range: BlockRange,
-        /// Extents found.
+        /// Owners found: extents, and the quarantine.
         counted: u32,
-        /// Number recorded (1 without a record).
+        /// Number recorded; 0 without a record, which is right for one owner.
         recorded: u32,
     },
     /// A name of an inode that does not exist.
@@ -175,7 +175,7 @@ impl fmt::Display for Problem {
             }
             Problem::Leaked { range } => write!(f, "{range} are neither used nor free"),
             Problem::WrongReferences { range, counted, recorded } => {
-                write!(f, "{range} are shared by {counted} extents, {recorded} are recorded")
+                write!(f, "{range} have {counted} owners, {recorded} are recorded")
             }
             Problem::DanglingName { parent, name, ino } => {
                 write!(f, "directory {parent}: \"{name}\" names inode {ino}, which does not exist")

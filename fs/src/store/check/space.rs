@@ -13,10 +13,28 @@ pub(super) struct Space {
     device_blocks: u64,
     chain: Vec<BlockRange>,
     owned: Vec<(BlockRange, Owner)>,
-    shared_extents: Vec<(BlockRange, Owner)>,
+    /// Extents that may have other owners beside them, and what is in quarantine.
+    counted: Vec<(BlockRange, Owner)>,
     shared_runs: Vec<(BlockRange, u32)>,
     free: Vec<BlockRange>,
     extents: u64,
+}
+
+/// Owners of a block that may have several, and what is recorded of them.
+#[derive(Debug, Default)]
+struct Owned {
+    extents: i64,
+    quarantine: i64,
+    recorded: i64,
+}
+
+impl Owned {
+    fn count(&mut self, owner: Owner, by: i64) {
+        match owner {
+            Owner::Quarantine => self.quarantine += by,
+            _ => self.extents += by,
+        }
+    }
 }
 
 impl Space {
@@ -27,7 +45,7 @@ impl Space {
             device_blocks,
             chain: chain.to_vec(),
             owned,
-            shared_extents: Vec::new(),
+            counted: Vec::new(),
             shared_runs: Vec::new(),
             free: Vec::new(),
             extents: 0,
@@ -41,7 +59,7 @@ impl Space {
                 let range = BlockRange::new(extent.device_block, extent.len_blocks);
                 self.extents += 1;
                 if extent.flags & extent_flags::SHARED != 0 {
-                    self.shared_extents.push((range, Owner::Inode(ino)));
+                    self.counted.push((range, Owner::Inode(ino)));
                 } else {
                     self.owned.push((range, Owner::Inode(ino)));
                 }
@@ -51,7 +69,7 @@ impl Space {
             }
             Key::Quarantine(start) => {
                 let range = BlockRange::new(start, BlockCount::decode(value)?.0);
-                self.owned.push((range, Owner::Quarantine));
+                self.counted.push((range, Owner::Quarantine));
             }
             Key::Shared(start) => {
                 let run = SharedRun::decode(value)?;
@@ -95,42 +113,46 @@ impl Space {
         left
     }
 
-    /// Compares how many extents share each block with what is recorded, and makes each run of
-    /// shared blocks one owned range.
+    /// Compares how many owners share each block with what is recorded, and makes each run of shared blocks one owned
+    /// range. The quarantine is one owner beside the extents.
     fn check_references(&mut self, report: &mut Report) {
-        let mut edges: BTreeMap<u64, (i64, i64)> = BTreeMap::new();
-        for (range, owner) in &self.shared_extents {
+        let mut edges: BTreeMap<u64, Owned> = BTreeMap::new();
+        for (range, owner) in &self.counted {
             if !range.is_within(0, self.device_blocks) {
                 report.add(Problem::OutsideDevice { owner: *owner, range: *range });
                 continue;
             }
-            edges.entry(range.start).or_default().0 += 1;
-            edges.entry(range.end()).or_default().0 -= 1;
+            edges.entry(range.start).or_default().count(*owner, 1);
+            edges.entry(range.end()).or_default().count(*owner, -1);
         }
         for (range, references) in &self.shared_runs {
             if !range.is_within(0, self.device_blocks) {
                 report.add(Problem::OutsideDevice { owner: Owner::Shared, range: *range });
                 continue;
             }
-            edges.entry(range.start).or_default().1 += i64::from(*references);
-            edges.entry(range.end()).or_default().1 -= i64::from(*references);
+            edges.entry(range.start).or_default().recorded += i64::from(*references);
+            edges.entry(range.end()).or_default().recorded -= i64::from(*references);
         }
-        let (mut counted, mut recorded) = (0, 0);
+        let mut now = Owned::default();
         let mut previous = 0;
-        for (block, (extents, references)) in edges {
+        for (block, change) in edges {
             let range = BlockRange::new(previous, block - previous);
-            if counted > 0 {
-                self.owned.push((range, Owner::Shared));
+            match (now.extents, now.quarantine) {
+                (0, 0) => {}
+                (0, _) => self.owned.push((range, Owner::Quarantine)),
+                _ => self.owned.push((range, Owner::Shared)),
             }
-            if counted != recorded && (counted, recorded) != (1, 0) {
+            let counted = now.extents + now.quarantine;
+            if now.recorded != if counted > 1 { counted } else { 0 } {
                 report.add(Problem::WrongReferences {
                     range,
                     counted: counted.try_into().unwrap_or(0),
-                    recorded: recorded.try_into().unwrap_or(0),
+                    recorded: now.recorded.try_into().unwrap_or(0),
                 });
             }
-            counted += extents;
-            recorded += references;
+            now.extents += change.extents;
+            now.quarantine += change.quarantine;
+            now.recorded += change.recorded;
             previous = block;
         }
     }

@@ -139,6 +139,9 @@ impl Tree {
         if written && end > node.inode.size.div_ceil(BLOCK_BYTES) {
             bad("is written beyond the end of the file");
         }
+        if extent.flags == extent_flags::UNWRITTEN | extent_flags::SHARED {
+            bad("is shared without having been written");
+        }
         self.last_extent = Some((ino, end));
     }
 
