@@ -25,6 +25,9 @@ pub trait Coherence: Send + Sync {
     /// the guard lives. The same before the file grows, whose last block is changed so: a map under way may
     /// have looked at the old size.
     fn partial_write(&self, ino: Ino, range: Range) -> ClosedRange;
+    /// Ends direct mappings that may write the range and keeps it closed to new ones while the guard lives: before its
+    /// blocks get a second owner, who must not see a peer's later stores. `None`: a pin may write them.
+    fn before_sharing(&self, ino: Ino, range: Range) -> Option<ClosedRange>;
     /// Before the first writable cached handle of the file is opened.
     fn writable_cached_open(&self, ino: Ino);
     /// A handle that is being opened must be a direct one: a pin lives that the page cache would break. The handle
@@ -58,6 +61,9 @@ impl Coherence for NoMappings {
     fn cached_write(&self, _ino: Ino, _range: Range) {}
     fn partial_write(&self, _ino: Ino, _range: Range) -> ClosedRange {
         Box::new(())
+    }
+    fn before_sharing(&self, _ino: Ino, _range: Range) -> Option<ClosedRange> {
+        Some(Box::new(()))
     }
     fn writable_cached_open(&self, _ino: Ino) {}
     fn flush(&self, _ino: Ino) -> Result<(), DeviceError> {

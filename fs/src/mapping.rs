@@ -108,6 +108,12 @@ impl Exporter for FileExporter {
         }
         self.cache.invalidate_attributes(object.0);
     }
+
+    fn release_blocks(&self, object: ObjectId, device_ranges: &[Range]) {
+        if let Err(error) = self.core.release_blocks(object.0, device_ranges) {
+            tracing::warn!(ino = object.0, %error, "blocks of a pin that ended stay in use until the next mount");
+        }
+    }
 }
 
 /// The engine, as file operations see it.
@@ -146,6 +152,13 @@ impl Coherence for EngineCoherence {
         match self.engine.upgrade() {
             Some(engine) => Box::new(engine.close_to_writes(ObjectId(ino), range)),
             None => Box::new(()),
+        }
+    }
+
+    fn before_sharing(&self, ino: Ino, range: Range) -> Option<ClosedRange> {
+        match self.engine.upgrade() {
+            Some(engine) => Some(Box::new(engine.close_before_sharing(ObjectId(ino), range)?)),
+            None => Some(Box::new(())),
         }
     }
 

@@ -107,6 +107,10 @@ struct VolumeContextIds(Arc<Core>);
 
 impl ContextIds for VolumeContextIds {
     fn next_id(&self) -> Option<u64> {
+        if self.0.volume().read_only() {
+            // Nothing can be recorded: a random number of the upper half, which recorded ones never reach.
+            return peerfs_sys::random_u64().ok().map(|bits| bits | 1 << 63);
+        }
         self.0.reserve_context_ids(1).ok().map(|ids| ids.start)
     }
 }
@@ -209,6 +213,7 @@ impl Server {
         let control = Control::new(ControlParts {
             core: Arc::clone(&core),
             engine: Arc::clone(&engine),
+            cache: cache.clone(),
             device: opened.device,
             aperture: opened.aperture,
             facts: MountFacts {

@@ -33,6 +33,8 @@ pub enum Command {
     Mappings(MountpointArgs),
     /// Take direct mappings back
     Revoke(RevokeArgs),
+    /// Make a file that shares the blocks of another; nothing is copied until one of them is written
+    Reflink(ReflinkArgs),
     /// Show the importers of a mount
     Importers(MountpointArgs),
     /// Show which devices reach each other's memory, and which hop refuses the others
@@ -197,6 +199,17 @@ pub struct RevokeArgs {
     /// Length of the range, bytes [default: to the end]
     #[arg(long, value_parser = size)]
     pub length: Option<u64>,
+    /// Report as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+pub struct ReflinkArgs {
+    /// An existing file
+    pub source: PathBuf,
+    /// A file on the same mount; made if it is missing, emptied first if it is there
+    pub destination: PathBuf,
     /// Report as JSON
     #[arg(long)]
     pub json: bool,

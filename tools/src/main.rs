@@ -34,6 +34,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Map(args) => commands::map::run(args),
         Command::Mappings(args) => commands::mappings::run(args),
         Command::Revoke(args) => commands::revoke::run(args),
+        Command::Reflink(args) => commands::reflink::run(args),
         Command::Importers(args) => commands::importers::run(args),
         Command::Topology(args) => commands::topology::run(args),
         Command::Fsck(args) => commands::fsck::run(args),

@@ -31,7 +31,7 @@ pub(super) struct Call<'a> {
     pub handle: Handle,
 }
 
-fn invalid<T>() -> Result<T> {
+pub(super) fn invalid<T>() -> Result<T> {
     Err(FsError::errno(libc::EINVAL))
 }
 
@@ -40,7 +40,7 @@ fn decode<T: FromBytes + KnownLayout + Immutable>(input: &[u8]) -> Result<T> {
     T::read_from_bytes(input).or_else(|_| invalid())
 }
 
-fn check_version(version: u32) -> Result<()> {
+pub(super) fn check_version(version: u32) -> Result<()> {
     if version == ABI_VERSION { Ok(()) } else { Err(FsError::errno(libc::EPROTO)) }
 }
 
@@ -55,6 +55,7 @@ impl Call<'_> {
             abi::CONTEXT => self.context(decode(input)?)?.as_bytes().to_vec(),
             abi::ACK => self.ack(decode(input)?)?.as_bytes().to_vec(),
             abi::INFO => self.info(decode(input)?)?.as_bytes().to_vec(),
+            abi::REFLINK => self.reflink(decode(input)?)?.as_bytes().to_vec(),
             _ => return Err(FsError::errno(libc::ENOTTY)),
         };
         if output.len() > out_size { invalid() } else { Ok(output) }

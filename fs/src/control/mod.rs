@@ -4,6 +4,7 @@
 mod faults;
 mod ioctl;
 mod names;
+mod reflink;
 mod report;
 mod session;
 
@@ -26,6 +27,7 @@ pub use report::MountFacts;
 use self::names::Virtual;
 use self::session::{VirtualHandle, Waker, Wakers};
 use crate::core::Core;
+use crate::cpu_cache::CpuCache;
 use crate::error::{FsError, Result};
 use crate::types::{Attr, Caller, DirEntry, Handle, Ino, OpenFlags};
 
@@ -46,6 +48,7 @@ pub enum ControlOpened {
 pub struct Control {
     core: Arc<Core>,
     engine: Arc<Engine>,
+    cache: Arc<dyn CpuCache>,
     device: Arc<dyn BlockDevice>,
     aperture: Option<Arc<dyn Aperture>>,
     facts: MountFacts,
@@ -63,6 +66,8 @@ pub struct ControlParts {
     pub core: Arc<Core>,
     /// Mapping engine.
     pub engine: Arc<Engine>,
+    /// The kernel's page cache above the mount.
+    pub cache: Arc<dyn CpuCache>,
     /// Storage.
     pub device: Arc<dyn BlockDevice>,
     /// Its aperture.
@@ -83,6 +88,7 @@ impl Control {
         Control {
             core: parts.core,
             engine: parts.engine,
+            cache: parts.cache,
             device: parts.device,
             aperture: parts.aperture,
             facts: parts.facts,

@@ -1,6 +1,6 @@
 //! The server's state as JSON: what `peerfs info` and `peerfs mappings` show.
 
-use peerfs_blockdev::ApertureKind;
+use peerfs_blockdev::{ApertureKind, BLOCK_BYTES};
 use peerfs_p2p::topology::Topology;
 use serde_json::{Value, json};
 
@@ -61,7 +61,7 @@ impl Control {
                 "size_bytes": device.size_bytes,
                 "direct_io": device.direct_io,
             },
-            "volume": { "label": facts.label, "uuid": facts.uuid, "capacity_bytes": capacity_bytes, "free_bytes": free_bytes },
+            "volume": { "label": facts.label, "uuid": facts.uuid, "capacity_bytes": capacity_bytes, "free_bytes": free_bytes, "quarantined_bytes": self.core.volume().space().quarantined * BLOCK_BYTES },
             "read_only": facts.read_only,
             "direct": facts.direct,
             "deadline_ms": facts.deadline_ms,

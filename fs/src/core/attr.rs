@@ -5,8 +5,8 @@ use std::sync::Arc;
 use peerfs_abi::Trigger;
 use peerfs_p2p::Range;
 
-use super::extent_map::Touched;
-use super::inode::{Inode, stamp_change, stamp_content, without_suid};
+use super::cow::{Change, Relocation};
+use super::inode::{Content, Inode, stamp_change, stamp_content, without_suid};
 use super::io::{MAX_FILE_BYTES, blocks_for, changed_tail};
 use super::meta::Txn;
 use super::time::{now, resolve, to_record};
@@ -47,6 +47,18 @@ impl Core {
 
     /// Truncates or extends a file. `also` adds to the same batch.
     pub(super) fn resize(&self, inode: &Arc<Inode>, new_size: u64, also: impl FnOnce(&mut Txn) -> Result<()>) -> Result<()> {
+        let mut also = Some(also);
+        self.relocating(inode, |relocation| self.resize_once(inode, new_size, relocation, &mut also))
+    }
+
+    /// `also` is taken once nothing can ask for another try.
+    fn resize_once(
+        &self,
+        inode: &Arc<Inode>,
+        new_size: u64,
+        relocation: &mut Relocation,
+        also: &mut Option<impl FnOnce(&mut Txn) -> Result<()>>,
+    ) -> Result<()> {
         let coherence = self.coherence();
         let beyond = Range { start: new_size, end: u64::MAX };
         loop {
@@ -62,23 +74,11 @@ impl Core {
                 // It grew meanwhile, so blocks go away after all: close the range first.
                 continue;
             }
-            let map = self.extents(inode, &mut content)?;
-            let mut txn = Txn::new();
-            let mut touched = Touched::new();
-            if new_size > old_size {
-                self.zero_tail(map, old_size)?;
-            } else {
-                let removed = map.remove(blocks_for(new_size), u64::MAX, &mut touched);
-                txn.free(&removed);
-            }
-            txn.extents(inode.ino, map, &touched);
-            let blocks = map.blocks();
-            txn.inode(inode, |record| {
-                record.size = new_size;
-                record.blocks = blocks;
-                stamp_content(record, now());
+            let mut change = Change::new(relocation);
+            let outcome = self.resize_locked(inode, &mut content, (old_size, new_size), &mut change).and_then(|()| {
+                let also = also.take().map_or(Ok(()), |also| also(&mut change.txn));
+                also.and_then(|()| self.apply(change.txn))
             });
-            let outcome = also(&mut txn).and_then(|()| self.apply(txn));
             if outcome.is_err() {
                 self.revert(inode, &mut content);
             }
@@ -90,6 +90,30 @@ impl Core {
             }
             return Ok(());
         }
+    }
+
+    fn resize_locked(
+        &self,
+        inode: &Arc<Inode>,
+        content: &mut Content,
+        (old_size, new_size): (u64, u64),
+        change: &mut Change<'_>,
+    ) -> Result<()> {
+        if new_size > old_size {
+            self.zero_tail(inode, content, old_size, change)?;
+        }
+        let map = self.extents(inode, content)?;
+        if new_size <= old_size {
+            self.give_up(inode, map, blocks_for(new_size), u64::MAX, change);
+        }
+        change.txn.extents(inode.ino, map, &change.touched);
+        let blocks = map.blocks();
+        change.txn.inode(inode, |record| {
+            record.size = new_size;
+            record.blocks = blocks;
+            stamp_content(record, now());
+        });
+        Ok(())
     }
 
     /// The side effects of a write that did not pass through here: times, and no more set-id bits.

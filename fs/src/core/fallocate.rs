@@ -7,12 +7,12 @@ use peerfs_blockdev::BLOCK_BYTES;
 use peerfs_p2p::Range;
 
 use super::attr::end_privileges;
-use super::extent_map::{ExtentMap, Segment, Touched};
+use super::cow::{Change, Relocation};
+use super::extent_map::{ExtentMap, Segment};
 use super::file_write::{adopt, place};
 use super::handles::OpenFile;
 use super::inode::{Content, Inode, stamp_content};
-use super::io::{MAX_FILE_BYTES, block_of, blocks_for, changed_tail, refuse_shared};
-use super::meta::Txn;
+use super::io::{MAX_FILE_BYTES, block_of, blocks_for, changed_tail};
 use super::time::now;
 use super::{Core, FsError, Result};
 use crate::store::{Extent, extent_flags};
@@ -36,16 +36,25 @@ impl Core {
         let end = offset.checked_add(length).filter(|end| *end <= MAX_FILE_BYTES).ok_or(FsError::errno(libc::EFBIG))?;
         self.admit_change()?;
         let range = Range { start: offset, end };
-        match self.fallocate_once(caller, &open.inode, mode, range) {
+        let inode = &open.inode;
+        let attempt = || self.relocating(inode, |relocation| self.fallocate_once(caller, inode, mode, range, relocation));
+        match attempt() {
             Err(error) if error.code() == libc::ENOSPC => {
                 self.reclaim();
-                self.fallocate_once(caller, &open.inode, mode, range)
+                attempt()
             }
             result => result,
         }
     }
 
-    fn fallocate_once(&self, caller: Caller, inode: &Arc<Inode>, mode: FallocateMode, range: Range) -> Result<()> {
+    fn fallocate_once(
+        &self,
+        caller: Caller,
+        inode: &Arc<Inode>,
+        mode: FallocateMode,
+        range: Range,
+        relocation: &mut Relocation,
+    ) -> Result<()> {
         let coherence = self.coherence();
         let whole_blocks = Range { start: block_of(range.start) * BLOCK_BYTES, end: blocks_for(range.end) * BLOCK_BYTES };
         let _closed = match mode {
@@ -55,7 +64,7 @@ impl Core {
         let size = inode.size();
         let _tail = changed_tail(size, mode.size_after(size, range.end)).map(|tail| coherence.partial_write(inode.ino, tail));
         let mut content = inode.exclude();
-        let outcome = self.change_range(caller, inode, &mut content, mode, range);
+        let outcome = self.change_range(caller, inode, &mut content, (mode, range), Change::new(relocation));
         if outcome.is_err() {
             self.revert(inode, &mut content);
         }
@@ -73,23 +82,22 @@ impl Core {
         caller: Caller,
         inode: &Arc<Inode>,
         content: &mut Content,
-        mode: FallocateMode,
-        range: Range,
+        (mode, range): (FallocateMode, Range),
+        mut change: Change<'_>,
     ) -> Result<(u64, u64)> {
         let old_size = inode.size();
         self.extents(inode, content)?;
-        let mut txn = Txn::new();
-        let mut touched = Touched::new();
         match mode {
-            FallocateMode::PunchHole => self.punch(content, range, old_size, &mut txn, &mut touched)?,
-            FallocateMode::Allocate { .. } => self.preallocate(content, range, &mut txn, &mut touched)?,
-            FallocateMode::ZeroRange { .. } => self.zero_range(content, range, old_size, &mut txn, &mut touched)?,
+            FallocateMode::PunchHole => self.punch(inode, content, range, &mut change)?,
+            FallocateMode::Allocate { .. } => self.preallocate(content, range, &mut change)?,
+            FallocateMode::ZeroRange { .. } => self.zero_range(inode, content, range, &mut change)?,
         }
         let new_size = mode.size_after(old_size, range.end);
-        let map = self.extents(inode, content)?;
         if new_size > old_size {
-            self.zero_tail(map, old_size)?;
+            self.zero_tail(inode, content, old_size, &mut change)?;
         }
+        let map = self.extents(inode, content)?;
+        let Change { mut txn, touched, .. } = change;
         txn.extents(inode.ino, map, &touched);
         let blocks = map.blocks();
         end_privileges(&mut txn, inode, caller);
@@ -103,52 +111,58 @@ impl Core {
     }
 
     /// Gives every hole in the range blocks that read as zeros.
-    fn preallocate(&self, content: &mut Content, range: Range, txn: &mut Txn, touched: &mut Touched) -> Result<()> {
+    fn preallocate(&self, content: &mut Content, range: Range, change: &mut Change<'_>) -> Result<()> {
         let map = content.extents.get_or_insert_default();
         let segments = map.segments(block_of(range.start), blocks_for(range.end));
         let allocations = self.blocks_for_holes(content, &segments)?;
         let placed: Vec<Segment> = place(&segments, &allocations).into_iter().map(as_unwritten).collect();
-        adopt(content.extents.get_or_insert_default(), &placed, touched);
-        allocations.into_iter().for_each(|allocation| txn.claim(allocation));
+        adopt(content.extents.get_or_insert_default(), &placed, &mut change.touched);
+        allocations.into_iter().for_each(|allocation| change.txn.claim(allocation));
         Ok(())
     }
 
     /// Frees the whole blocks of the range and zeros its edges.
-    fn punch(&self, content: &mut Content, range: Range, size: u64, txn: &mut Txn, touched: &mut Touched) -> Result<()> {
-        let map = content.extents.get_or_insert_default();
-        let (first, last) = self.zero_edges(map, range, size)?;
+    fn punch(&self, inode: &Inode, content: &mut Content, range: Range, change: &mut Change<'_>) -> Result<()> {
+        let (first, last) = self.zero_edges(inode, content, range, change)?;
         if first < last {
-            refuse_shared(&map.segments(first, last))?;
-            let removed = map.remove(first, last, touched);
-            txn.free(&removed);
+            self.give_up(inode, self.extents(inode, content)?, first, last, change);
         }
         Ok(())
     }
 
-    /// The whole blocks of the range lose their content but not their place; the edges are zeroed.
-    fn zero_range(&self, content: &mut Content, range: Range, size: u64, txn: &mut Txn, touched: &mut Touched) -> Result<()> {
-        let map = content.extents.get_or_insert_default();
-        refuse_shared(&map.segments(block_of(range.start), blocks_for(range.end)))?;
-        // First what may fail for lack of space, so that a failure changes nothing.
-        self.preallocate(content, range, txn, touched)?;
-        let map = content.extents.get_or_insert_default();
-        let (first, last) = self.zero_edges(map, range, size)?;
+    /// The whole blocks of the range lose their content but, where nobody else names them, not their place; the edges
+    /// are zeroed.
+    fn zero_range(&self, inode: &Inode, content: &mut Content, range: Range, change: &mut Change<'_>) -> Result<()> {
+        let (first, last) = whole_blocks(range, inode.size());
         if first < last {
-            map.set_flags(first, last, extent_flags::UNWRITTEN, touched);
+            self.leave_to_others(inode, self.extents(inode, content)?, (first, last), change);
+        }
+        // What may fail for lack of space comes before what changes data.
+        self.preallocate(content, range, change)?;
+        self.zero_edges(inode, content, range, change)?;
+        if first < last {
+            self.extents(inode, content)?.set_flags(first, last, extent_flags::UNWRITTEN, &mut change.touched);
         }
         Ok(())
     }
 
-    /// Zeros the partial blocks at both ends. Returns the whole blocks `first..last` between them;
-    /// a last block of which only bytes behind the end of the file are left out counts as whole.
-    fn zero_edges(&self, map: &ExtentMap, range: Range, size: u64) -> Result<(u64, u64)> {
-        let first = blocks_for(range.start);
-        let last = match range.end >= size {
-            true => blocks_for(range.end),
-            false => block_of(range.end),
-        };
+    /// Takes off the file what others name too or, as its mappings were ended, only a pin can still reach.
+    fn leave_to_others(&self, inode: &Inode, map: &mut ExtentMap, (first, last): (u64, u64), change: &mut Change<'_>) {
+        self.take_own_back(map, first, last, &mut change.touched);
+        let pinned = self.coherence().is_mapped(Some(inode.ino));
+        for segment in map.segments(first, last) {
+            if segment.may_be_shared() || pinned {
+                self.give_up(inode, map, segment.file_block, segment.end(), change);
+            }
+        }
+    }
+
+    /// Zeros the partial blocks at both ends. Returns the whole blocks `first..last` between them.
+    fn zero_edges(&self, inode: &Inode, content: &mut Content, range: Range, change: &mut Change<'_>) -> Result<(u64, u64)> {
+        let size = inode.size();
+        let (first, last) = whole_blocks(range, size);
         // Bytes behind the end of the file are left alone: after a crash they may be inside it again.
-        let zero = |start: u64, end: u64| self.zero_in_block(map, start, end.min(size));
+        let mut zero = |start: u64, end: u64| self.zero_in_block(inode, content, (start, end.min(size)), change);
         if first > last {
             zero(range.start, range.end)?;
             return Ok((first, last));
@@ -159,6 +173,16 @@ impl Core {
         }
         Ok((first, last))
     }
+}
+
+/// The whole blocks `first..last` of a range; a last block of which only bytes behind the end of the file are left
+/// out counts as whole.
+fn whole_blocks(range: Range, size: u64) -> (u64, u64) {
+    let last = match range.end >= size {
+        true => blocks_for(range.end),
+        false => block_of(range.end),
+    };
+    (blocks_for(range.start), last)
 }
 
 impl FallocateMode {

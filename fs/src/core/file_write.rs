@@ -9,11 +9,11 @@ use std::sync::atomic::Ordering;
 use peerfs_blockdev::{BLOCK_BYTES, IoBuf};
 use peerfs_p2p::Range;
 
+use super::cow::{Change, Relocation};
 use super::extent_map::{ExtentMap, Segment, Touched};
 use super::handles::OpenFile;
 use super::inode::{Content, Inode, stamp_content, without_suid};
-use super::io::{MAX_FILE_BYTES, Piece, block_of, blocks_for, changed_tail, refuse_shared};
-use super::meta::Txn;
+use super::io::{MAX_FILE_BYTES, Piece, block_of, blocks_for, changed_tail};
 use super::reservation::Want;
 use super::time::now;
 use super::{Core, FsError, Result};
@@ -95,7 +95,7 @@ impl Core {
         let mut load = load;
         let mut reclaimed = false;
         loop {
-            match self.write_excluding(inode, load, origin) {
+            match self.relocating(inode, |relocation| self.write_excluding(inode, load, origin, relocation)) {
                 Ok((old_size, new_size)) => {
                     if new_size != old_size {
                         self.coherence().size_changed(inode.ino, old_size, new_size);
@@ -151,30 +151,70 @@ impl Core {
     }
 
     /// Any write. Returns the size before and after.
-    fn write_excluding(&self, inode: &Arc<Inode>, load: Load<'_>, origin: WriteOrigin) -> Result<(u64, u64)> {
+    fn write_excluding(
+        &self,
+        inode: &Arc<Inode>,
+        load: Load<'_>,
+        origin: WriteOrigin,
+        relocation: &mut Relocation,
+    ) -> Result<(u64, u64)> {
         let mut content = inode.exclude();
-        let map = self.extents(inode, &mut content)?;
+        let mut change = Change::new(relocation);
+        let sizes = self.write_locked(inode, &mut content, load, &mut change);
+        let sizes = match sizes {
+            Ok((old_size, new_size)) => {
+                self.finish_write(inode, &mut content, origin, new_size, change).map(|()| (old_size, new_size))
+            }
+            Err(error) if change.touched.is_empty() => return Err(error),
+            Err(error) => Err(error),
+        };
+        sizes.inspect_err(|_| self.revert(inode, &mut content))
+    }
+
+    /// Puts the data on the device and its blocks into the file.
+    fn write_locked(
+        &self,
+        inode: &Arc<Inode>,
+        content: &mut Content,
+        load: Load<'_>,
+        change: &mut Change<'_>,
+    ) -> Result<(u64, u64)> {
         let old_size = inode.size();
         let (first, last) = load.blocks();
+        self.require_closed(self.extents(inode, content)?, first, last, change.relocation)?;
         if old_size < load.offset && block_of(old_size) < first {
-            self.zero_tail(map, old_size)?;
+            self.zero_tail(inode, content, old_size, change)?;
         }
+        let map = self.extents(inode, content)?;
+        self.take_own_back(map, first, last, &mut change.touched);
         let segments = map.segments(first, last);
-        refuse_shared(&segments)?;
-        let allocations = self.blocks_for_holes(&mut content, &segments)?;
-        let map = self.extents(inode, &mut content)?;
-        let placed = place(&segments, &allocations);
+        let to_fill: Vec<Segment> = segments.iter().map(Segment::unless_shared).collect();
+        let allocations = self.blocks_for_holes(content, &to_fill)?;
+        let map = self.extents(inode, content)?;
+        let placed = place(&to_fill, &allocations);
         self.write_placed(&segments, &placed, load, old_size)?;
+        for segment in segments.iter().filter(|segment| segment.may_be_shared()) {
+            self.give_up(inode, map, segment.file_block, segment.end(), change);
+        }
+        adopt(map, &placed, &mut change.touched);
+        map.set_flags_of_unwritten(&segments, &mut change.touched);
+        allocations.into_iter().for_each(|allocation| change.txn.claim(allocation));
+        Ok((old_size, old_size.max(load.end())))
+    }
 
-        let mut touched = Touched::new();
-        adopt(map, &placed, &mut touched);
-        map.set_flags_of_unwritten(&segments, &mut touched);
-        let new_size = old_size.max(load.end());
-        let clears = origin.kill_suid;
-        let mut txn = Txn::new();
-        allocations.into_iter().for_each(|allocation| txn.claim(allocation));
+    fn finish_write(
+        &self,
+        inode: &Arc<Inode>,
+        content: &mut Content,
+        origin: WriteOrigin,
+        new_size: u64,
+        change: Change<'_>,
+    ) -> Result<()> {
+        let Change { mut txn, touched, .. } = change;
+        let map = self.extents(inode, content)?;
         txn.extents(inode.ino, map, &touched);
         let blocks = map.blocks();
+        let clears = origin.kill_suid;
         txn.inode(inode, |record| {
             record.size = new_size;
             record.blocks = blocks;
@@ -183,8 +223,7 @@ impl Core {
                 record.mode = without_suid(record.mode);
             }
         });
-        self.apply(txn).inspect_err(|_| self.revert(inode, &mut content))?;
-        Ok((old_size, new_size))
+        self.apply(txn)
     }
 
     /// Blocks for all holes among the segments, in their order.
@@ -220,7 +259,7 @@ impl Core {
             true => self.edge(segments.last(), last - 1, old_size)?,
             false => None,
         };
-        let existing = segments.iter().filter(|segment| segment.extent.is_some());
+        let existing = segments.iter().filter(|segment| segment.extent.is_some() && !segment.may_be_shared());
         let pieces = existing
             .chain(placed)
             .filter_map(|segment| {
@@ -313,6 +352,13 @@ pub(super) fn adopt(map: &mut ExtentMap, placed: &[Segment], touched: &mut Touch
         if let Some(extent) = segment.extent {
             map.insert(segment.file_block, extent, touched);
         }
+    }
+}
+
+impl Segment {
+    /// The stretch, as a hole if its blocks have another owner.
+    fn unless_shared(&self) -> Segment {
+        Segment { extent: self.extent.filter(|_| !self.may_be_shared()), ..*self }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Open files and directories.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use dashmap::DashMap;
 
@@ -18,6 +18,8 @@ pub(super) struct OpenFile {
     pub read: bool,
     pub write: bool,
     pub mode: HandleMode,
+    /// What names it as the source of a clone, once somebody asked.
+    name: OnceLock<u64>,
 }
 
 /// An open directory.
@@ -32,6 +34,8 @@ pub(super) struct Handles {
     last: AtomicU64,
     files: DashMap<Handle, Arc<OpenFile>>,
     directories: DashMap<Handle, Arc<OpenDir>>,
+    /// Open files by their name as a source.
+    names: DashMap<u64, Handle>,
 }
 
 impl Handles {
@@ -41,6 +45,24 @@ impl Handles {
 
     pub(super) fn file(&self, handle: Handle) -> Result<Arc<OpenFile>> {
         self.files.get(&handle).map(|open| open.clone()).ok_or(FsError::errno(libc::EBADF))
+    }
+
+    /// A name that cannot be guessed; the same each time.
+    pub(super) fn name(&self, handle: Handle, open: &OpenFile) -> Result<u64> {
+        let random = peerfs_sys::random_u64().map_err(|error| FsError::with_context(libc::EIO, error.to_string()))?;
+        let name = *open.name.get_or_init(|| random.max(1));
+        self.names.insert(name, handle);
+        // Closed meanwhile: whoever closed it may not have seen the name.
+        if !self.files.contains_key(&handle) {
+            self.names.remove(&name);
+        }
+        Ok(name)
+    }
+
+    /// The open file that a name stands for.
+    pub(super) fn named(&self, name: u64) -> Option<Arc<OpenFile>> {
+        let handle = *self.names.get(&name)?;
+        self.file(handle).ok()
     }
 
     pub(super) fn directory(&self, handle: Handle) -> Result<Arc<OpenDir>> {
@@ -82,7 +104,7 @@ impl Core {
         inode.opens.fetch_add(1, Ordering::AcqRel);
         let mode = self.enter_mode(inode, flags);
         let handle = self.handles.next();
-        let open = OpenFile { inode: inode.clone(), read: flags.read, write: flags.write, mode };
+        let open = OpenFile { inode: inode.clone(), read: flags.read, write: flags.write, mode, name: OnceLock::new() };
         self.handles.files.insert(handle, Arc::new(open));
         Opened { handle, mode, keep_cache: mode == HandleMode::Cached && !flags.truncate }
     }
@@ -144,6 +166,9 @@ impl Core {
         let Some((_, open)) = self.handles.files.remove(&handle) else {
             return;
         };
+        if let Some(name) = open.name.get() {
+            self.handles.names.remove(name);
+        }
         let inode = open.inode.clone();
         if open.mode == HandleMode::Cached {
             inode.uncount_cached(open.write);

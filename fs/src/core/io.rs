@@ -4,10 +4,11 @@ use peerfs_blockdev::{BLOCK_BYTES, Io, IoBuf, Ticket};
 use peerfs_p2p::Range;
 
 use super::Core;
+use super::cow::Change;
 use super::extent_map::{ExtentMap, Segment};
 use super::inode::{Content, Inode};
 use crate::error::{FsError, Result};
-use crate::store::{BlockRange, Extent, Key, Record, SUPERBLOCK_BLOCKS, extent_flags};
+use crate::store::{BlockRange, Extent, Key, Record, SUPERBLOCK_BLOCKS};
 use crate::types::Ino;
 
 /// Largest size of a file in bytes (16 TiB).
@@ -94,13 +95,19 @@ impl Core {
     }
 
     /// Zeros bytes `start..end` of one block, if it holds data.
-    pub(super) fn zero_in_block(&self, map: &ExtentMap, start: u64, end: u64) -> Result<()> {
+    pub(super) fn zero_in_block(
+        &self,
+        inode: &Inode,
+        content: &mut Content,
+        (start, end): (u64, u64),
+        change: &mut Change<'_>,
+    ) -> Result<()> {
         let block = block_of(start);
         if start >= end {
             return Ok(());
         }
-        let segments = map.segments(block, block + 1);
-        refuse_shared(&segments)?;
+        self.unshare(inode, content, block, block + 1, change)?;
+        let segments = self.extents(inode, content)?.segments(block, block + 1);
         let Some(device_block) = segments.first().and_then(Segment::written) else {
             return Ok(());
         };
@@ -111,8 +118,8 @@ impl Core {
     }
 
     /// Before the file grows: what lies behind its end in the last block must not come to light.
-    pub(super) fn zero_tail(&self, map: &ExtentMap, size: u64) -> Result<()> {
-        self.zero_in_block(map, size, size.next_multiple_of(BLOCK_BYTES))
+    pub(super) fn zero_tail(&self, inode: &Inode, content: &mut Content, size: u64, change: &mut Change<'_>) -> Result<()> {
+        self.zero_in_block(inode, content, (size, size.next_multiple_of(BLOCK_BYTES)), change)
     }
 
     /// The extents of a regular file, from its records if this is their first use.
@@ -181,18 +188,6 @@ impl Core {
         let range = BlockRange::new(extent.device_block, extent.len_blocks);
         range.is_within(SUPERBLOCK_BLOCKS, self.total_blocks) && !metadata.iter().any(|owned| owned.overlaps(range))
     }
-}
-
-/// Blocks that other files name too are changed by nothing here.
-pub(super) fn refuse_shared(segments: &[Segment]) -> Result<()> {
-    let shared = |segment: &Segment| segment.extent.is_some_and(|extent| extent.flags & extent_flags::SHARED != 0);
-    if segments.iter().any(shared) {
-        return Err(FsError::with_context(
-            libc::EOPNOTSUPP,
-            "the range has blocks shared with another file, which this version does not write",
-        ));
-    }
-    Ok(())
 }
 
 fn no_buffer() -> FsError {

@@ -57,7 +57,8 @@ impl Core {
                 true => map.segments(start, end),
                 false => Vec::new(),
             };
-            Ok(ExtentSurvey { regular: true, size, extents: segments.iter().map(to_extent).collect() })
+            let parts = segments.iter().flat_map(|segment| self.parts_by_owners(segment));
+            Ok(ExtentSurvey { regular: true, size, extents: parts.map(|(part, shared)| to_extent(&part, shared)).collect() })
         })
         .ok()
     }
@@ -116,14 +117,11 @@ impl Core {
     }
 }
 
-fn to_extent(segment: &Segment) -> Extent {
+fn to_extent(segment: &Segment, shared: bool) -> Extent {
     let state = match segment.extent {
         None => ExtentState::Hole,
         Some(extent) if extent.flags & extent_flags::UNWRITTEN != 0 => ExtentState::Unwritten,
-        Some(extent) => ExtentState::Mapped {
-            device_offset: extent.device_block * BLOCK_BYTES,
-            shared: extent.flags & extent_flags::SHARED != 0,
-        },
+        Some(extent) => ExtentState::Mapped { device_offset: extent.device_block * BLOCK_BYTES, shared },
     };
     Extent { file_offset: segment.file_block * BLOCK_BYTES, length: segment.blocks * BLOCK_BYTES, state }
 }

@@ -7,7 +7,7 @@ use super::Core;
 use super::extent_map::{ExtentMap, Segment, Touched, device_ranges};
 use super::inode::Inode;
 use crate::error::{FsError, Result};
-use crate::store::{Allocation, Batch, Bytes, Inode as InodeRecord, Key, Record, StoreError};
+use crate::store::{Allocation, Batch, BlockRange, Bytes, Inode as InodeRecord, Key, Record, StoreError};
 use crate::types::Ino;
 
 impl From<StoreError> for FsError {
@@ -25,6 +25,8 @@ impl From<StoreError> for FsError {
 pub(super) struct Txn {
     batch: Batch,
     inodes: Vec<Arc<Inode>>,
+    /// The file that blocks are taken off.
+    freed_of: Option<Ino>,
 }
 
 impl Txn {
@@ -67,11 +69,17 @@ impl Txn {
         self.batch.claim(allocation);
     }
 
-    /// The blocks of removed stretches belong to nobody any more.
-    pub(super) fn free(&mut self, removed: &[Segment]) {
+    /// The file no longer owns the blocks of removed stretches. One file a transaction.
+    pub(super) fn free(&mut self, ino: Ino, removed: &[Segment]) {
         for range in device_ranges(removed) {
+            self.freed_of = Some(ino);
             self.batch.free(range);
         }
+    }
+
+    /// An extent of this change owns the blocks beside those that did already.
+    pub(super) fn share(&mut self, range: BlockRange) {
+        self.batch.share(range);
     }
 }
 
@@ -93,13 +101,16 @@ impl Core {
 
     /// Makes the changes, all at once.
     pub(super) fn apply(&self, txn: Txn) -> Result<()> {
-        let Txn { mut batch, inodes } = txn;
+        let Txn { mut batch, inodes, freed_of } = txn;
         for inode in &inodes {
             let mut attributes = inode.attributes();
             batch.put_inode(&attributes.record);
             attributes.dirty = false;
         }
-        let seq = self.volume.apply(batch)?;
+        let seq = match freed_of {
+            Some(ino) => self.apply_freeing(ino, batch)?,
+            None => self.volume.apply(batch)?,
+        };
         for inode in &inodes {
             inode.changed_in.fetch_max(seq, Ordering::AcqRel);
         }

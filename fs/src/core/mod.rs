@@ -14,7 +14,8 @@
 //! 4. Attribute locks, one at a time, never across I/O.
 //! 5. Leaves: the tables in [`cache`] and [`handles`], [`numbers`], queues, the store's own.
 //!
-//! None of 1 to 4 is held during a call of [`Coherence`] or [`Core::commit`]: ranges
+//! None of 1 to 4 is held during a call of [`Coherence`] (but the one that never waits, see [`quarantine`]) or
+//! [`Core::commit`]: ranges
 //! are closed first, then the inode is locked, and the guard outlives the lock. A
 //! content lock is held shared while blocks are read or overwritten in place, and
 //! exclusively from the first look at anything that a transaction puts down until it is applied.
@@ -23,6 +24,7 @@ mod acl;
 mod attr;
 mod cache;
 mod commit;
+mod cow;
 mod dir;
 mod extent_map;
 mod fallocate;
@@ -38,6 +40,8 @@ mod numbers;
 mod ops_impl;
 mod orphans;
 mod policy;
+mod quarantine;
+mod reflink;
 mod rename;
 mod reservation;
 mod time;
@@ -54,6 +58,7 @@ use std::time::Duration;
 use peerfs_blockdev::BlockDevice;
 
 pub use self::mapping::{ExtentSurvey, HandleInfo};
+pub use self::reflink::CloneRange;
 use crate::coherence::Coherence;
 use crate::error::{FsError, Result};
 use crate::store::Volume;
@@ -101,6 +106,7 @@ pub struct Core {
     numbers: numbers::Numbers,
     committer: commit::Committer,
     rename_lock: Mutex<()>,
+    quarantine: quarantine::Quarantine,
     /// Nameless inodes that wait for a revocation before they can be freed.
     reap_queue: Mutex<Vec<Arc<inode::Inode>>>,
     /// Number of the latest durable commit.
@@ -131,6 +137,7 @@ impl Core {
             numbers: numbers::Numbers::default(),
             committer: commit::Committer::default(),
             rename_lock: Mutex::new(()),
+            quarantine: quarantine::Quarantine::default(),
             reap_queue: Mutex::default(),
             committed: AtomicU64::new(0),
             failed: AtomicBool::new(false),

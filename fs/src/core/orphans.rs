@@ -58,11 +58,10 @@ impl Core {
         if inode.is_regular() {
             let map = self.extents(inode, &mut content)?;
             let stretches = map.segments(0, map.end());
-            super::io::refuse_shared(&stretches)?;
             for segment in stretches.iter().filter(|segment| segment.extent.is_some()) {
                 txn.delete(Key::Extent(ino, segment.file_block));
             }
-            txn.free(&stretches);
+            txn.free(ino, &stretches);
         }
         if inode.kind == FileKind::Symlink {
             txn.delete(Key::Symlink(ino));

@@ -10,6 +10,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use rangemap::RangeMap;
+
 use super::freemap::FreeMap;
 use super::kv::CommitSeq;
 use super::meta_area::AreaAllocator;
@@ -41,6 +43,8 @@ pub(super) struct State {
     pub(super) shared: SharedMap,
     /// Blocks that pins still reach; the quarantine is one owner of each.
     pub(super) quarantine: FreeMap,
+    /// Blocks that lost all owners but one, and the commit that is part of: a crash before would bring the others back.
+    pub(super) lone: RangeMap<u64, CommitSeq>,
     /// Freed by the commit of this number or an earlier one, oldest first.
     pub(super) pending: Vec<(CommitSeq, BlockRange)>,
     /// Blocks in `pending`.
@@ -159,6 +163,7 @@ impl Allocator {
             available,
             shared,
             quarantine,
+            lone: RangeMap::new(),
             pending: Vec::new(),
             pending_blocks: 0,
             taken,
@@ -189,9 +194,30 @@ impl Allocator {
         Space { free, free_for_data: free.saturating_sub(self.reserve_blocks), pending, quarantined }
     }
 
-    /// The range in parts with one number of owners each, and that number.
-    pub(super) fn owners(&self, range: BlockRange) -> Vec<(BlockRange, u32)> {
-        lock(&self.state).shared.parts(range)
+    /// The range in parts, and whether each has several owners, or had until a change that is not durable yet.
+    pub(super) fn shared_parts(&self, range: BlockRange) -> Vec<(BlockRange, bool)> {
+        let state = lock(&self.state);
+        let mut parts = Vec::new();
+        for (part, owners) in state.shared.parts(range) {
+            if owners > 1 {
+                parts.push((part, true));
+                continue;
+            }
+            let whole = part.start..part.end();
+            let mut at = part.start;
+            for (lone, _) in state.lone.overlapping(&whole) {
+                let (start, end) = (lone.start.max(at), lone.end.min(whole.end));
+                if at < start {
+                    parts.push((BlockRange::new(at, start - at), false));
+                }
+                parts.push((BlockRange::new(start, end - start), true));
+                at = end;
+            }
+            if at < whole.end {
+                parts.push((BlockRange::new(at, whole.end - at), false));
+            }
+        }
+        parts
     }
 
     /// Runs in quarantine.
@@ -235,6 +261,8 @@ impl Allocator {
                 state.pending.push((freed_by, range));
             }
         }
+        let lone = std::mem::take(&mut state.lone);
+        state.lone = lone.into_iter().filter(|(_, alone_by)| *alone_by > seq).collect();
     }
 
     fn put_back(&self, pieces: &[BlockRange]) {

@@ -23,6 +23,7 @@ struct Done {
     freed: Vec<BlockRange>,
     quarantined: Vec<BlockRange>,
     released: Vec<BlockRange>,
+    lone: Vec<BlockRange>,
     shared: Journal,
 }
 
@@ -48,6 +49,9 @@ impl Allocator {
         ops.extend(state.shared.records(&done.shared));
         let seq = apply(ops)?;
         state.pending.extend(done.freed.iter().map(|range| (seq, *range)));
+        for range in done.lone {
+            state.lone.insert(range.start..range.end(), seq);
+        }
         state.pending_blocks += done.freed.iter().map(|range| range.count).sum::<u64>();
         Ok(seq)
     }
@@ -93,6 +97,8 @@ impl Allocator {
 
     fn drop_owner(&self, state: &mut State, range: BlockRange, ops: &mut Ops, done: &mut Done) -> Result<(), StoreError> {
         self.check_owned(state, range)?;
+        let pairs = state.shared.parts(range).into_iter().filter(|(_, owners)| *owners == 2);
+        done.lone.extend(pairs.map(|(part, _)| part));
         for free in state.shared.drop_one(range, &mut done.shared) {
             if state.quarantine.intersects(free) {
                 return Err(StoreError::CorruptSpace { range: free, problem: "owned by a file and by the quarantine alone" });
@@ -211,10 +217,12 @@ mod tests {
         let settle = |owners: Owners| allocator.settle(&owners, |_| Ok(1)).unwrap();
         settle(Owners { shared: vec![range], ..Default::default() });
         settle(Owners { quarantined: vec![range], ..Default::default() });
-        assert_eq!(allocator.owners(range), [(range, 2)]);
+        assert_eq!(allocator.shared_parts(range), [(range, true)]);
         // The other file is pinned and truncated too: the quarantine is still one owner.
         settle(Owners { quarantined: vec![range], ..Default::default() });
-        assert_eq!((allocator.owners(range), allocator.space().free), (vec![(range, 1)], 0));
+        assert_eq!((allocator.shared_parts(range), allocator.space().free), (vec![(range, true)], 0));
+        allocator.release_committed(1);
+        assert_eq!(allocator.shared_parts(range), [(range, false)], "only now a crash would not bring the other owner back");
         settle(Owners { released: vec![range], ..Default::default() });
         assert_eq!(allocator.space().free, 10);
     }

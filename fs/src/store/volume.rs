@@ -142,9 +142,10 @@ impl Volume {
         self.allocator.space()
     }
 
-    /// A range of blocks in parts, and whether they have more than one owner.
+    /// A range of blocks in parts, and whether each must not be written in place: it has more than one owner, or had
+    /// until a change that is not durable yet.
     pub fn shared_parts(&self, range: BlockRange) -> Vec<(BlockRange, bool)> {
-        self.allocator.owners(range).into_iter().map(|(part, owners)| (part, owners > 1)).collect()
+        self.allocator.shared_parts(range)
     }
 
     /// Extents of the metadata area.

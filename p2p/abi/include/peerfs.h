@@ -13,6 +13,7 @@
 #define PEERFS_IOC_MAP _IOWR(PEERFS_IOCTL_TYPE, 3, struct peerfs_map)
 #define PEERFS_IOC_UNMAP _IOWR(PEERFS_IOCTL_TYPE, 4, struct peerfs_unmap)
 #define PEERFS_IOC_REVOKE _IOWR(PEERFS_IOCTL_TYPE, 5, struct peerfs_revoke)
+#define PEERFS_IOC_REFLINK _IOWR(PEERFS_IOCTL_TYPE, 8, struct peerfs_reflink)
 #define PEERFS_IOC_CONTEXT _IOWR(PEERFS_IOCTL_TYPE, 6, struct peerfs_context)
 #define PEERFS_IOC_ACK _IOWR(PEERFS_IOCTL_TYPE, 7, struct peerfs_ack)
 
@@ -222,6 +223,12 @@ static inline const char *peerfs_path_name(uint32_t code) {
 
 // Ask for a descriptor on the Unix socket peerfs_context.socket_path.
 #define PEERFS_TRANSPORT_SOCKET 2
+
+// On the source, open for reading: answers its name. Who has it may clone the file while it is open.
+#define PEERFS_REFLINK_NAME_SOURCE 1
+
+// On the destination: clones the range.
+#define PEERFS_REFLINK_CLONE 2
 
 // First field of every message.
 #define PEERFS_SOCKET_MAGIC 1883657009
@@ -505,6 +512,27 @@ struct peerfs_ack {
   uint32_t reserved;
   // In: the grant the importer has stopped using.
   uint64_t grant_id;
+};
+
+// Argument of PEERFS_IOC_REFLINK. Descriptors cannot be passed to a server, and numbers of descriptors or inodes prove
+// nothing; so the source is asked first for a name that cannot be guessed, which then stands for it.
+//
+// EXDEV: no open file of this mount has the name. EINVAL: offsets or length are not multiples of 4096 (but for a
+// range that ends where both files end), the range leaves the source, or the two ranges overlap. EISDIR, EBADF (not
+// open for reading or writing), ETXTBSY (a pin may write the source), EFBIG, ENOSPC, EROFS.
+struct peerfs_reflink {
+  // In: PEERFS_ABI_VERSION.
+  uint32_t abi_version;
+  // In: what to do (PEERFS_REFLINK_*).
+  uint32_t operation;
+  // Out of PEERFS_REFLINK_NAME_SOURCE, into PEERFS_REFLINK_CLONE.
+  uint64_t source_name;
+  // In: start of the range in the source, bytes.
+  uint64_t source_offset;
+  // In: start of the range in the destination, bytes.
+  uint64_t destination_offset;
+  // In: length, bytes; 0 means to the end of the source. Out: bytes cloned.
+  uint64_t length;
 };
 
 // What read(2) on a session returns: one revocation. Read with a buffer of a whole number of these.

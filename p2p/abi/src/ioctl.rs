@@ -29,6 +29,8 @@ pub const REVOKE: u32 = command(5, size_of::<Revoke>());
 pub const CONTEXT: u32 = command(6, size_of::<Context>());
 /// On a session: acknowledges a revocation: the importer has stopped ([`Ack`]).
 pub const ACK: u32 = command(7, size_of::<Ack>());
+/// On a file open for writing: makes a range of it share the blocks of another file ([`Reflink`]).
+pub const REFLINK: u32 = command(8, size_of::<Reflink>());
 
 /// Segments in one answer.
 pub const SEGMENTS_MAX: usize = 200;
@@ -221,6 +223,37 @@ pub struct Ack {
     pub grant_id: u64,
 }
 
+/// What a [`REFLINK`] is to do.
+pub mod reflink {
+    /// On the source, open for reading: answers its name. Who has it may clone the file while it is open.
+    pub const NAME_SOURCE: u32 = 1;
+    /// On the destination: clones the range.
+    pub const CLONE: u32 = 2;
+}
+
+/// Argument of [`REFLINK`]. Descriptors cannot be passed to a server, and numbers of descriptors or inodes prove
+/// nothing; so the source is asked first for a name that cannot be guessed, which then stands for it.
+///
+/// EXDEV: no open file of this mount has the name. EINVAL: offsets or length are not multiples of 4096 (but for a
+/// range that ends where both files end), the range leaves the source, or the two ranges overlap. EISDIR, EBADF (not
+/// open for reading or writing), ETXTBSY (a pin may write the source), EFBIG, ENOSPC, EROFS.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Reflink {
+    /// In: [`crate::ABI_VERSION`].
+    pub abi_version: u32,
+    /// In: what to do ([`reflink`]).
+    pub operation: u32,
+    /// Out of `NAME_SOURCE`, into `CLONE`.
+    pub source_name: u64,
+    /// In: start of the range in the source, bytes.
+    pub source_offset: u64,
+    /// In: start of the range in the destination, bytes.
+    pub destination_offset: u64,
+    /// In: length, bytes; 0 means to the end of the source. Out: bytes cloned.
+    pub length: u64,
+}
+
 /// What read(2) on a session returns: one revocation. Read with a buffer of a whole number of these.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -280,6 +313,7 @@ const _: () = {
     assert!(size_of::<Revoke>() == 64);
     assert!(size_of::<Context>() == 216);
     assert!(size_of::<Ack>() == 16);
+    assert!(size_of::<Reflink>() == 40);
     assert!(size_of::<Event>() == 40);
     assert!(size_of::<Info>() == 96);
 };

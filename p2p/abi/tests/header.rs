@@ -8,7 +8,7 @@ use std::mem::offset_of;
 use std::path::{Path as FilePath, PathBuf};
 use std::process::Command;
 
-use peerfs_abi::ioctl::{self, Ack, Context, Event, Info, Map, Revoke, Segment, Unmap};
+use peerfs_abi::ioctl::{self, Ack, Context, Event, Info, Map, Reflink, Revoke, Segment, Unmap};
 use peerfs_abi::socket::{Reply, Request};
 use peerfs_abi::{ImporterFlags, MapFlags, Path, Reason, Trigger};
 
@@ -18,6 +18,7 @@ const COMMANDS: &[(&str, u32, &str)] = &[
     ("MAP", ioctl::MAP, "peerfs_map"),
     ("UNMAP", ioctl::UNMAP, "peerfs_unmap"),
     ("REVOKE", ioctl::REVOKE, "peerfs_revoke"),
+    ("REFLINK", ioctl::REFLINK, "peerfs_reflink"),
     ("CONTEXT", ioctl::CONTEXT, "peerfs_context"),
     ("ACK", ioctl::ACK, "peerfs_ack"),
 ];
@@ -54,6 +55,9 @@ fn tidy(text: &str) -> String {
         ("`transport`", "PEERFS_TRANSPORT_*"),
         ("`grant_kind`", "PEERFS_GRANT_*"),
         ("`revoke_flags`", "PEERFS_REVOKE_*"),
+        ("`reflink`", "PEERFS_REFLINK_*"),
+        ("`NAME_SOURCE`", "PEERFS_REFLINK_NAME_SOURCE"),
+        ("`CLONE`", "PEERFS_REFLINK_CLONE"),
         ("`MAGIC`", "PEERFS_SOCKET_MAGIC"),
     ] {
         text = text.replace(rust, c);
@@ -201,6 +205,7 @@ fn expectations() -> Vec<(String, u64)> {
         pins_cut,
         pins_detached
     );
+    layout!(list, Reflink, "peerfs_reflink", abi_version, operation, source_name, source_offset, destination_offset, length);
     layout!(
         list,
         Context,

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use peerfs_abi::ioctl::{Context, Event, Info, Map, Revoke, Unmap};
+use peerfs_abi::ioctl::{Context, Event, Info, Map, Reflink, Revoke, Unmap};
 use peerfs_sys::Window;
 
 use crate::PinKind;
@@ -18,6 +18,8 @@ pub(crate) trait FileCalls: Send + Sync {
     fn map(&self, argument: &mut Map) -> io::Result<()>;
     /// Revokes direct mappings.
     fn revoke(&self, argument: &mut Revoke) -> io::Result<()>;
+    /// Names a source, or clones one.
+    fn reflink(&self, argument: &mut Reflink) -> io::Result<()>;
     /// State of server and file.
     fn info(&self, argument: &mut Info) -> io::Result<()>;
     /// Size of the file, bytes.

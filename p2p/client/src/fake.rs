@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use peerfs_abi::ioctl::{self, Context, Event, Info, Map, Revoke, Unmap};
+use peerfs_abi::ioctl::{self, Context, Event, Info, Map, Reflink, Revoke, Unmap};
 use peerfs_abi::{Path, Reason, Trigger};
 use peerfs_sys::{SequencePage, Window};
 
@@ -253,6 +253,10 @@ impl FileCalls for FakeFile {
         let outcome = self.0.revoke(0..u64::MAX, Duration::from_secs(10));
         argument.revoked = outcome.grants as u64;
         Ok(())
+    }
+
+    fn reflink(&self, _argument: &mut Reflink) -> io::Result<()> {
+        Err(Errno::EXDEV.into())
     }
 
     fn info(&self, argument: &mut Info) -> io::Result<()> {

@@ -7,7 +7,7 @@ use std::ops::RangeBounds;
 use std::sync::Arc;
 use std::time::Duration;
 
-use peerfs_abi::ioctl::{Info, Map, Revoke, revoke_flags};
+use peerfs_abi::ioctl::{Info, Map, Reflink, Revoke, reflink, revoke_flags};
 use peerfs_abi::{ABI_VERSION, MapFlags};
 use zerocopy::FromZeros;
 
@@ -160,6 +160,27 @@ impl File {
     /// What fstat(2) answers.
     pub fn size(&self) -> Result<u64, Error> {
         self.calls.size().map_err(|source| Error::system("get the size of", &self.name, source))
+    }
+
+    /// Makes a range of this file, open for writing, share the blocks of `source`, open for reading: nothing is
+    /// copied until one of the two is written. `length` 0 means to the end of the source; everything in multiples of
+    /// 4096, but for a range that ends where both files end. Returns the bytes shared. Mappings for writing of the
+    /// source's range and all mappings of this file's range end.
+    ///
+    /// # Errors
+    /// EXDEV: the files are not on one mount. EINVAL: misaligned, beyond the source, or overlapping. EISDIR, EBADF,
+    /// ETXTBSY, EFBIG, ENOSPC.
+    pub fn reflink_from(&self, source: &File, source_offset: u64, offset: u64, length: u64) -> Result<u64, Error> {
+        let mut argument = Reflink::new_zeroed();
+        argument.abi_version = ABI_VERSION;
+        argument.operation = reflink::NAME_SOURCE;
+        source.calls.reflink(&mut argument).map_err(|error| Error::command("clone", &source.name, error))?;
+        argument.operation = reflink::CLONE;
+        argument.source_offset = source_offset;
+        argument.destination_offset = offset;
+        argument.length = length;
+        self.calls.reflink(&mut argument).map_err(|error| Error::command("clone into", &self.name, error))?;
+        Ok(argument.length)
     }
 
     /// Reads through the filesystem until the buffer is full or the file ends; returns the bytes read.

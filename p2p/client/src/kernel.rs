@@ -14,7 +14,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, send, socket};
 use nix::sys::stat::Mode;
-use peerfs_abi::ioctl::{self, Ack, Context, Event, Info, Map, Revoke, Unmap, unpack_name};
+use peerfs_abi::ioctl::{self, Ack, Context, Event, Info, Map, Reflink, Revoke, Unmap, unpack_name};
 use peerfs_abi::{ABI_VERSION, names, socket as message};
 use peerfs_sys::{Window, receive_with_fd};
 use zerocopy::{FromZeros, IntoBytes};
@@ -59,6 +59,10 @@ impl FileCalls for KernelFile {
         peerfs_sys::ioctl(&self.0, ioctl::REVOKE, argument).map(drop)
     }
 
+    fn reflink(&self, argument: &mut Reflink) -> io::Result<()> {
+        peerfs_sys::ioctl(&self.0, ioctl::REFLINK, argument).map(drop)
+    }
+
     fn info(&self, argument: &mut Info) -> io::Result<()> {
         peerfs_sys::ioctl(&self.0, ioctl::INFO, argument).map(drop)
     }
@@ -97,8 +101,12 @@ impl KernelSession {
         let path = directory.join(names::CONTROL_DIR);
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let control = nix::fcntl::open(&path, flags, Mode::empty())?;
-        let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-        let session = openat(&control, names::SESSION, flags, Mode::empty())?;
+        let open = |access| openat(&control, names::SESSION, access | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC, Mode::empty());
+        // On a read-only mount the kernel lets nothing be opened for writing, sessions included.
+        let session = open(OFlag::O_RDWR).or_else(|error| match error {
+            Errno::EROFS => open(OFlag::O_RDONLY),
+            error => Err(error),
+        })?;
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         Ok(KernelSession {
             control,

@@ -69,7 +69,15 @@ fn mount_text(info: &Value) -> String {
         ("mount", format!("{}, {access}, server {}", text(&info["mountpoint"]), number(&info["server_pid"]))),
         ("device", format!("{}, {}, {io}", text(&device["name"]), bytes(&device["size_bytes"]))),
         ("volume", format!("\"{}\", UUID {}", text(&volume["label"]), text(&volume["uuid"]))),
-        ("space", format!("{} free of {}", bytes(&volume["free_bytes"]), bytes(&volume["capacity_bytes"]))),
+        (
+            "space",
+            format!(
+                "{} free of {}, {} in quarantine",
+                bytes(&volume["free_bytes"]),
+                bytes(&volume["capacity_bytes"]),
+                bytes(&volume["quarantined_bytes"])
+            ),
+        ),
         ("aperture", aperture(&info["aperture"])),
         (
             "mapping",

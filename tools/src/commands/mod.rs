@@ -10,6 +10,7 @@ pub mod mappings;
 pub mod mkfs;
 pub mod mount;
 pub mod query;
+pub mod reflink;
 pub mod revoke;
 mod same_address;
 pub mod server_info;

@@ -288,6 +288,10 @@ impl Coherence for Told {
         self.note(ino, format!("partial {}..{}", range.start, range.end));
         Box::new(())
     }
+    fn before_sharing(&self, ino: Ino, range: peerfs_p2p::Range) -> Option<crate::coherence::ClosedRange> {
+        self.note(ino, format!("share {}..{}", range.start, range.end));
+        Some(Box::new(()))
+    }
     fn writable_cached_open(&self, ino: Ino) {
         self.note(ino, "writer".into());
     }

@@ -7,6 +7,8 @@ mod files;
 mod model;
 mod model_state;
 mod names;
+mod pins;
+mod reflink;
 mod space;
 
 use std::sync::Arc;
@@ -15,7 +17,7 @@ use std::time::Duration;
 use peerfs_blockdev::BlockDevice;
 
 use self::device::PoisonDevice;
-use super::{Core, MountOptions};
+use super::{CloneRange, Core, MountOptions};
 use crate::coherence::NoMappings;
 use crate::ops::Operations;
 use crate::store::testdev::TestDevice;
@@ -86,6 +88,18 @@ impl Mounted {
     fn truncate(&self, ino: Ino, size: u64) {
         let set = SetAttr { size: Some(size), ..SetAttr::default() };
         self.core.setattr(ALICE, ino, None, set).expect("truncate");
+    }
+
+    /// Clones between files that are open for nothing else.
+    fn reflink(&self, source: Ino, target: Ino, range: CloneRange) -> crate::error::Result<u64> {
+        let from = self.core.open(ALICE, source, READ_WRITE)?.handle;
+        let to = self.core.open(ALICE, target, READ_WRITE)?.handle;
+        let name = self.core.name_source(from)?;
+        let cloned = self.core.reflink(ALICE, to, name, range);
+        self.core.release(from);
+        assert_eq!(code(self.core.reflink(ALICE, to, name, range)), libc::EXDEV, "a name ends with its handle");
+        self.core.release(to);
+        cloned
     }
 
     /// Names in a directory, without `.` and `..`.

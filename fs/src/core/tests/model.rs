@@ -94,12 +94,13 @@ impl Run {
     }
 
     fn step(&mut self) {
-        match self.rng.below(12) {
+        match self.rng.below(13) {
             0 | 1 => self.make(),
             2 => self.remove(),
             3 => self.rename(),
             4 => self.link(),
             5 => self.xattr(),
+            6 => self.clone_range(),
             _ => self.change_data(),
         }
     }
@@ -283,6 +284,29 @@ impl Run {
         self.fs.core.release(handle);
     }
 
+    fn clone_range(&mut self) {
+        let files = self.model.files();
+        let (Some(source), Some(target)) = (self.pick(&files), self.pick(&files)) else {
+            return;
+        };
+        let mut block = || (self.rng.below(8) * 4096) as usize;
+        let (from, to, length) = (block(), block(), block());
+        let range = CloneRange { source_offset: from as u64, destination_offset: to as u64, length: length as u64 };
+        let done = self.fs.reflink(source, target, range);
+        let old = self.model.data(source).map(|data| data.to_vec()).expect("a file");
+        let Some(data) = expect_clone(&old, self.model.data_mut(target).len(), range, source == target) else {
+            assert_eq!(done.map_err(|error| error.code()), Err(libc::EINVAL), "{range:?}");
+            return;
+        };
+        assert_eq!(done, Ok(data.len() as u64), "{range:?}");
+        self.fsynced.remove(&target);
+        let model = self.model.data_mut(target);
+        if !data.is_empty() {
+            model.resize(model.len().max(to + data.len()), 0);
+            model[to..to + data.len()].copy_from_slice(&data);
+        }
+    }
+
     fn crash(mut self) -> Self {
         let image = self.fs.disk.crash_image(&mut self.rng);
         let disk = Arc::new(TestDevice::from_image(image));
@@ -382,4 +406,14 @@ impl Run {
             assert!(Some(&self.content(ino)) == self.model.data(ino).map(|data| &**data), "inode {ino}");
         }
     }
+}
+
+/// What a clone brings into the target, `None` where it is refused.
+fn expect_clone(source: &[u8], target_size: usize, range: CloneRange, same: bool) -> Option<Vec<u8>> {
+    let (from, to) = (range.source_offset as usize, range.destination_offset as usize);
+    let length = if range.length == 0 { source.len().checked_sub(from)? } else { range.length as usize };
+    let data = source.get(from..from + length)?;
+    let whole = length.is_multiple_of(4096) || (from + length == source.len() && to + length >= target_size);
+    let overlaps = same && from < to + length && to < from + length;
+    (whole && !overlaps).then(|| data.to_vec())
 }
