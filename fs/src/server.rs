@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use peerfs_blockdev::{DeviceError, DeviceSpec, OpenMode};
+use peerfs_p2p::devmem::{Pool, PoolConfig};
 use peerfs_p2p::topology::{Topology, TopologyError};
 use peerfs_p2p::{
     Client, ContextIds, DirectPolicy, Engine, EngineConfig, EngineParts, Exporter, GrantError, GrantId, GrantObject, GrantSocket,
@@ -63,6 +64,17 @@ pub struct ServerConfig {
     pub importer_grants: Option<usize>,
     /// The program that runs the guardian: `peerfs`.
     pub guardian_exe: PathBuf,
+    /// Memory of a device to be handed out, if any.
+    pub device_memory: Option<DeviceMemoryConfig>,
+}
+
+/// Device memory of a mount. It is volatile: main memory that stands for that of a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeviceMemoryConfig {
+    /// Size, bytes.
+    pub bytes: u64,
+    /// Bounds of the pool.
+    pub pool: PoolConfig,
 }
 
 /// Why a volume could not be mounted, or closed cleanly.
@@ -195,6 +207,7 @@ impl Server {
         engine.subscribe(&*opened.device).map_err(ServerError::Thread)?;
         core.set_coherence(Arc::new(EngineCoherence::new(&engine)));
 
+        let pool = config.device_memory.as_ref().map(|memory| device_memory(memory, &engine)).transpose()?;
         let socket = if passthrough && !dmabufs {
             None
         } else {
@@ -216,6 +229,7 @@ impl Server {
             cache: cache.clone(),
             device: opened.device,
             aperture: opened.aperture,
+            pool,
             facts: MountFacts {
                 device: config.device.to_string(),
                 mountpoint: config.mountpoint.display().to_string(),
@@ -272,6 +286,14 @@ impl Server {
         drop(self.guardian);
         served.map_err(ServerError::Serving)
     }
+}
+
+/// A pool over memory of its own, whose aperture is all of it.
+fn device_memory(config: &DeviceMemoryConfig, engine: &Arc<Engine>) -> Result<Arc<Pool>, ServerError> {
+    let opened = DeviceSpec::Mem(config.bytes).open(None, OpenMode::ReadWrite, Duration::ZERO)?;
+    let pool = Pool::new(opened.device, opened.aperture, config.pool);
+    pool.attach(engine).map_err(ServerError::Thread)?;
+    Ok(pool)
 }
 
 /// Name of a policy, as in `-o direct=`.

@@ -31,6 +31,8 @@ pub enum Command {
     Map(MapArgs),
     /// Show who maps what since when, and the last refusals
     Mappings(MountpointArgs),
+    /// Show who holds how much device memory, and where it is
+    Devmem(MountpointArgs),
     /// Take direct mappings back
     Revoke(RevokeArgs),
     /// Make a file that shares the blocks of another; nothing is copied until one of them is written
@@ -82,7 +84,8 @@ pub struct MountArgs {
     /// direct=prefer|respect-cache|never, deadline_ms=1..60000, commit=SECONDS, grants=passthrough|socket,
     /// pin_quota=SIZE|PERCENT%, pin_quota_user=SIZE|PERCENT% (of the aperture),
     /// topology=FILE (PCI topology for importers on a bus), importer_grants=N (of one session),
-    /// faults (the device fails on command)
+    /// faults (the device fails on command); devmem=SIZE for device memory to be handed out, with devmem_main=SIZE (main
+    /// memory it may move to), devmem_user_limit=SIZE, devmem_process_limit=SIZE
     #[arg(short = 'o', value_name = "OPTIONS")]
     pub options: Vec<String>,
     /// Size of the software CMB, the aperture; 0 for none [default: 64M; for mem: all of the device]

@@ -40,6 +40,7 @@ pub struct MountConfig {
 pub fn mount(args: &MountArgs) -> Result<MountConfig> {
     let options = mount_options::parse(&args.options)?;
     let device = device(&args.device)?;
+    let device_memory = options.device_memory()?;
     let default_cmb_bytes = (!device.has_aperture()).then_some(DEFAULT_CMB_BYTES);
     let server = ServerConfig {
         device,
@@ -59,6 +60,7 @@ pub fn mount(args: &MountArgs) -> Result<MountConfig> {
         faults: options.faults,
         importer_grants: options.importer_grants,
         guardian_exe: own_program()?,
+        device_memory,
     };
     let log = args.log.as_deref().map(absolute).transpose()?;
     Ok(MountConfig { server, log })

@@ -33,6 +33,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Query(args) => commands::query::run(args),
         Command::Map(args) => commands::map::run(args),
         Command::Mappings(args) => commands::mappings::run(args),
+        Command::Devmem(args) => commands::devmem::run(args),
         Command::Revoke(args) => commands::revoke::run(args),
         Command::Reflink(args) => commands::reflink::run(args),
         Command::Importers(args) => commands::importers::run(args),

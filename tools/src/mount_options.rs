@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use peerfs_blockdev::parse_size;
 use peerfs_fs::core::Atime;
+use peerfs_fs::server::DeviceMemoryConfig;
+use peerfs_p2p::devmem::PoolConfig;
 use peerfs_p2p::{DirectPolicy, PinQuota};
 
 use crate::failure::Usage;
@@ -67,6 +69,14 @@ pub struct MountOptions {
     pub faults: bool,
     /// Live grants that one session may hold.
     pub importer_grants: Option<usize>,
+    /// Device memory, bytes.
+    pub devmem_bytes: Option<u64>,
+    /// Main memory that device memory may move to, bytes.
+    pub devmem_main_bytes: Option<u64>,
+    /// Device memory of one user, bytes.
+    pub devmem_user_bytes: Option<u64>,
+    /// Device memory of one process, bytes.
+    pub devmem_process_bytes: Option<u64>,
 }
 
 impl Default for MountOptions {
@@ -86,6 +96,10 @@ impl Default for MountOptions {
             topology: None,
             faults: false,
             importer_grants: None,
+            devmem_bytes: None,
+            devmem_main_bytes: None,
+            devmem_user_bytes: None,
+            devmem_process_bytes: None,
         }
     }
 }
@@ -99,10 +113,36 @@ pub fn parse(lists: &[String]) -> Result<MountOptions, Usage> {
             None => options.set_flag(option)?,
         }
     }
+    options.device_memory()?;
     Ok(options)
 }
 
 impl MountOptions {
+    /// What the options say of device memory. As much main memory as the device has, and no limits below all of both,
+    /// unless they are given.
+    pub fn device_memory(&self) -> Result<Option<DeviceMemoryConfig>, Usage> {
+        let bounds = [
+            ("devmem_main", self.devmem_main_bytes),
+            ("devmem_user_limit", self.devmem_user_bytes),
+            ("devmem_process_limit", self.devmem_process_bytes),
+        ];
+        let Some(bytes) = self.devmem_bytes.filter(|bytes| *bytes > 0) else {
+            return match bounds.iter().find(|bound| bound.1.is_some()) {
+                Some((name, _)) => Err(Usage(format!("mount option {name}: there is no device memory without devmem=SIZE"))),
+                None => Ok(None),
+            };
+        };
+        let main_bytes_max = self.devmem_main_bytes.unwrap_or(bytes);
+        let user_bytes_max = self.devmem_user_bytes.unwrap_or(bytes.saturating_add(main_bytes_max));
+        let pool = PoolConfig {
+            main_bytes_max,
+            user_bytes_max,
+            process_bytes_max: self.devmem_process_bytes.unwrap_or(user_bytes_max),
+            user_allocations_max: PoolConfig::USER_ALLOCATIONS_MAX,
+        };
+        Ok(Some(DeviceMemoryConfig { bytes, pool }))
+    }
+
     fn set_flag(&mut self, flag: &str) -> Result<(), Usage> {
         match flag {
             "ro" => self.read_only = true,
@@ -124,7 +164,11 @@ impl MountOptions {
     fn set(&mut self, name: &str, value: &str) -> Result<(), Usage> {
         match name {
             "fsname" => self.fsname = Some(value.to_owned()),
-            "cmb" => self.cmb_bytes = Some(parse_size(value).map_err(|error| bad(name, value, &error.to_string()))?),
+            "cmb" => self.cmb_bytes = Some(size(name, value)?),
+            "devmem" => self.devmem_bytes = Some(size(name, value)?),
+            "devmem_main" => self.devmem_main_bytes = Some(size(name, value)?),
+            "devmem_user_limit" => self.devmem_user_bytes = Some(size(name, value)?),
+            "devmem_process_limit" => self.devmem_process_bytes = Some(size(name, value)?),
             "direct" => self.direct = policy(value)?,
             "deadline_ms" => self.deadline = Duration::from_millis(number(name, value, 1, 60_000)?),
             "pin_quota" => self.pin_quota = pin_quota(name, value)?,
@@ -141,6 +185,10 @@ impl MountOptions {
         }
         Ok(())
     }
+}
+
+fn size(name: &str, value: &str) -> Result<u64, Usage> {
+    parse_size(value).map_err(|error| bad(name, value, &error.to_string()))
 }
 
 fn policy(value: &str) -> Result<DirectPolicy, Usage> {
@@ -204,6 +252,16 @@ mod tests {
     }
 
     #[test]
+    fn device_memory_is_bounded() {
+        let config = |list| parsed(list).expect("all known").device_memory().expect("consistent");
+        assert_eq!(config("ro"), None);
+        let all = config("devmem=8M").expect("some");
+        assert_eq!((all.bytes, all.pool.main_bytes_max, all.pool.user_bytes_max), (8 << 20, 8 << 20, 16 << 20));
+        let some = config("devmem=8M,devmem_main=0,devmem_user_limit=2M,devmem_process_limit=1M").expect("some").pool;
+        assert_eq!((some.main_bytes_max, some.user_bytes_max, some.process_bytes_max), (0, 2 << 20, 1 << 20));
+    }
+
+    #[test]
     fn everything_of_mount_8_passes() {
         let options = parsed("defaults,strictatime,relatime,noatime,_netdev,x-systemd.automount,x-a=b,,").expect("all known");
         assert_eq!(options.atime, Atime::Never);
@@ -219,6 +277,9 @@ mod tests {
     #[test]
     fn errors_name_the_option() {
         for bad in [
+            "devmem_main=1M",
+            "devmem=1Q",
+            "devmem=0,devmem_user_limit=1M",
             "nonsense",
             "nonsense=1",
             "deadline_ms=0",

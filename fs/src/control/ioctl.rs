@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::fd::OwnedFd;
 
+use peerfs_abi::devmem;
 use peerfs_abi::ioctl::{self as abi, Ack, Context, Info, Map, Revoke, Segment, Unmap, revoke_flags};
 use peerfs_abi::names::importer_flags;
 use peerfs_abi::{ABI_VERSION, ImporterFlags, MapFlags, Path};
@@ -14,6 +15,7 @@ use peerfs_p2p::{
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use super::Control;
+use super::names::{is_virtual, object};
 use crate::error::{FsError, Result};
 use crate::types::{Caller, Handle, Ino};
 
@@ -56,6 +58,10 @@ impl Call<'_> {
             abi::ACK => self.ack(decode(input)?)?.as_bytes().to_vec(),
             abi::INFO => self.info(decode(input)?)?.as_bytes().to_vec(),
             abi::REFLINK => self.reflink(decode(input)?)?.as_bytes().to_vec(),
+            devmem::DEVICE_MEMORY => {
+                let call = decode(input)?;
+                self.control.device_memory(self.session()?, self.client()?, self.caller, call)?.as_bytes().to_vec()
+            }
             _ => return Err(FsError::errno(libc::ENOTTY)),
         };
         if output.len() > out_size { invalid() } else { Ok(output) }
@@ -70,18 +76,26 @@ impl Call<'_> {
         self.control.session(self.ino, self.handle).ok_or(FsError::errno(libc::ENOTTY))
     }
 
+    /// Reading and writing as the handle allows, if it is one of this file.
+    fn access(&self) -> Option<(bool, bool)> {
+        if let Some((id, read, write)) = self.control.opened_device_memory(self.handle) {
+            return (object(self.ino) == ObjectId::device_memory(id)).then_some((read, write));
+        }
+        let handle = self.control.core.handle_info(self.handle).filter(|handle| handle.ino == self.ino)?;
+        Some((handle.read, handle.write))
+    }
+
     /// The request of a QUERY or MAP.
     fn request(&self, map: &Map) -> Result<MapRequest> {
         check_version(map.abi_version)?;
         let Some(flags) = MapFlags::from_bits(map.flags) else { return invalid() };
         let Some(last) = map.offset.checked_add(map.length) else { return invalid() };
         let end = if map.length == 0 { u64::MAX } else { last };
-        let handle = self.control.core.handle_info(self.handle).filter(|handle| handle.ino == self.ino);
         Ok(MapRequest {
-            object: ObjectId(self.ino),
+            object: object(self.ino),
             range: Range { start: map.offset, end },
             flags,
-            handle_writable: handle.is_some_and(|handle| handle.write),
+            handle_writable: self.access().is_some_and(|access| access.1),
             uid: self.caller.uid,
             cache_probe: (map.file_fd >= 0).then_some(CacheProbe { tid: self.caller.tid, fd: map.file_fd }),
         })
@@ -122,8 +136,7 @@ impl Call<'_> {
         if request.flags.contains(MapFlags::QUERY) {
             return self.query(map);
         }
-        let handle = self.control.core.handle_info(self.handle).filter(|handle| handle.ino == self.ino);
-        if handle.is_some_and(|handle| !handle.read) {
+        if self.access().is_some_and(|access| !access.0) {
             return Err(FsError::errno(libc::EACCES));
         }
         // Without the descriptor nothing proves that the page cache was emptied.
@@ -184,7 +197,7 @@ impl Call<'_> {
             self.may_revoke()?;
         }
         let engine = &self.control.engine;
-        let object = (!everything).then_some(ObjectId(self.ino));
+        let object = (!everything).then_some(object(self.ino));
         let mut report = engine.revoke(object, range, Trigger::Administrator);
         if pins {
             let forced = engine.revoke_pins(object, range, Trigger::Administrator);
@@ -200,8 +213,9 @@ impl Call<'_> {
 
     /// Who may write a file may take mappings of it away (a write would do the same), and so may the mount's owner.
     fn may_revoke(&self) -> Result<()> {
-        let writable = self.control.core.handle_info(self.handle).is_some_and(|handle| handle.ino == self.ino && handle.write);
-        let owns = self.control.core.attr(self.ino).is_ok_and(|attr| attr.uid == self.caller.uid);
+        let writable = self.access().is_some_and(|access| access.1);
+        let attr = if is_virtual(self.ino) { self.control.getattr(self.ino) } else { self.control.core.attr(self.ino) };
+        let owns = attr.is_ok_and(|attr| attr.uid == self.caller.uid);
         if writable || owns { Ok(()) } else { self.control.owner_only(self.caller) }
     }
 
@@ -245,7 +259,7 @@ impl Call<'_> {
     fn info(&self, mut info: Info) -> Result<Info> {
         check_version(info.abi_version)?;
         let engine = &self.control.engine;
-        let object = ObjectId(self.ino);
+        let object = object(self.ino);
         let space = self.control.space()?;
         let counters = engine.object_counters(object);
         let aperture = self.control.aperture_info();

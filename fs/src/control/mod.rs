@@ -1,6 +1,7 @@
 //! What clients and tools reach besides files: the virtual files of the control
 //! directory, sessions, grants and ioctls. It knows no transport.
 
+mod devmem;
 mod faults;
 mod ioctl;
 mod names;
@@ -16,12 +17,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use dashmap::DashMap;
 use peerfs_abi::ioctl::{Event, transport};
 use peerfs_blockdev::{Aperture, ApertureInfo, BlockDevice};
+use peerfs_p2p::devmem::Pool;
 use peerfs_p2p::{Client, Engine, GrantError, GrantObject, SessionError, SessionId};
 use zerocopy::IntoBytes;
 
 pub use faults::Faults;
 pub use ioctl::is_quick;
-pub use names::{DIR_HANDLE, TTL, is_reserved, is_virtual};
+pub use names::{DIR_HANDLE, TTL, is_device_memory, is_reserved, is_virtual};
 pub use report::MountFacts;
 
 use self::names::Virtual;
@@ -51,6 +53,7 @@ pub struct Control {
     cache: Arc<dyn CpuCache>,
     device: Arc<dyn BlockDevice>,
     aperture: Option<Arc<dyn Aperture>>,
+    pool: Option<Arc<Pool>>,
     facts: MountFacts,
     socket_path: Option<PathBuf>,
     wants_passthrough: bool,
@@ -72,6 +75,8 @@ pub struct ControlParts {
     pub device: Arc<dyn BlockDevice>,
     /// Its aperture.
     pub aperture: Option<Arc<dyn Aperture>>,
+    /// Device memory, if the mount has some.
+    pub pool: Option<Arc<Pool>>,
     /// What is fixed for the life of the mount.
     pub facts: MountFacts,
     /// Grants are to go through the mount itself.
@@ -91,6 +96,7 @@ impl Control {
             cache: parts.cache,
             device: parts.device,
             aperture: parts.aperture,
+            pool: parts.pool,
             facts: parts.facts,
             socket_path: parts.socket_path,
             wants_passthrough: parts.passthrough,
@@ -143,6 +149,8 @@ impl Control {
             Some(Virtual::Topology) => attributes(libc::S_IFREG | 0o444, self.facts.owner_uid, 0),
             Some(Virtual::Faults) if self.faults.is_some() => attributes(libc::S_IFREG | 0o600, self.facts.owner_uid, 0),
             Some(Virtual::Faults) => Err(FsError::errno(libc::ENOENT)),
+            Some(Virtual::DeviceMemoryUse) => attributes(libc::S_IFREG | 0o444, self.facts.owner_uid, 0),
+            Some(Virtual::DeviceMemory(id)) => self.device_memory_attributes(ino, id),
             Some(Virtual::Grant(id)) => match self.engine.grant(id) {
                 Some(grant) => {
                     let mode = if grant.writable { 0o600 } else { 0o400 };
@@ -195,6 +203,8 @@ impl Control {
                 let faults = self.faults.as_ref().ok_or(FsError::errno(libc::ENOENT))?;
                 Ok(ControlOpened::Plain(self.add(VirtualHandle::Faults(Arc::new(faults.text())))))
             }
+            Some(Virtual::DeviceMemoryUse) => self.open_text(flags, self.device_memory_json(caller)?),
+            Some(Virtual::DeviceMemory(id)) => self.open_device_memory(id, flags),
             Some(Virtual::Grant(id)) => {
                 let tgid = peerfs_sys::thread_group(caller.tid).map_err(|_| FsError::errno(libc::ESRCH))?;
                 let client = Client { tgid, uid: caller.uid };
@@ -219,7 +229,7 @@ impl Control {
                 return Ok(text[start..end].to_vec());
             }
             Some(VirtualHandle::Session { id, .. }) => *id,
-            Some(VirtualHandle::Grant) => return Err(FsError::errno(libc::EOPNOTSUPP)),
+            Some(VirtualHandle::Grant | VirtualHandle::DeviceMemory { .. }) => return Err(FsError::errno(libc::EOPNOTSUPP)),
             None => return Err(FsError::errno(libc::EBADF)),
         };
         let room = size as usize / size_of::<Event>();
@@ -249,6 +259,9 @@ impl Control {
     pub fn release(&self, handle: Handle) {
         if let Some((_, VirtualHandle::Session { id, .. })) = self.handles.remove(&handle) {
             self.engine.close_session(id);
+            if let Some(pool) = &self.pool {
+                pool.close_session(id);
+            }
         }
     }
 

@@ -6,14 +6,18 @@
 
 use std::time::Duration;
 
-use peerfs_abi::names::{CONTROL_DIR, FAULTS, INFO_JSON, MAPPINGS_JSON, SESSION, TOPOLOGY_JSON, parse_grant_name};
-use peerfs_p2p::GrantId;
+use peerfs_abi::devmem::parse_device_memory_name;
+use peerfs_abi::names::{
+    CONTROL_DIR, DEVMEM_JSON, FAULTS, INFO_JSON, MAPPINGS_JSON, SESSION, TOPOLOGY_JSON, parse_grant_name,
+};
+use peerfs_p2p::{GrantId, ObjectId};
 
 use crate::types::{Attr, DirEntry, Ino, Timestamp};
 
 const VIRTUAL: u64 = 1 << 63;
 const FILE: u64 = VIRTUAL | 1 << 62;
 const GRANT: u64 = FILE | 1 << 61;
+const DEVICE_MEMORY: u64 = FILE | 1 << 60;
 
 /// Virtual files change without the kernel's knowledge.
 pub const TTL: Duration = Duration::ZERO;
@@ -39,16 +43,21 @@ pub enum Virtual {
     Topology,
     /// Faults of the storage device.
     Faults,
+    /// Who holds how much device memory.
+    DeviceMemoryUse,
+    /// An allocation of device memory.
+    DeviceMemory(u64),
     /// The memory of a grant.
     Grant(GrantId),
 }
 
-const FIXED: [(Virtual, &str, u64); 5] = [
+const FIXED: [(Virtual, &str, u64); 6] = [
     (Virtual::Session, SESSION, FILE | 1),
     (Virtual::Info, INFO_JSON, FILE | 2),
     (Virtual::Mappings, MAPPINGS_JSON, FILE | 3),
     (Virtual::Topology, TOPOLOGY_JSON, FILE | 4),
     (Virtual::Faults, FAULTS, FILE | 5),
+    (Virtual::DeviceMemoryUse, DEVMEM_JSON, FILE | 6),
 ];
 
 impl Virtual {
@@ -56,6 +65,7 @@ impl Virtual {
     pub fn from_ino(ino: Ino) -> Option<Virtual> {
         match ino {
             ino if ino & GRANT == GRANT => Some(Virtual::Grant(GrantId(ino & !GRANT))),
+            ino if ino & DEVICE_MEMORY == DEVICE_MEMORY => Some(Virtual::DeviceMemory(ino & !DEVICE_MEMORY)),
             ino if ino & FILE == FILE => FIXED.iter().find(|fixed| fixed.2 == ino).map(|fixed| fixed.0),
             ino if is_virtual(ino) => Some(Virtual::Directory { parent: ino & !VIRTUAL }),
             _ => None,
@@ -67,6 +77,7 @@ impl Virtual {
         match self {
             Virtual::Directory { parent } => VIRTUAL | parent,
             Virtual::Grant(id) => GRANT | id.0,
+            Virtual::DeviceMemory(id) => DEVICE_MEMORY | id,
             other => FIXED.iter().find(|fixed| fixed.0 == other).map_or(FILE, |fixed| fixed.2),
         }
     }
@@ -80,10 +91,25 @@ impl Virtual {
         match FIXED.iter().find(|fixed| fixed.1 == name) {
             Some(fixed) => Some(fixed.0),
             None => {
-                parse_grant_name(name).map(GrantId).filter(|id| Virtual::Grant(*id).ino() & !GRANT == id.0).map(Virtual::Grant)
+                let grant = parse_grant_name(name).map(GrantId).filter(|id| Virtual::Grant(*id).ino() & !GRANT == id.0);
+                let memory = parse_device_memory_name(name).filter(|id| id >> 60 == 0);
+                grant.map(Virtual::Grant).or(memory.map(Virtual::DeviceMemory))
             }
         }
     }
+}
+
+/// What a file is to the mapping engine.
+pub fn object(ino: Ino) -> ObjectId {
+    match Virtual::from_ino(ino) {
+        Some(Virtual::DeviceMemory(id)) => ObjectId::device_memory(id),
+        _ => ObjectId(ino),
+    }
+}
+
+/// A file of device memory: reading and writing it may wait, and never through the page cache.
+pub fn is_device_memory(ino: Ino) -> bool {
+    matches!(Virtual::from_ino(ino), Some(Virtual::DeviceMemory(_)))
 }
 
 /// Belongs to the control directory, not to the volume.
@@ -137,7 +163,9 @@ mod tests {
     #[test]
     fn numbers_and_names_lead_to_the_same_file() {
         let grant = Virtual::Grant(GrantId(0x1234_5678_9abc));
-        for file in [Virtual::Session, Virtual::Info, Virtual::Mappings, grant, Virtual::Directory { parent: 77 }] {
+        let memory = Virtual::DeviceMemory(5);
+        let fixed = [Virtual::Session, Virtual::Info, Virtual::Mappings, Virtual::DeviceMemoryUse];
+        for file in fixed.into_iter().chain([grant, memory, Virtual::Directory { parent: 77 }]) {
             assert!(is_virtual(file.ino()));
             assert_eq!(Virtual::from_ino(file.ino()), Some(file));
         }
@@ -145,6 +173,9 @@ mod tests {
         assert_eq!(Virtual::look_up(dir, b"session"), Some(Virtual::Session));
         assert_eq!(Virtual::look_up(dir, grant_name(0x1234_5678_9abc).as_bytes()), Some(grant));
         assert_eq!(Virtual::look_up(dir, grant_name(u64::MAX).as_bytes()), None, "more bits than an inode number can carry");
+        assert_eq!(Virtual::look_up(dir, b"devmem-5"), Some(memory));
+        assert_eq!(Virtual::look_up(dir, b"devmem-1152921504606846976"), None, "more bits than an inode number can carry");
+        assert_eq!((object(memory.ino()), object(77)), (ObjectId::device_memory(5), ObjectId(77)));
         assert_eq!(Virtual::look_up(77, b"session"), None);
         assert_eq!(Virtual::from_ino(77), None);
     }

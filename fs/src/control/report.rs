@@ -2,6 +2,7 @@
 
 use peerfs_blockdev::{ApertureKind, BLOCK_BYTES};
 use peerfs_p2p::topology::Topology;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::Control;
@@ -70,6 +71,7 @@ impl Control {
             "aperture": aperture,
             "faults": self.faults.is_some(),
             "topology": self.engine.topology().is_some(),
+            "device_memory": self.device_memory_summary(),
             "sessions": totals.sessions,
             "contexts": totals.contexts,
             "mappings": totals.mappings,
@@ -102,7 +104,7 @@ impl Control {
     }
 }
 
-fn render(value: &Value) -> Result<Vec<u8>> {
+pub(super) fn render(value: &impl Serialize) -> Result<Vec<u8>> {
     let mut text = serde_json::to_vec_pretty(value).map_err(|error| FsError::with_context(libc::EIO, error.to_string()))?;
     text.push(b'\n');
     Ok(text)

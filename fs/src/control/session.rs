@@ -22,6 +22,15 @@ pub enum VirtualHandle {
     Faults(Arc<Vec<u8>>),
     /// A grant that was handed over.
     Grant,
+    /// The file of an allocation of device memory.
+    DeviceMemory {
+        /// The allocation.
+        id: u64,
+        /// Open for reading.
+        read: bool,
+        /// Open for writing.
+        write: bool,
+    },
 }
 
 /// The poll that waits for an event of one session. All polls of one open file are the same to the kernel, so the

@@ -320,6 +320,15 @@ impl fuser::Filesystem for Adapter {
         lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        if control::is_device_memory(ino.0) {
+            let control = Arc::clone(&self.control);
+            return self.pool.run(move || {
+                contain("read", || {
+                    let outcome = control.read_device_memory(handle.0, offset, size, lock_owner.is_none());
+                    answer("read", reply, outcome, |reply, data| reply.data(&data));
+                });
+            });
+        }
         if control::is_virtual(ino.0) {
             contain("read", || {
                 answer("read", reply, self.control.read(handle.0, offset, size), |reply, data| reply.data(&data));
@@ -345,12 +354,22 @@ impl fuser::Filesystem for Adapter {
         lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        let from_page_cache = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        if control::is_device_memory(ino.0) {
+            let (control, data) = (Arc::clone(&self.control), data.to_vec());
+            return self.pool.run(move || {
+                contain("write", || {
+                    let through_cache = from_page_cache || lock_owner.is_none();
+                    let outcome = control.write_device_memory(handle.0, offset, &data, through_cache);
+                    answer("write", reply, outcome, |reply, count| reply.written(count));
+                });
+            });
+        }
         if control::is_virtual(ino.0) {
             let outcome = self.control.write(handle.0, data);
             contain("write", || answer("write", reply, outcome, |reply, count| reply.written(count)));
             return;
         }
-        let from_page_cache = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
         let origin = WriteOrigin {
             through_cache: from_page_cache || lock_owner.is_none(),
             from_page_cache,

@@ -16,6 +16,7 @@
 #define PEERFS_IOC_REFLINK _IOWR(PEERFS_IOCTL_TYPE, 8, struct peerfs_reflink)
 #define PEERFS_IOC_CONTEXT _IOWR(PEERFS_IOCTL_TYPE, 6, struct peerfs_context)
 #define PEERFS_IOC_ACK _IOWR(PEERFS_IOCTL_TYPE, 7, struct peerfs_ack)
+#define PEERFS_IOC_DEVICE_MEMORY _IOWR(PEERFS_IOCTL_TYPE, 9, struct peerfs_device_memory)
 
 #define PEERFS_MAP_PIN 1u
 #define PEERFS_MAP_WRITE 2u
@@ -190,6 +191,18 @@ static inline const char *peerfs_path_name(uint32_t code) {
 
 // Version of everything in this crate. A server refuses another one.
 #define PEERFS_ABI_VERSION 1
+
+// Allocates `bytes` of zeros, charged to the calling process. They end with the session.
+#define PEERFS_DEVICE_MEMORY_ALLOCATE 1
+
+// Ends an allocation; its mappings are revoked first.
+#define PEERFS_DEVICE_MEMORY_FREE 2
+
+// Grows an allocation to `bytes`; the new part is zero.
+#define PEERFS_DEVICE_MEMORY_GROW 3
+
+// Only answers.
+#define PEERFS_DEVICE_MEMORY_LOOK 4
 
 // ioctl type byte of peerfs.
 #define PEERFS_IOCTL_TYPE 191
@@ -581,6 +594,22 @@ struct peerfs_info {
   uint32_t deadline_ms;
   // Explicit padding, zero.
   uint32_t reserved;
+};
+
+// Argument of PEERFS_IOC_DEVICE_MEMORY.
+struct peerfs_device_memory {
+  // In: PEERFS_ABI_VERSION.
+  uint32_t abi_version;
+  // In: what is to be done (PEERFS_DEVICE_MEMORY_*).
+  uint32_t call;
+  // In: the allocation, 0 for `ALLOCATE`. Out: the allocation, as in the name of its file.
+  uint64_t id;
+  // In: size to allocate or to grow to, bytes. Out: the size, a multiple of 4096; 0 after `FREE`.
+  uint64_t bytes;
+  // In (`ALLOCATE`): permission bits of the file, for others to open it (0600: none but this user).
+  uint32_t mode;
+  // Out: 1 while it is in main memory: the device had no room.
+  uint32_t migrated;
 };
 
 // Asks for the descriptor of a grant.

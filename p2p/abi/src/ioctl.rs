@@ -9,7 +9,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 /// ioctl type byte of peerfs.
 pub const IOCTL_TYPE: u8 = 0xBF;
 
-const fn command(nr: u32, size: usize) -> u32 {
+pub(crate) const fn command(nr: u32, size: usize) -> u32 {
     assert!(size < 16384, "FUSE passes at most 16383 bytes");
     const READ_WRITE: u32 = 3;
     (READ_WRITE << 30) | ((size as u32) << 16) | ((IOCTL_TYPE as u32) << 8) | nr

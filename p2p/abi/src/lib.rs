@@ -6,6 +6,7 @@
 //! structure has a fixed size and no implicit padding, so 32-bit programs use
 //! the same layout.
 
+pub mod devmem;
 pub mod ioctl;
 pub mod names;
 pub mod reason;

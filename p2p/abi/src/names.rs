@@ -21,6 +21,8 @@ pub const TOPOLOGY_JSON: &str = "topology.json";
 /// Commands written to it make the storage device fail (mounts with `-o faults`; owner of the mount only). Reading
 /// it gives the faults in force.
 pub const FAULTS: &str = "faults";
+/// Reading it gives the use of device memory as JSON: of everybody for the owner of the mount, else of the reader's user.
+pub const DEVMEM_JSON: &str = "devmem.json";
 /// Prefix of a grant's virtual window file; the grant id in 16 hexadecimal digits follows.
 pub const GRANT_PREFIX: &str = "grant-";
 /// Per-file policy: `prefer` (default), `respect-cache` or `never`.

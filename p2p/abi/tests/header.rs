@@ -8,6 +8,7 @@ use std::mem::offset_of;
 use std::path::{Path as FilePath, PathBuf};
 use std::process::Command;
 
+use peerfs_abi::devmem::{self, DeviceMemory};
 use peerfs_abi::ioctl::{self, Ack, Context, Event, Info, Map, Reflink, Revoke, Segment, Unmap};
 use peerfs_abi::socket::{Reply, Request};
 use peerfs_abi::{ImporterFlags, MapFlags, Path, Reason, Trigger};
@@ -21,6 +22,7 @@ const COMMANDS: &[(&str, u32, &str)] = &[
     ("REFLINK", ioctl::REFLINK, "peerfs_reflink"),
     ("CONTEXT", ioctl::CONTEXT, "peerfs_context"),
     ("ACK", ioctl::ACK, "peerfs_ack"),
+    ("DEVICE_MEMORY", devmem::DEVICE_MEMORY, "peerfs_device_memory"),
 ];
 
 fn crate_dir() -> &'static FilePath {
@@ -32,7 +34,7 @@ fn generate() -> String {
     let mut settings = settings.expect("cbindgen.toml is valid");
     settings.after_includes = Some(format!("\n{}", additions()));
     let mut builder = cbindgen::Builder::new().with_config(settings);
-    for source in ["lib.rs", "ioctl.rs", "names.rs", "socket.rs", "reason.rs"] {
+    for source in ["lib.rs", "ioctl.rs", "devmem.rs", "names.rs", "socket.rs", "reason.rs"] {
         builder = builder.with_src(crate_dir().join("src").join(source));
     }
     let mut text = Vec::new();
@@ -58,6 +60,7 @@ fn tidy(text: &str) -> String {
         ("`reflink`", "PEERFS_REFLINK_*"),
         ("`NAME_SOURCE`", "PEERFS_REFLINK_NAME_SOURCE"),
         ("`CLONE`", "PEERFS_REFLINK_CLONE"),
+        ("`device_memory_call`", "PEERFS_DEVICE_MEMORY_*"),
         ("`MAGIC`", "PEERFS_SOCKET_MAGIC"),
     ] {
         text = text.replace(rust, c);
@@ -247,6 +250,7 @@ fn expectations() -> Vec<(String, u64)> {
         deadline_ms,
         reserved
     );
+    layout!(list, DeviceMemory, "peerfs_device_memory", abi_version, call, id, bytes, mode, migrated);
     layout!(list, Request, "peerfs_request", magic, abi_version, grant_id);
     layout!(list, Reply, "peerfs_reply", magic, error, grant_id);
     for (name, number, _) in COMMANDS {

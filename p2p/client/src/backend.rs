@@ -3,8 +3,10 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
+use peerfs_abi::devmem::DeviceMemory;
 use peerfs_abi::ioctl::{Context, Event, Info, Map, Reflink, Revoke, Unmap};
 use peerfs_sys::Window;
 
@@ -52,4 +54,8 @@ pub(crate) trait SessionCalls: Send + Sync {
     fn acknowledge(&self, grant_id: u64) -> io::Result<()>;
     /// Ends a mapping, or reports bytes moved through it.
     fn unmap(&self, argument: &mut Unmap) -> io::Result<()>;
+    /// Allocates, grows, frees or looks at device memory.
+    fn device_memory(&self, argument: &mut DeviceMemory) -> io::Result<()>;
+    /// Opens the file of an allocation.
+    fn device_memory_file(&self, id: u64, writable: bool) -> io::Result<Arc<dyn FileCalls>>;
 }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use peerfs_abi::devmem::DeviceMemory;
 use peerfs_abi::ioctl::{self, Context, Event, Info, Map, Reflink, Revoke, Unmap};
 use peerfs_abi::{Path, Reason, Trigger};
 use peerfs_sys::{SequencePage, Window};
@@ -307,6 +308,14 @@ impl FileCalls for FakeFile {
 struct FakeSession(Arc<FakeServer>);
 
 impl SessionCalls for FakeSession {
+    fn device_memory(&self, _argument: &mut DeviceMemory) -> io::Result<()> {
+        Err(Errno::ENODEV.into())
+    }
+
+    fn device_memory_file(&self, _id: u64, _writable: bool) -> io::Result<Arc<dyn FileCalls>> {
+        Err(Errno::ENOENT.into())
+    }
+
     fn bind(&self, argument: &mut Context) -> io::Result<()> {
         argument.context_id = 42;
         argument.sequence_grant_id = SEQUENCE_GRANT;

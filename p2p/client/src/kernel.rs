@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -14,6 +14,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, send, socket};
 use nix::sys::stat::Mode;
+use peerfs_abi::devmem::{self, DeviceMemory};
 use peerfs_abi::ioctl::{self, Ack, Context, Event, Info, Map, Reflink, Revoke, Unmap, unpack_name};
 use peerfs_abi::{ABI_VERSION, names, socket as message};
 use peerfs_sys::{Window, receive_with_fd};
@@ -98,7 +99,11 @@ pub(crate) struct KernelSession {
 impl KernelSession {
     /// `directory` is any directory of the mount.
     pub(crate) fn open(directory: &Path) -> io::Result<KernelSession> {
-        let path = directory.join(names::CONTROL_DIR);
+        // A file of the control directory is in that directory itself.
+        let path = match directory.ends_with(names::CONTROL_DIR) {
+            true => directory.to_owned(),
+            false => directory.join(names::CONTROL_DIR),
+        };
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let control = nix::fcntl::open(&path, flags, Mode::empty())?;
         let open = |access| openat(&control, names::SESSION, access | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC, Mode::empty());
@@ -208,6 +213,18 @@ impl SessionCalls for KernelSession {
 
     fn unmap(&self, argument: &mut Unmap) -> io::Result<()> {
         peerfs_sys::ioctl(&self.session, ioctl::UNMAP, argument).map(drop)
+    }
+
+    fn device_memory(&self, argument: &mut DeviceMemory) -> io::Result<()> {
+        peerfs_sys::ioctl(&self.session, devmem::DEVICE_MEMORY, argument).map(drop)
+    }
+
+    fn device_memory_file(&self, id: u64, writable: bool) -> io::Result<Arc<dyn FileCalls>> {
+        let name = devmem::device_memory_name(id);
+        let access = if writable { OFlag::O_RDWR } else { OFlag::O_RDONLY };
+        let flags = access | OFlag::O_DIRECT | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let file = openat(&self.control, name.as_str(), flags, Mode::empty())?;
+        Ok(Arc::new(KernelFile(File::from(file))))
     }
 }
 

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use peerfs_tests::torture::{attack, bad_input, crash, holder, hung, killed, last_store};
+use peerfs_tests::torture::{attack, bad_input, crash, devmem, holder, hung, killed, last_store};
 
 /// Hostile, hung and dying programs and bad input against a real mount. Needs root.
 #[derive(Parser)]
@@ -75,6 +75,7 @@ enum Child {
     Attack { access: String, file: PathBuf },
     Steal { access: String, file: PathBuf, grant: u64, context: u64, mapping: u64 },
     Inherit { access: String },
+    DeviceMemory { directory: PathBuf },
     HoldLibrary { file: PathBuf },
     HoldByAddress { file: PathBuf },
     HoldByHand { file: PathBuf },
@@ -128,6 +129,7 @@ fn run(child: Child) -> Result<()> {
         Child::Attack { access, file } => attack::hold(&access, &file),
         Child::Steal { access, file, grant, context, mapping } => attack::thief(&access, &file, [grant, context, mapping]),
         Child::Inherit { access } => attack::heir(&access),
+        Child::DeviceMemory { directory } => devmem::obey(&directory),
         Child::HoldLibrary { file } => holder::library(&file),
         Child::HoldByAddress { file } => holder::by_address(&file),
         Child::HoldByHand { file } => holder::by_hand(&file),

@@ -5,6 +5,7 @@
 pub mod attack;
 pub mod bad_input;
 pub mod crash;
+pub mod devmem;
 pub mod holder;
 pub mod hung;
 pub mod killed;

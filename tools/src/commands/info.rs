@@ -102,6 +102,7 @@ fn mount_text(info: &Value) -> String {
         ),
     ]);
     text.push_str(&pins(info));
+    text.push_str(&device_memory(&info["device_memory"]));
     text.push_str(&revocations(&info["revocations"]));
     for limit in info["limits"].as_array().map_or(&[][..], Vec::as_slice) {
         let _ = writeln!(text, "{:<12} {}", "limit", limit.as_str().unwrap_or("?"));
@@ -131,6 +132,19 @@ fn pins(info: &Value) -> String {
         bytes("pin_quota_user_bytes")
     );
     lines(&[("pins", text)])
+}
+
+fn device_memory(memory: &Value) -> String {
+    let bytes = |name: &str| output::bytes(memory[name].as_u64().unwrap_or(0));
+    let Some(allocations) = memory["allocations"].as_u64() else { return String::new() };
+    let text = format!(
+        "{} free of {}, {}, {} of them in main memory",
+        bytes("free_bytes"),
+        bytes("device_bytes"),
+        output::count(allocations, "allocation"),
+        bytes("main_bytes_used")
+    );
+    lines(&[("devmem", text)])
 }
 
 fn revocations(records: &Value) -> String {

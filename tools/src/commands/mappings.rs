@@ -5,6 +5,8 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use peerfs_abi::MapFlags;
+use peerfs_abi::devmem::device_memory_name;
+use peerfs_p2p::ObjectId;
 use serde_json::Value;
 
 use super::server_info;
@@ -49,6 +51,12 @@ fn number(record: &Value, name: &str) -> u64 {
     record[name].as_u64().unwrap_or(0)
 }
 
+/// A file by its inode number, device memory by its name.
+fn object(record: &Value) -> String {
+    let object = ObjectId(number(record, "object"));
+    object.allocation().map_or_else(|| object.0.to_string(), device_memory_name)
+}
+
 fn mapping_table(mappings: &[Value]) -> comfy_table::Table {
     let titles =
         ["mapping", "importer", "process", "user", "inode", "offset", "length", "flags", "segments", "direct", "fallback", "age"];
@@ -61,7 +69,7 @@ fn mapping_table(mappings: &[Value]) -> comfy_table::Table {
             mapping["importer"].as_str().unwrap_or("?").to_owned(),
             plain("pid"),
             plain("uid"),
-            plain("object"),
+            object(mapping),
             plain("offset"),
             output::bytes(number(mapping, "length")),
             flags.iter_names().map(|(name, _)| name).collect::<Vec<_>>().join("+"),
@@ -103,7 +111,7 @@ fn refusal_table(refusals: &[Value]) -> comfy_table::Table {
     for refusal in refusals {
         table.add_row([
             refusal["reason"].as_str().unwrap_or("?").to_owned(),
-            number(refusal, "object").to_string(),
+            object(refusal),
             number(refusal, "offset").to_string(),
             output::bytes(number(refusal, "length")),
             age(refusal),

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
 use nix::errno::Errno;
-use peerfs_abi::names::{CONTROL_DIR, INFO_JSON, MAPPINGS_JSON, TOPOLOGY_JSON};
+use peerfs_abi::names::{CONTROL_DIR, DEVMEM_JSON, INFO_JSON, MAPPINGS_JSON, TOPOLOGY_JSON};
 use serde_json::Value;
 
 /// Why there is no answer.
@@ -42,6 +42,11 @@ pub fn topology(path: &Path) -> Result<Value> {
     read(path, TOPOLOGY_JSON).map_err(anyhow::Error::from).with_context(|| path.display().to_string())
 }
 
+/// Use of the device memory of the mount that `path` is in.
+pub fn device_memory(path: &Path) -> Result<Value> {
+    read(path, DEVMEM_JSON).map_err(anyhow::Error::from)
+}
+
 /// The number of the server's process.
 pub fn server_pid(info: &Value) -> Option<u32> {
     info["server_pid"].as_u64().and_then(|pid| u32::try_from(pid).ok())
@@ -62,6 +67,7 @@ fn explain(path: &Path, error: &io::Error) -> NoServer {
         Some(Errno::ENOENT | Errno::ENOTDIR) => {
             anyhow!("{shown}: not on a peerfs mount; name a mount point (findmnt -t fuse,fuse.peerfs lists them)")
         }
+        Some(Errno::ENODEV) => anyhow!("{shown}: the mount has no device memory; mount with -o devmem=SIZE"),
         Some(Errno::EACCES | Errno::EPERM) => anyhow!("{shown}: only the owner of the mount may ask this"),
         _ => anyhow!("{shown}: {error}"),
     })
