@@ -21,6 +21,8 @@ pub(super) struct Usage {
 pub(super) struct Books {
     pub(super) space: Space,
     pub(super) main_used: u64,
+    /// Bytes of freed allocations that pins still reach. For a moment below zero when a pin ends just as they are counted.
+    pub(super) quarantined: i64,
     pub(super) users: HashMap<u32, Usage>,
     pub(super) processes: HashMap<Client, Usage>,
     config: PoolConfig,
@@ -28,7 +30,14 @@ pub(super) struct Books {
 
 impl Books {
     pub(super) fn new(device_bytes: u64, config: PoolConfig) -> Books {
-        Books { space: Space::new(device_bytes), main_used: 0, users: HashMap::new(), processes: HashMap::new(), config }
+        Books {
+            space: Space::new(device_bytes),
+            main_used: 0,
+            quarantined: 0,
+            users: HashMap::new(),
+            processes: HashMap::new(),
+            config,
+        }
     }
 
     /// Charges an allocation (`allocations` 1), or the growth of one (0), before memory is looked for.

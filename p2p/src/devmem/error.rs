@@ -76,6 +76,12 @@ pub enum PoolError {
         /// What was asked for.
         bytes: u64,
     },
+    /// A pin holds it where it is.
+    #[error("device memory {id} is pinned and cannot move")]
+    Pinned {
+        /// The allocation.
+        id: u64,
+    },
     /// The range starts at or beyond the end.
     #[error("offset {offset} is beyond the {bytes} bytes of device memory {id}")]
     BeyondEnd {
@@ -103,7 +109,7 @@ impl PoolError {
             PoolError::BadSize { .. } | PoolError::Shrinks { .. } => Errno::EINVAL as i32,
             PoolError::TooLarge { .. } => Errno::EFBIG as i32,
             PoolError::UserLimit { .. } | PoolError::ProcessLimit { .. } | PoolError::TooMany { .. } => Errno::EDQUOT as i32,
-            PoolError::Full { .. } => Errno::ENOMEM as i32,
+            PoolError::Full { .. } | PoolError::Pinned { .. } => Errno::ENOMEM as i32,
             PoolError::BeyondEnd { .. } => Errno::ENOSPC as i32,
             PoolError::Device(error) => error.errno(),
             PoolError::Main(error) => error.raw_os_error().unwrap_or(Errno::ENOMEM as i32),

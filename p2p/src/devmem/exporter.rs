@@ -53,6 +53,10 @@ impl Exporter for Pool {
     }
 
     fn write_granted(&self, _object: ObjectId) {}
+
+    fn release_blocks(&self, _object: ObjectId, device_ranges: &[Range]) {
+        self.end_quarantine(device_ranges);
+    }
 }
 
 impl Pool {

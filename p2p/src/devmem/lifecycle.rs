@@ -87,7 +87,7 @@ impl Pool {
         let Place { bytes, home } = alone.place();
         let client = allocation.owner.client;
         match home {
-            Home::Device(pieces) => self.give_back(&pieces),
+            Home::Device(pieces) => self.give_back_unpinned(allocation.id, &pieces),
             Home::Main(_) => lock(&self.books).give_main(client, bytes),
         }
         lock(&self.books).discharge(client, bytes, 1);

@@ -9,6 +9,8 @@
 //! Bytes are zero when memory is handed out, whoever had it before. Live direct mappings never stand in the way: a move
 //! and a free revoke them, wait as every revocation does, and only then touch the memory.
 //!
+//! A pin is another matter: pinned memory does not move, and freed under a pin its blocks come back when the pin ends.
+//!
 //! Locks: the state of one allocation, then the books (free space and accounts), both for a few assignments. Whoever
 //! copies or waits holds neither, but has marked the allocation as busy ([`allocation`]).
 
@@ -153,6 +155,10 @@ impl Pool {
     /// Ends all direct mappings of an allocation and keeps it closed to new ones. Without an engine there are none.
     fn close(&self, id: u64, trigger: Trigger) -> Option<ClosedRange> {
         Some(self.engine()?.close_range(ObjectId::device_memory(id), Range::ALL, trigger))
+    }
+
+    fn is_pinned(&self, id: u64) -> bool {
+        self.engine().is_some_and(|engine| engine.is_pinned(ObjectId::device_memory(id)))
     }
 
     fn is_mapped(&self, id: u64) -> bool {

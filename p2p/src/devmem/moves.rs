@@ -15,6 +15,7 @@ use super::allocation::{Allocation, Alone, Home};
 use super::space::Piece;
 use super::{Pool, PoolError};
 use crate::sync::lock;
+use crate::types::{ObjectId, Range};
 
 impl Pool {
     /// Moves others to main memory until `bytes` are free on the device, as far as nobody is at work on them. False: not
@@ -45,7 +46,7 @@ impl Pool {
         let mut candidates: Vec<(bool, u64, u64, Arc<Allocation>)> = Vec::new();
         for entry in &self.table {
             let allocation = entry.value();
-            if let Some(bytes) = allocation.movable_bytes() {
+            if let Some(bytes) = allocation.movable_bytes().filter(|_| !self.is_pinned(allocation.id)) {
                 candidates.push((false, allocation.used(), bytes, allocation.clone()));
             }
         }
@@ -81,6 +82,9 @@ impl Pool {
         }
         let moved = memory_file(place.bytes).and_then(|file| {
             let closed = self.close(allocation.id, Trigger::Relocation);
+            if self.is_pinned(allocation.id) {
+                return Err(PoolError::Pinned { id: allocation.id });
+            }
             self.copy_to_main(&pieces, place.bytes, &file)?;
             alone.set_home(Home::Main(Arc::new(file)));
             // Open again only now: a map that comes in sees the new place.
@@ -119,6 +123,33 @@ impl Pool {
         tracing::debug!("device memory {} moved back to the device ({} bytes)", allocation.id, place.bytes);
     }
 
+    /// Returns the blocks of an allocation that ends. Those that a pin reaches wait for its end.
+    pub(super) fn give_back_unpinned(&self, id: u64, pieces: &[Piece]) {
+        let all: Vec<Range> = pieces.iter().map(|piece| Range::new(piece.offset, piece.length)).collect();
+        let mut owed = self.engine().map_or_else(Vec::new, |engine| engine.orphan_pinned(ObjectId::device_memory(id), &all));
+        owed.sort_unstable_by_key(|range| range.start);
+        let mut free = Vec::new();
+        let mut quarantined = 0u64;
+        for range in all {
+            let mut at = range.start;
+            for pinned in owed.iter().map(|owed| owed.intersect(range)).filter(|pinned| !pinned.is_empty()) {
+                free.push(Range { start: at, end: pinned.start });
+                quarantined += pinned.end.saturating_sub(pinned.start.max(at));
+                at = at.max(pinned.end);
+            }
+            free.push(Range { start: at, end: range.end });
+        }
+        lock(&self.books).quarantined += quarantined.cast_signed();
+        self.give_back(&as_pieces(&free));
+    }
+
+    /// A pin that outlived its allocation has ended.
+    pub(super) fn end_quarantine(&self, ranges: &[Range]) {
+        let bytes: u64 = ranges.iter().map(|range| range.length()).sum();
+        self.give_back(&as_pieces(ranges));
+        lock(&self.books).quarantined -= bytes.cast_signed();
+    }
+
     /// Returns blocks of the device. They are zeroed again before anybody else gets them; discarding only gives what
     /// backs them to others sooner.
     pub(super) fn give_back(&self, pieces: &[Piece]) {
@@ -129,6 +160,11 @@ impl Pool {
         }
         lock(&self.books).space.give(pieces);
     }
+}
+
+fn as_pieces(ranges: &[Range]) -> Vec<Piece> {
+    let whole = ranges.iter().filter(|range| !range.is_empty());
+    whole.map(|range| Piece { at: 0, offset: range.start, length: range.length() }).collect()
 }
 
 /// Zeros in memory that only this process reaches.

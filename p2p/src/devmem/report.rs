@@ -17,6 +17,8 @@ pub struct PoolRecord {
     pub device_bytes: u64,
     /// Of it, not handed out.
     pub free_bytes: u64,
+    /// Of it, freed but still reached by pins.
+    pub quarantined_bytes: u64,
     /// Stretches that the free memory is in.
     pub free_runs: u64,
     /// Main memory for what was moved off the device, at most.
@@ -92,6 +94,7 @@ impl Pool {
         PoolRecord {
             device_bytes: self.device.info().size_bytes,
             free_bytes: books.space.free_bytes(),
+            quarantined_bytes: books.quarantined.max(0).cast_unsigned(),
             free_runs: books.space.runs(),
             main_bytes_max: self.config.main_bytes_max,
             main_bytes_used: books.main_used,

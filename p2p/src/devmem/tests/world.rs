@@ -127,7 +127,7 @@ impl World {
         let sum = |of: &dyn Fn(&AllocationRecord) -> u64| record.allocations.iter().map(of).sum::<u64>();
         let on_device = sum(&|a| if a.migrated { 0 } else { a.bytes });
         let migrated = sum(&|a| if a.migrated { a.bytes } else { 0 });
-        assert_eq!(record.device_bytes - record.free_bytes, on_device, "{record:?}");
+        assert_eq!(record.device_bytes - record.free_bytes - record.quarantined_bytes, on_device, "{record:?}");
         assert_eq!(record.main_bytes_used, migrated, "{record:?}");
         assert!(record.main_bytes_used <= record.main_bytes_max);
         for accounts in [&record.users, &record.processes] {

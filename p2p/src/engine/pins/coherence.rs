@@ -34,6 +34,11 @@ impl Engine {
         state.pins.live.iter().flat_map(|pin| pin.orphan(freed)).collect()
     }
 
+    /// A pin of the object lives: its blocks must stay where they are. Certain while the object is closed.
+    pub fn is_pinned(&self, object: ObjectId) -> bool {
+        self.object_of(object).is_some_and(|object| !lock(&object.state).pins.live.is_empty())
+    }
+
     /// Waits until no pin on its way depends on blocks of the range. They were aborted before.
     pub(in crate::engine) fn await_pins(&self, object: &Object, range: Range) {
         self.clock.wait(&object.gate, None, &mut || !lock(&object.state).pins.is_opening(range));
