@@ -166,6 +166,7 @@ impl Control {
     pub fn entries(&self, ino: Ino) -> Vec<DirEntry<'static>> {
         let mut entries = names::entries(ino);
         entries.retain(|entry| entry.ino != Virtual::Faults.ino() || self.faults.is_some());
+        entries.retain(|entry| entry.ino != Virtual::DeviceMemoryUse.ino() || self.pool.is_some());
         entries
     }
 
