@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use peerfs_tests::mapbench::{self, Plan};
 
@@ -16,6 +16,9 @@ struct Cli {
     /// Only these parts: latency, load, pairs, decisions, memory.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
+    /// Revocation latency for these numbers of mappings, each so often: COUNT:REPEATS.
+    #[arg(long, value_delimiter = ',', value_parser = case)]
+    latency: Vec<(u64, usize)>,
     #[command(subcommand)]
     child: Option<Child>,
 }
@@ -37,11 +40,19 @@ fn main() -> ExitCode {
     }
 }
 
+fn case(text: &str) -> Result<(u64, usize)> {
+    let (count, repeats) = text.split_once(':').context("give COUNT:REPEATS")?;
+    Ok((count.parse()?, repeats.parse()?))
+}
+
 fn perform(cli: Cli) -> Result<()> {
     if let Some(Child::Child { file, manners, first, count }) = cli.child {
         return mapbench::holder::run(&file, &manners, first, count);
     }
     let program = std::env::current_exe()?;
-    let plan = if cli.quick { Plan::quick(program) } else { Plan::full(program) };
+    let mut plan = if cli.quick { Plan::quick(program) } else { Plan::full(program) };
+    if !cli.latency.is_empty() {
+        plan.latency = cli.latency;
+    }
     mapbench::run(&plan, &cli.only, &mut std::io::stdout())
 }

@@ -43,6 +43,7 @@ fn one(plan: &Plan, mappings: u64, repeats: usize, hung: bool, report: &mut Repo
         crowd.map()?;
         let done = file.revoke(..)?;
         ensure!(done.grants >= mappings, "{} of {mappings} mappings were revoked", done.grants);
+        eprintln!("{mappings} mappings, hung: {hung}: cut after {:?}, {} unacknowledged", done.latency, done.enforced);
         latencies.push(done.latency);
         (revoked, enforced) = (revoked + done.grants, enforced + done.enforced);
         drop(first);
