@@ -177,7 +177,7 @@ impl MountOptions {
             "grants" => self.grants_by_socket = grants(value)?,
             "topology" if value.is_empty() => return Err(bad(name, value, "name a file")),
             "topology" => self.topology = Some(PathBuf::from(value)),
-            "importer_grants" => self.importer_grants = Some(number(name, value, 1, 16 * 1024)? as usize),
+            "importer_grants" => self.importer_grants = Some(number(name, value, 1, 4 << 20)? as usize),
             "transport" if value == "fuse" => {}
             "transport" => return Err(bad(name, value, "only `fuse` is built into this version")),
             _ if name.starts_with("x-") || name == "comment" => {}

@@ -24,7 +24,7 @@ use crate::PinKind;
 use crate::backend::{FileCalls, SessionCalls};
 
 /// Most events taken from the session with one read(2).
-const EVENTS_PER_READ: usize = 64;
+const EVENTS_PER_READ: usize = 1024;
 
 /// A file's own handle. The server gives a handle opened with both flags no page cache.
 pub(crate) struct KernelFile(File);

@@ -152,16 +152,22 @@ fn revocations(records: &Value) -> String {
     if records.is_empty() {
         return lines(&[("revocations", "none".to_owned())]);
     }
-    let mut table = output::table(&["revocations", "grants", "enforced", "cut p50", "p99", "max"], &[1, 2, 3, 4, 5]);
+    let mut table = output::table(
+        &["revocations", "grants", "enforced", "cut p50", "p99", "max", "write-back p50", "p99", "max"],
+        &[1, 2, 3, 4, 5, 6, 7, 8],
+    );
     for record in records {
-        let time = |name: &str| output::nanoseconds(record["cut"][name].as_u64().unwrap_or(0));
+        let time = |what: &str, name: &str| output::nanoseconds(record[what][name].as_u64().unwrap_or(0));
         table.add_row([
             record["trigger"].as_str().unwrap_or("?").to_owned(),
             record["revoked"].to_string(),
             record["enforced"].to_string(),
-            time("p50_ns"),
-            time("p99_ns"),
-            time("max_ns"),
+            time("cut", "p50_ns"),
+            time("cut", "p99_ns"),
+            time("cut", "max_ns"),
+            time("write_back", "p50_ns"),
+            time("write_back", "p99_ns"),
+            time("write_back", "max_ns"),
         ]);
     }
     output::render(&table)

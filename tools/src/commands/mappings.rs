@@ -39,6 +39,12 @@ fn text(ledger: &Value) -> String {
         let _ = writeln!(text, "\n{}", output::count(pins.len() as u64, "pin"));
         text.push_str(&output::render(&pin_table(pins)));
     }
+    match number(ledger, "mappings_left_out") {
+        0 => {}
+        left_out => {
+            let _ = writeln!(text, "and {} that are not listed", output::count(left_out, "mapping"));
+        }
+    }
     let refusals = list(ledger, "refusals");
     if !refusals.is_empty() {
         text.push_str("\nlast refusals\n");

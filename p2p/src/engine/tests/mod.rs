@@ -4,4 +4,5 @@ mod lifetimes;
 mod mapping;
 mod real_aperture;
 mod revocation;
+mod scale;
 mod world;
