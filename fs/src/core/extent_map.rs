@@ -79,6 +79,11 @@ impl ExtentMap {
         self.extents.get(&file_block)
     }
 
+    /// The file block from which on there are `count` extents; `None` when there are no more than that.
+    pub(super) fn start_of_last(&self, count: usize) -> Option<u64> {
+        (self.extents.len() > count).then(|| self.extents.keys().rev().nth(count - 1).copied()).flatten()
+    }
+
     /// The block after the last allocated one.
     pub(super) fn end(&self) -> u64 {
         self.extents.last_key_value().map_or(0, |(start, extent)| start + extent.len_blocks)

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use peerfs_abi::Trigger;
 use peerfs_p2p::Range;
 
+use super::extent_map::Touched;
 use super::inode::{FLAG_XATTRS, Inode};
 use super::meta::Txn;
 use super::{Core, FsError, Result};
@@ -13,6 +14,8 @@ use crate::store::{FileKind, Key};
 use crate::sync::lock;
 
 const ORPHANS_AT_ONCE: usize = 1024;
+/// Extents freed in one transaction.
+const EXTENTS_AT_ONCE: usize = 4096;
 
 impl Core {
     /// Frees an inode that has neither names nor users. One that is mapped is left to the
@@ -49,6 +52,7 @@ impl Core {
 
     fn reap(&self, inode: &Arc<Inode>) -> Result<()> {
         let _closed = self.coherence().close_range(inode.ino, Range::ALL, Trigger::Unlink);
+        while self.shorten(inode)? {}
         let mut content = inode.exclude();
         if content.dead || inode.nlink() != 0 || !inode.is_unused() {
             return Ok(());
@@ -81,6 +85,28 @@ impl Core {
         content.reservation = None;
         inode.attributes().dirty = false;
         Ok(())
+    }
+
+    /// A file of very many extents goes in several transactions, last extents first; one that a crash interrupts is still
+    /// an orphan. False when the rest is not too much for one.
+    fn shorten(&self, inode: &Arc<Inode>) -> Result<bool> {
+        let mut content = inode.exclude();
+        if !inode.is_regular() || content.dead || inode.nlink() != 0 || !inode.is_unused() {
+            return Ok(false);
+        }
+        let map = self.extents(inode, &mut content)?;
+        let Some(start) = map.start_of_last(EXTENTS_AT_ONCE) else {
+            return Ok(false);
+        };
+        let mut txn = Txn::new();
+        let mut touched = Touched::new();
+        let removed = map.remove(start, map.end(), &mut touched);
+        txn.free(inode.ino, &removed);
+        txn.extents(inode.ino, map, &touched);
+        let blocks = map.blocks();
+        txn.inode(inode, |record| record.blocks = blocks);
+        self.apply(txn).inspect_err(|_| self.revert(inode, &mut content))?;
+        Ok(true)
     }
 
     /// Frees what a crash or a forced unmount left behind.

@@ -86,17 +86,14 @@ impl Engine {
     }
 
     /// Ends mappings that may write the range and keeps it closed to new ones: before its blocks get a second owner, who
-    /// must not see a peer's later stores. `None`: one of them is of the kind that cannot be ended.
+    /// must not see a peer's later stores. `None`: a pin may write them, which cannot be ended.
     pub fn close_before_sharing(self: &Arc<Self>, object: ObjectId, range: Range) -> Option<ClosedRange> {
-        let writable = |chunk: &Chunk| match &chunk.state {
+        let closed = self.close(object, range, Trigger::Reflink, |chunk| match &chunk.state {
             ChunkState::Pending(_) => true,
             ChunkState::Active(active) | ChunkState::Revoking(active) => active.writable,
-        };
-        let closed = self.close(object, range, Trigger::Reflink, writable);
-        let state = lock(&closed.object.state);
-        let left = state.overlapping(range).iter().any(|number| state.chunks.get(number).is_some_and(writable));
-        drop(state);
-        (!left).then_some(closed)
+        });
+        let pinned = lock(&closed.object.state).pins.may_write(range);
+        (!pinned).then_some(closed)
     }
 
     /// Revokes a range of one object, or (`None`) every mapping; the ranges stay open.

@@ -159,3 +159,24 @@ fn a_tail_is_cloned_only_to_a_tail() {
     assert_eq!(code(fs.reflink(source, target, WHOLE)), libc::EINVAL, "the target goes on behind it");
     fs.remount();
 }
+
+#[test]
+fn a_file_of_many_extents_is_freed_whole() {
+    const EXTENTS: u64 = 9000;
+    let fs = Mounted::new(64 << 20);
+    let data = |fs: &Mounted| {
+        let metadata: u64 = fs.core.volume().metadata_extents().iter().map(|range| range.count).sum();
+        used(fs) - metadata
+    };
+    let empty = data(&fs);
+    let (ino, file) = fs.create(ROOT_INO, "many");
+    for extent in 0..EXTENTS {
+        fs.write(file, 2 * extent * BLOCK, &[1; BLOCK as usize]);
+    }
+    assert_eq!(data(&fs), empty + EXTENTS);
+    fs.core.unlink(ALICE, ROOT_INO, b"many").expect("unlink");
+    fs.core.release(file);
+    fs.core.forget(ino, 1);
+    assert_eq!(data(&fs), empty);
+    fs.remount();
+}
