@@ -187,7 +187,6 @@ impl Server {
         };
         if let Some(grants) = config.importer_grants {
             engine_config.grants_per_session = grants;
-            engine_config.events_per_session = grants;
             engine_config.mappings_per_session = engine_config.mappings_per_session.max(grants);
         }
         let engine = Engine::new(
