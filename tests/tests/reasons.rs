@@ -271,6 +271,9 @@ fn pins_meet_cached_writers_and_their_quota() {
     let refusals = || file.query(.., MapFlags::PIN, "static").expect("query").refusals();
     assert!(refusals().iter().any(|(reason, bytes)| *reason == Reason::PinQuota && *bytes > 0), "a pin of all of the aperture");
     assert!(!refusals().iter().any(|refused| refused.0 == Reason::CpuWriter));
+    let page = file.query(0..4096, MapFlags::PIN, "static").expect("query");
+    let ends: TriggerSet = [Trigger::Administrator, Trigger::Unmount].into_iter().collect();
+    assert_eq!((page.direct_bytes(), page.triggers()), (4096, ends), "only force ends a pin before its holders do");
     let _writer = OpenOptions::new().read(true).write(true).open(&path).expect("open");
     assert!(refusals().contains(&(Reason::CpuWriter, 8 * MIB)));
 }
