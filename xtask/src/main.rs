@@ -1,5 +1,8 @@
-//! The developer's entry point: `cargo xtask check|test|demo|bench|bench-mapping`.
+//! The developer's entry point: `cargo xtask check|test|demo|install|bench|bench-mapping`.
 
+mod install;
+
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, ensure};
@@ -21,6 +24,12 @@ enum Task {
     Test,
     /// The main job, end to end.
     Demo,
+    /// Program, client library, headers and pkg-config file below a prefix.
+    Install {
+        /// Where to.
+        #[arg(long, default_value = "/usr/local")]
+        prefix: PathBuf,
+    },
     /// Side-by-side benchmarks (needs fio and root).
     Bench {
         /// Handed to tools/bench/compare.
@@ -53,6 +62,7 @@ fn perform(task: Task) -> Result<()> {
         }
         Task::Test => run("cargo", &["test", "--workspace"]),
         Task::Demo => run("cargo", &["run", "--release", "--package", "peerfs", "--", "demo"]),
+        Task::Install { prefix } => install::install(&prefix),
         Task::Bench { arguments } => {
             run("cargo", &["build", "--release", "--package", "peerfs"])?;
             let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();

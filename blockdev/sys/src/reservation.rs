@@ -56,6 +56,13 @@ impl Reservation {
         self.address
     }
 
+    /// Keeps the addresses reserved for good: they are the caller's to map over and to unmap.
+    pub fn into_address(self) -> usize {
+        let address = self.address;
+        std::mem::forget(self);
+        address
+    }
+
     /// Length, bytes.
     pub fn length(&self) -> usize {
         self.length

@@ -8,7 +8,7 @@ use peerfs_abi::Reason;
 use peerfs_sys::{ATOMICS, AtomicWord, Fault, Window};
 
 use crate::mapping::Place;
-use crate::{Attestation, Error, Mapping};
+use crate::{Attestation, Error, Mapping, PinKind};
 
 impl Mapping {
     /// Adds to the word (u32 or u64, native byte order) at the file offset, wrapping, and answers what it was.
@@ -18,8 +18,8 @@ impl Mapping {
     /// every revocation. Only the death of the server may lose it, like any store that was not synced.
     ///
     /// # Errors
-    /// [`Error::Revoked`]: map again and repeat. [`Error::AtomicUnsupported`] where the range falls back or was not
-    /// mapped with [`crate::MapFlags::ATOMIC`], [`Error::ReadOnly`] on a mapping that cannot write,
+    /// [`Error::Revoked`]: map again and repeat. [`Error::AtomicUnsupported`] where the range falls back, is
+    /// pinned as a dma-buf, or was not mapped with [`crate::MapFlags::ATOMIC`], [`Error::ReadOnly`] on a mapping that cannot write,
     /// [`Error::Misaligned`]; otherwise as [`Mapping::read_at`].
     pub fn fetch_add<W: AtomicWord>(&self, offset: u64, value: W) -> Result<W, Error> {
         self.atomically::<W>(offset, |window, at| window.fetch_add(at, value))
@@ -51,6 +51,10 @@ impl Mapping {
         self.check(file_offset, word_bytes)?;
         if !file_offset.is_multiple_of(word_bytes as u64) {
             return Err(Error::Misaligned { file_offset, word_bytes });
+        }
+        // A dma-buf may lose the file's blocks while its memory lives on: nobody could say then whether an operation counts.
+        if self.pin_at(file_offset) == Some(PinKind::Dmabuf) {
+            return Err(unsupported(Reason::AtomicUnsupported));
         }
         let part = self.part(file_offset, word_bytes);
         let place = part.place.filter(|_| part.length == word_bytes);

@@ -309,6 +309,10 @@ impl Mapping {
         segment.and_then(|segment| segment.reason).unwrap_or(Reason::BeyondEof)
     }
 
+    pub(crate) fn pin_at(&self, offset: u64) -> Option<PinKind> {
+        self.index_at(offset).and_then(|index| self.segments[index].pin)
+    }
+
     /// The longest part from `offset` on that lies in one segment. What no segment covers falls back.
     pub(crate) fn part(&self, offset: u64, length: usize) -> Part {
         let Some(index) = self.index_at(offset) else {

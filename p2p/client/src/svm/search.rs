@@ -89,7 +89,7 @@ mod tests {
         let mut candidates = (placement.low..placement.high).filter(|start| start % placement.alignment == 0);
         match placement.direction {
             Direction::BottomUp => candidates.find(free),
-            Direction::TopDown => candidates.filter(free).last(),
+            Direction::TopDown => candidates.filter(free).next_back(),
         }
     }
 
@@ -117,7 +117,7 @@ mod tests {
         placement.direction = Direction::TopDown;
         let top = u64::MAX - u64::MAX % PAGE;
         assert_eq!(find_free(&[], PAGE, &placement), Some(top - PAGE));
-        assert_eq!(find_free(&[0..u64::MAX], PAGE, &placement), None);
+        assert_eq!(find_free(std::slice::from_ref(&(0..u64::MAX)), PAGE, &placement), None);
         placement.low = u64::MAX;
         placement.direction = Direction::BottomUp;
         assert_eq!(find_free(&[], PAGE, &placement), None);
