@@ -9,8 +9,11 @@ pub(super) enum GrantSet {
     #[default]
     None,
     One(GrantId),
-    Many(Box<HashSet<GrantId>>),
+    Many(Box<Several>),
 }
+
+/// Boxed, so that the set of a mapping with one grant stays small.
+pub(super) struct Several(HashSet<GrantId>);
 
 impl GrantSet {
     /// True: it is the first one.
@@ -20,9 +23,9 @@ impl GrantSet {
                 *self = GrantSet::One(grant);
                 return true;
             }
-            GrantSet::One(first) => *self = GrantSet::Many(Box::new(HashSet::from([*first, grant]))),
+            GrantSet::One(first) => *self = GrantSet::Many(Box::new(Several(HashSet::from([*first, grant])))),
             GrantSet::Many(grants) => {
-                grants.insert(grant);
+                grants.0.insert(grant);
             }
         }
         false
@@ -33,7 +36,7 @@ impl GrantSet {
         let last = match self {
             GrantSet::None => false,
             GrantSet::One(only) => *only == grant,
-            GrantSet::Many(grants) => grants.remove(&grant) && grants.is_empty(),
+            GrantSet::Many(grants) => grants.0.remove(&grant) && grants.0.is_empty(),
         };
         if last {
             *self = GrantSet::None;
@@ -45,7 +48,7 @@ impl GrantSet {
         match self {
             GrantSet::None => 0,
             GrantSet::One(_) => 1,
-            GrantSet::Many(grants) => grants.len(),
+            GrantSet::Many(grants) => grants.0.len(),
         }
     }
 
@@ -53,7 +56,7 @@ impl GrantSet {
         match self {
             GrantSet::None => Vec::new(),
             GrantSet::One(grant) => vec![*grant],
-            GrantSet::Many(grants) => grants.iter().copied().collect(),
+            GrantSet::Many(grants) => grants.0.iter().copied().collect(),
         }
     }
 }

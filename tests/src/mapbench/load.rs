@@ -108,7 +108,10 @@ fn cpu_reader(path: &Path, tally: &Tally) -> Result<()> {
 fn cpu_writer(path: &Path, tally: &Tally) -> Result<()> {
     let (file, mut random) = (fs::OpenOptions::new().write(true).open(path)?, Random::new(2));
     let buffer = vec![7; 16 << 10];
-    repeat(tally, || Ok(file.write_all_at(&buffer, random.below(FILE_BYTES - buffer.len() as u64))?))
+    repeat(tally, || {
+        file.write_all_at(&buffer, random.below(FILE_BYTES - buffer.len() as u64))?;
+        Ok(())
+    })
 }
 
 fn mapper(path: &Path, tally: &Tally) -> Result<()> {
