@@ -45,12 +45,17 @@ pub enum Command {
     Fsck(FsckArgs),
     /// Try everything on a temporary volume with real files
     Demo(DemoArgs),
+    /// Try every rule of mapping on a scratch volume; one line per rule
+    Conformance(ConformanceArgs),
     /// Keeps windows beyond the death of a server (started by the server)
     #[command(hide = true)]
     Guardian,
     /// Reads all metadata, so that a process of its own dies if it is corrupt
     #[command(hide = true)]
     CheckMetadata(CheckMetadataArgs),
+    /// A client process of the conformance suite (started by it)
+    #[command(hide = true)]
+    ConformanceClient(ConformanceClientArgs),
     /// An importer that never acknowledges (started by the demo)
     #[command(hide = true)]
     DemoHung(DemoHungArgs),
@@ -241,6 +246,30 @@ pub struct DemoArgs {
     /// Bytes of files to work with
     #[arg(long, value_parser = size, default_value = "256M")]
     pub size: u64,
+}
+
+#[derive(Args)]
+pub struct ConformanceArgs {
+    /// image or mem [default: both]
+    #[arg(long)]
+    pub backend: Option<String>,
+    /// Only the cases whose name contains this
+    #[arg(long, value_name = "NAME")]
+    pub case: Option<String>,
+    /// Only list the cases and their rules
+    #[arg(long)]
+    pub list: bool,
+    /// Seed of random content
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Report as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+pub struct ConformanceClientArgs {
+    pub words: Vec<OsString>,
 }
 
 #[derive(Args)]

@@ -40,6 +40,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Topology(args) => commands::topology::run(args),
         Command::Fsck(args) => commands::fsck::run(args),
         Command::Demo(args) => demo::run(args),
+        Command::Conformance(args) => commands::conformance::run(args),
+        Command::ConformanceClient(args) => commands::conformance::client(args),
         Command::Guardian => commands::guardian::run(),
         Command::CheckMetadata(args) => commands::check_metadata::run(args),
         Command::DemoHung(args) => demo::hung::run(args),

@@ -11,6 +11,7 @@ mod cpu_mapping;
 mod file_view;
 mod guarded;
 mod ioctl;
+mod kin;
 mod lease;
 mod mapping;
 mod memfd;
@@ -37,11 +38,14 @@ pub use cpu_mapping::{CpuMapping, Protection, read_own_memory};
 pub use file_view::{FileView, Sharing};
 pub use guarded::Fault;
 pub use ioctl::ioctl;
+pub use kin::{Kinship, ParkedSibling, run_in_child};
 pub use memfd::{WindowFile, private_memfd};
 pub use passing::receive_with_fd;
 pub use pidfd::ProcessHandle;
 pub use plain_memory::PlainMemory;
-pub use process::{CacheState, cachestat, duplicate_descriptor, identity, name_descriptor, open_named, thread_group};
+pub use process::{
+    CacheState, cachestat, duplicate_descriptor, identity, name_descriptor, open_named, same_address_space, thread_group,
+};
 pub use random::random_u64;
 pub use reservation::Reservation;
 pub use sequence::SequencePage;

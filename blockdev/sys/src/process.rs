@@ -96,6 +96,19 @@ pub fn open_named(file: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     Ok(fs::File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))?.into())
 }
 
+/// Do two processes run in one address space at this moment? Needs the right to look into both.
+pub fn same_address_space(one: u32, other: u32) -> io::Result<bool> {
+    /// include/uapi/linux/kcmp.h; the numbers of the descriptors do not count for it.
+    const KCMP_VM: libc::c_long = 1;
+    let pid = |pid: u32| libc::c_long::from(pid);
+    // SAFETY: takes integers, returns an order or -1.
+    match unsafe { libc::syscall(libc::SYS_kcmp, pid(one), pid(other), KCMP_VM, 0_u64, 0_u64) } {
+        0 => Ok(true),
+        order if order > 0 => Ok(false),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// The process (thread group) that a thread belongs to.
 pub fn thread_group(tid: u32) -> io::Result<u32> {
     let status = fs::read_to_string(format!("/proc/{tid}/status"))?;

@@ -137,9 +137,24 @@ impl Engine {
         Ok(segments)
     }
 
+    /// Proves that no page of the blocks to be mapped is cached. Pages that the policy respects stay.
+    fn quiesce(&self, job: &ChunkJob<'_>, cover: Range) -> Result<(), Reason> {
+        let respected = |decision: &&Decision| decision.refusals.contains(Reason::PageCached);
+        let mut at = cover.start;
+        for kept in job.decisions.iter().filter(respected).map(|decision| decision.range.intersect(cover)) {
+            let before = Range { start: at, end: kept.start };
+            if !before.is_empty() {
+                job.exporter.quiesce(job.request.object, before, job.request.cache_probe)?;
+            }
+            at = at.max(kept.end);
+        }
+        let rest = Range { start: at, end: cover.end };
+        if rest.is_empty() { Ok(()) } else { job.exporter.quiesce(job.request.object, rest, job.request.cache_probe) }
+    }
+
     fn build(&self, job: &ChunkJob<'_>, claim: Claim<'_>, ticket: &mut Ticket) -> Result<Vec<MapSegment>, Failure> {
         let aperture = self.export(job.request.object).aperture().ok_or(Reason::NoAperture)?;
-        job.exporter.quiesce(job.request.object, claim.cover, job.request.cache_probe)?;
+        self.quiesce(job, claim.cover)?;
         claim.begin_opening()?;
         let request = MapRequest { range: claim.cover, ..job.request.clone() };
         let info = self.export(job.request.object).aperture_info().ok_or(Reason::NoAperture)?;

@@ -29,6 +29,7 @@ mod export;
 mod grant;
 mod grant_set;
 mod holders;
+mod home;
 mod ledger;
 mod map;
 mod mappings;

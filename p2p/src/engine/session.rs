@@ -8,8 +8,9 @@ use std::sync::{Arc, Mutex};
 use peerfs_sys::SequencePage;
 
 use super::Engine;
-use super::context::{Context, address_space};
+use super::context::Context;
 use super::grant::{Grant, GrantKind};
+use super::home::Home;
 use crate::api::{BindError, BoundContext, Client, Event, SessionError, SessionId, Wake};
 use crate::sync::lock;
 use crate::types::{ContextId, GrantId, Importer, MappingId};
@@ -158,10 +159,10 @@ impl Engine {
         if lock(&found.state).contexts.len() >= limit {
             return Err(BindError::TooMany { limit });
         }
-        let mem = address_space(owner.tgid, mem).map_err(|reason| BindError::NoAddressSpace { tgid: owner.tgid, reason })?;
+        let home = Home::of(owner.tgid, mem).map_err(|reason| BindError::NoAddressSpace { tgid: owner.tgid, reason })?;
         let id = ContextId(self.context_ids.next_id().ok_or(BindError::NoId)?);
         let sequence_grant = self.new_grant_id().ok_or(BindError::NoId)?;
-        let context = Context::new(id, found.clone(), importer, owner, mem);
+        let context = Context::new(id, found.clone(), importer, owner, home);
         let grant = Grant { id: sequence_grant, kind: GrantKind::Sequence(context.clone()) };
         let mut state = lock(&found.state);
         if state.closed {

@@ -1,6 +1,7 @@
 //! One file per command.
 
 pub mod check_metadata;
+pub mod conformance;
 pub mod devmem;
 pub mod fsck;
 pub mod guardian;

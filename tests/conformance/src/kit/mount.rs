@@ -135,6 +135,11 @@ impl ScratchMount {
         self.umount()
     }
 
+    /// Its server has ended by itself, and the mount with it.
+    pub fn has_unmounted_itself(&mut self) {
+        self.mounted = false;
+    }
+
     /// Checks the unmounted volume.
     pub fn fsck(&self) -> Result<()> {
         ensure!(!self.mounted, "fsck needs the volume unmounted");

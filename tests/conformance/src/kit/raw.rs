@@ -2,17 +2,18 @@
 //! revocations and never acknowledges one unless told to.
 
 use std::fs::{File, OpenOptions};
-use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{OFlag, openat};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, send, socket};
 use nix::sys::stat::Mode;
-use peerfs_abi::ioctl::{self, Context, Map, Segment, Unmap, transport, unpack_name};
+use peerfs_abi::ioctl::{self, Ack, Context, Event, Map, Segment, Unmap, transport, unpack_name};
 use peerfs_abi::{ABI_VERSION, ImporterFlags, MapFlags, Reason, names, socket as message};
 use peerfs_sys::Window;
 use zerocopy::{FromZeros, IntoBytes};
@@ -30,17 +31,24 @@ pub struct RawSession {
 }
 
 impl RawSession {
-    /// Opens a session in a directory of a mount and binds it.
+    /// Opens a session in a directory of a mount and binds it to an importer that can do everything.
     ///
     /// # Errors
     /// What the calls answer.
     pub fn open(directory: &Path) -> io::Result<RawSession> {
+        RawSession::open_as(directory, fresh_context())
+    }
+
+    /// As [`RawSession::open`], for this importer; its `mem_fd` is filled in.
+    ///
+    /// # Errors
+    /// What the calls answer.
+    pub fn open_as(directory: &Path, mut context: Context) -> io::Result<RawSession> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let control = nix::fcntl::open(&directory.join(names::CONTROL_DIR), flags, Mode::empty())?;
-        let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         let session = File::from(openat(&control, names::SESSION, flags, Mode::empty())?);
         let memory = File::open("/proc/self/mem")?;
-        let mut context = fresh_context();
         context.mem_fd = memory.as_raw_fd();
         peerfs_sys::ioctl(&session, ioctl::CONTEXT, &mut context)?;
         Ok(RawSession { control, session, context })
@@ -65,22 +73,63 @@ impl RawSession {
     pub fn map_calmly(&self, file: &File, offset: u64, length: u64, flags: MapFlags) -> io::Result<Box<Map>> {
         for _ in 0..TRIES {
             let answer = self.map(file, offset, length, flags)?;
-            let count = (answer.segment_count as usize).min(answer.segments.len());
-            if answer.segments[..count].iter().all(|segment| segment.reason != Reason::Busy.code()) {
+            if segments(&answer).iter().all(|segment| segment.reason != Reason::Busy.code()) {
                 return Ok(answer);
             }
             // What it did map is not used: it would be in the way of the next try.
-            let mut unmap = Unmap {
-                abi_version: ABI_VERSION,
-                report_only: 0,
-                mapping_id: answer.mapping_id,
-                bytes_direct: 0,
-                bytes_fallback: 0,
-            };
-            peerfs_sys::ioctl(&self.session, ioctl::UNMAP, &mut unmap)?;
+            self.unmap(answer.mapping_id)?;
             thread::sleep(Duration::from_millis(answer.retry_after_ms.max(1).into()));
         }
         self.map(file, offset, length, flags)
+    }
+
+    /// Ends a mapping.
+    ///
+    /// # Errors
+    /// What the ioctl answers.
+    pub fn unmap(&self, mapping_id: u64) -> io::Result<()> {
+        let mut argument = Unmap { abi_version: ABI_VERSION, report_only: 0, mapping_id, bytes_direct: 0, bytes_fallback: 0 };
+        peerfs_sys::ioctl(&self.session, ioctl::UNMAP, &mut argument).map(drop)
+    }
+
+    /// Tells the server that a grant is no longer used.
+    ///
+    /// # Errors
+    /// What the ioctl answers.
+    pub fn acknowledge(&self, grant_id: u64) -> io::Result<()> {
+        let mut argument = Ack { abi_version: ABI_VERSION, reserved: 0, grant_id };
+        peerfs_sys::ioctl(&self.session, ioctl::ACK, &mut argument).map(drop)
+    }
+
+    /// The next revocation; `None` when none comes within `patience`.
+    ///
+    /// # Errors
+    /// What poll(2) and read(2) answer.
+    pub fn event(&self, patience: Duration) -> io::Result<Option<Event>> {
+        let end = Instant::now() + patience;
+        loop {
+            let mut event = Event::new_zeroed();
+            match (&self.session).read(event.as_mut_bytes()) {
+                Ok(_) => return Ok(Some(event)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+            let left = end.saturating_duration_since(Instant::now()).as_millis();
+            if left == 0 {
+                return Ok(None);
+            }
+            let mut fds = [PollFd::new(self.session.as_fd(), PollFlags::POLLIN)];
+            poll(&mut fds, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX))?;
+        }
+    }
+
+    /// The session's page of sequence numbers, mmapped.
+    ///
+    /// # Errors
+    /// What taking and mmapping it answers.
+    pub fn sequences(&self) -> io::Result<Window> {
+        let fd = self.take(self.context.sequence_grant_id, false)?;
+        Window::map(fd, self.context.sequence_bytes as usize, false)
     }
 
     /// Takes the descriptor of a grant, the way this mount hands them out.
@@ -118,10 +167,15 @@ pub fn request(file: &File, offset: u64, length: u64, flags: MapFlags) -> Box<Ma
     argument
 }
 
+/// The segments of an answer.
+pub fn segments(answer: &Map) -> &[Segment] {
+    let count = (answer.segment_count as usize).min(answer.segments.len());
+    &answer.segments[..count]
+}
+
 /// The segments of an answer that are direct.
 pub fn direct_segments(answer: &Map) -> impl Iterator<Item = &Segment> {
-    let count = (answer.segment_count as usize).min(answer.segments.len());
-    answer.segments[..count].iter().filter(|segment| segment.grant_id != 0)
+    segments(answer).iter().filter(|segment| segment.grant_id != 0)
 }
 
 /// A handle that keeps a file out of the page cache, as the client library's is.

@@ -204,9 +204,27 @@ impl Worker {
     ///
     /// # Errors
     /// When it has ended.
-    pub fn tell(&mut self, line: &str) -> Result<()> {
-        let commands = self.commands.as_mut().context("it takes no commands")?;
+    pub fn tell(&self, line: &str) -> Result<()> {
+        let mut commands = self.channel()?;
         writeln!(commands, "{line}").with_context(|| format!("`{}` takes no commands any more", self.name))
+    }
+
+    /// The socket that is its standard input.
+    ///
+    /// # Errors
+    /// When its standard input is something else.
+    pub fn channel(&self) -> Result<&UnixStream> {
+        self.commands.as_ref().context("it takes no commands")
+    }
+
+    /// Kills it with SIGKILL.
+    ///
+    /// # Errors
+    /// When it cannot be waited for.
+    pub fn kill(&mut self) -> Result<()> {
+        // It may have ended already.
+        let _ = self.child.kill();
+        Ok(self.child.wait().map(drop)?)
     }
 
     /// A descriptor it passes on.
@@ -214,8 +232,7 @@ impl Worker {
     /// # Errors
     /// When what comes is none.
     pub fn receive_descriptor(&self) -> Result<OwnedFd> {
-        let commands = self.commands.as_ref().context("it has no channel")?;
-        let (_, fd) = peerfs_sys::receive_with_fd(commands, &mut [0; 16])?;
+        let (_, fd) = peerfs_sys::receive_with_fd(self.channel()?, &mut [0; 16])?;
         fd.context("no descriptor came with the message")
     }
 

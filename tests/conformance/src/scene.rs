@@ -1,0 +1,329 @@
+//! What a case works with: its directory on the mount, files that no cached handle was ever open on, and the
+//! assertions, which all leave evidence.
+
+use std::fs::{self, File, OpenOptions};
+use std::ops::Range;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail, ensure};
+use peerfs_abi::ioctl::Map;
+use peerfs_abi::{MapFlags, Path, Reason};
+use peerfs_client::{DecisionTable, ImporterSpec, Mapping, Session};
+use peerfs_sys::{FileView, Sharing};
+
+use crate::backend::Backend;
+use crate::evidence::{Evidence, Way};
+use crate::kit::raw::segments;
+use crate::kit::{Random, ScratchMount};
+
+/// Bytes of a page and of a block.
+pub const PAGE: u64 = 4096;
+/// Bytes of a chunk, the unit of a grant.
+pub const CHUNK: u64 = 2 << 20;
+
+/// One case at work.
+pub struct Scene<'a> {
+    /// The backend.
+    pub backend: &'a dyn Backend,
+    /// The mount.
+    pub mount: &'a mut ScratchMount,
+    /// The case's own directory on it.
+    pub directory: PathBuf,
+    /// What the case has asserted.
+    pub evidence: Evidence,
+    seed: u64,
+}
+
+/// A file and what is in it.
+pub struct Subject {
+    /// Where it is.
+    pub path: PathBuf,
+    /// A handle for reading and writing past the page cache.
+    pub handle: peerfs_client::File,
+    /// Its content.
+    pub content: Vec<u8>,
+}
+
+/// One stretch of an answer, of the library or of the ABI.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stretch {
+    range: Range<u64>,
+    path: Path,
+    reason: Option<Reason>,
+}
+
+impl Stretch {
+    pub(crate) fn new(range: Range<u64>, path: Path, reason: Option<Reason>) -> Stretch {
+        Stretch { range, path, reason }
+    }
+
+    pub(crate) fn path(&self) -> Path {
+        self.path
+    }
+
+    pub(crate) fn reason(&self) -> Option<Reason> {
+        self.reason
+    }
+}
+
+impl<'a> Scene<'a> {
+    pub(crate) fn new(backend: &'a dyn Backend, mount: &'a mut ScratchMount, directory: PathBuf, seed: u64) -> Scene<'a> {
+        Scene { backend, mount, directory, evidence: Evidence::default(), seed }
+    }
+
+    pub(crate) fn into_evidence(self) -> Vec<String> {
+        self.evidence.into_lines()
+    }
+
+    /// Choices that the seed of the run decides.
+    pub fn random(&self) -> Random {
+        Random::new(self.seed)
+    }
+
+    /// A path in the case's directory.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    /// A new file of random bytes, on the device, with no page in the cache.
+    pub fn file(&self, name: &str, length: u64) -> Result<Subject> {
+        let mut content = vec![0; length as usize];
+        self.random().fill(&mut content);
+        let subject = self.empty(name)?;
+        subject.handle.write_at(0, &content)?;
+        subject.reader()?.sync_all()?;
+        Ok(Subject { content, ..subject })
+    }
+
+    /// A new file without bytes.
+    pub fn empty(&self, name: &str) -> Result<Subject> {
+        let path = self.path(name);
+        let handle = peerfs_client::File::open_with(&path, OpenOptions::new().read(true).write(true).create_new(true))?;
+        Ok(Subject { path, handle, content: Vec::new() })
+    }
+
+    /// A session of the library for an importer without limits.
+    pub fn session(&self) -> Result<Session> {
+        Ok(Session::open(&self.directory, ImporterSpec::cpu())?)
+    }
+
+    /// Maps all of a file, all of which must be direct; tries again while it is busy.
+    pub fn map_direct(&self, session: &Session, subject: &Subject, flags: MapFlags) -> Result<Mapping> {
+        for _ in 0..100 {
+            let mapping = session.map(&subject.handle, .., flags)?;
+            if mapping.segments().iter().all(|segment| segment.reason != Some(Reason::Busy)) {
+                let length = mapping.range().end;
+                self.expect_map(&mapping, &[(0..length, Way::Direct)])?;
+                return Ok(mapping);
+            }
+            std::thread::sleep(mapping.retry_after().unwrap_or_default());
+        }
+        bail!("the file stays busy")
+    }
+
+    /// The stretches of a mapping, neighbours joined, are exactly these.
+    pub fn expect_map(&self, mapping: &Mapping, expected: &[(Range<u64>, Way)]) -> Result<()> {
+        self.expect_stretches(of_library(mapping.segments()), expected)
+    }
+
+    /// The stretches of a decision table are exactly these.
+    pub fn expect_table(&self, table: &DecisionTable, expected: &[(Range<u64>, Way)]) -> Result<()> {
+        self.expect_stretches(of_library(&table.segments), expected)
+    }
+
+    /// The stretches of an answer of the ABI, neighbours joined, are exactly these.
+    pub fn expect_answer(&self, answer: &Map, expected: &[(Range<u64>, Way)]) -> Result<()> {
+        self.expect_stretches(of_abi(answer)?, expected)
+    }
+
+    /// All of an answer of the ABI is direct.
+    pub fn expect_direct(&self, answer: &Map) -> Result<()> {
+        let stretches = of_abi(answer)?;
+        let indirect = stretches.iter().find(|stretch| stretch.path != self.backend.direct_path());
+        ensure!(indirect.is_none() && !stretches.is_empty(), "not direct: {stretches:?}");
+        self.evidence.path(self.backend.direct_path());
+        Ok(())
+    }
+
+    pub(crate) fn expect_stretches(&self, found: Vec<Stretch>, expected: &[(Range<u64>, Way)]) -> Result<()> {
+        let direct = self.backend.direct_path();
+        let wanted: Vec<Stretch> = expected
+            .iter()
+            .map(|(range, way)| match way {
+                Way::Direct => Stretch { range: range.clone(), path: direct, reason: None },
+                Way::Fallback(reason) => Stretch { range: range.clone(), path: Path::Fallback, reason: Some(*reason) },
+            })
+            .collect();
+        let found = joined(found);
+        ensure!(found == wanted, "the answer is {found:?} instead of {wanted:?}");
+        for stretch in &found {
+            match stretch.reason {
+                Some(reason) => self.evidence.reason(reason),
+                None => self.evidence.path(stretch.path),
+            }
+        }
+        Ok(())
+    }
+
+    /// The device reads these bytes, directly.
+    pub fn reads_directly(&self, mapping: &Mapping, offset: u64, expected: &[u8]) -> Result<()> {
+        self.reads(mapping, offset, expected, self.backend.direct_path())
+    }
+
+    /// The device reads these bytes, through main memory.
+    pub fn reads_by_fallback(&self, mapping: &Mapping, offset: u64, expected: &[u8]) -> Result<()> {
+        self.reads(mapping, offset, expected, Path::Fallback)
+    }
+
+    fn reads(&self, mapping: &Mapping, offset: u64, expected: &[u8], path: Path) -> Result<()> {
+        let mut found = vec![0; expected.len()];
+        let moved = mapping.read_at(offset, &mut found)?;
+        same_bytes(&found, expected).with_context(|| format!("the device reads at {offset}"))?;
+        self.took(moved, path)
+    }
+
+    /// The device writes these bytes, by this path.
+    pub fn writes(&self, mapping: &Mapping, offset: u64, bytes: &[u8], path: Path) -> Result<()> {
+        let moved = mapping.write_at(offset, bytes)?;
+        self.took(moved, path)
+    }
+
+    /// The device writes these bytes directly.
+    pub fn writes_directly(&self, mapping: &Mapping, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.writes(mapping, offset, bytes, self.backend.direct_path())
+    }
+
+    fn took(&self, moved: peerfs_client::Attestation, path: Path) -> Result<()> {
+        let right = match path {
+            Path::Fallback => moved.fallback,
+            Path::DirectWindow => moved.direct_window,
+            Path::DirectBar => moved.direct_bar,
+        };
+        ensure!(right == moved.total() && right > 0, "bytes went as {moved:?} instead of {path}");
+        self.evidence.path(path);
+        Ok(())
+    }
+
+    /// Calls that the server answers one after the other: it is given the time for whatever it does not wait with.
+    pub fn round_trips(&self, count: usize) -> Result<()> {
+        (0..count).try_for_each(|_| self.mount.info().map(drop))
+    }
+
+    /// Revocations the server has carried out, and those it had to enforce.
+    pub fn revocations(&self, subject: &Subject) -> Result<(u64, u64)> {
+        let info = subject.handle.info()?;
+        Ok((info.revocations, info.revocations_enforced))
+    }
+}
+
+impl Subject {
+    /// A handle for reading through the page cache.
+    pub fn reader(&self) -> Result<File> {
+        Ok(File::open(&self.path)?)
+    }
+
+    /// A handle for reading and writing through the page cache.
+    pub fn writer(&self) -> Result<File> {
+        self.open(0)
+    }
+
+    /// A handle for reading and writing with these flags.
+    pub fn open(&self, flags: i32) -> Result<File> {
+        Ok(OpenOptions::new().read(true).write(true).custom_flags(flags).open(&self.path)?)
+    }
+
+    /// The content of a page.
+    pub fn page(&self, number: u64) -> &[u8] {
+        let start = (number * PAGE) as usize;
+        &self.content[start..(start + PAGE as usize).min(self.content.len())]
+    }
+
+    /// Length, bytes.
+    pub fn length(&self) -> u64 {
+        self.content.len() as u64
+    }
+
+    /// The file holds exactly its content.
+    pub fn expect_content(&self) -> Result<()> {
+        same_bytes(&fs::read(&self.path)?, &self.content).with_context(|| self.path.display().to_string())
+    }
+}
+
+/// A page full of one byte.
+pub fn page_of(byte: u8) -> Vec<u8> {
+    vec![byte; PAGE as usize]
+}
+
+/// A program reads these bytes.
+pub fn cpu_reads(file: &File, offset: u64, expected: &[u8]) -> Result<()> {
+    let mut found = vec![0; expected.len()];
+    file.read_exact_at(&mut found, offset)?;
+    same_bytes(&found, expected).with_context(|| format!("a program reads at {offset}"))
+}
+
+/// A program's mmap of the whole file.
+pub fn view(file: &File, sharing: Sharing) -> Result<FileView> {
+    let length = file.metadata()?.len() as usize;
+    Ok(FileView::map(file, length, sharing, sharing == Sharing::Shared)?)
+}
+
+/// Stores through a view.
+pub fn store(view: &FileView, offset: u64, bytes: &[u8]) -> Result<()> {
+    view.write(offset as usize, bytes).ok().context("the store to the view faults")
+}
+
+/// Loads through a view.
+pub fn loads(view: &FileView, offset: u64, expected: &[u8]) -> Result<()> {
+    let mut found = vec![0; expected.len()];
+    view.read(offset as usize, &mut found).ok().context("the load from the view faults")?;
+    same_bytes(&found, expected).with_context(|| format!("a program loads at {offset}"))
+}
+
+/// Pages of a file in the page cache.
+pub fn cached_pages(file: &File) -> Result<u64> {
+    Ok(peerfs_sys::cachestat(file.as_fd(), 0, 0)?.cached)
+}
+
+/// Equal, or where they first differ.
+pub fn same_bytes(found: &[u8], expected: &[u8]) -> Result<()> {
+    ensure!(found.len() == expected.len(), "{} bytes instead of {}", found.len(), expected.len());
+    match found.iter().zip(expected).position(|(found, expected)| found != expected) {
+        None => Ok(()),
+        Some(at) => bail!("byte {at} is {:#x} instead of {:#x}", found[at], expected[at]),
+    }
+}
+
+fn of_library(segments: &[peerfs_client::Segment]) -> Vec<Stretch> {
+    let stretch = |segment: &peerfs_client::Segment| Stretch {
+        range: segment.file_offset..segment.end(),
+        path: segment.path,
+        reason: segment.reason,
+    };
+    segments.iter().map(stretch).collect()
+}
+
+fn of_abi(answer: &Map) -> Result<Vec<Stretch>> {
+    let stretch = |raw: &peerfs_abi::ioctl::Segment| -> Result<Stretch> {
+        let path = Path::from_code(raw.path).context("an unknown path")?;
+        ensure!((path == Path::Fallback) == (raw.reason != 0), "path {path} with reason {}", raw.reason);
+        let range = raw.file_offset..raw.file_offset + raw.length;
+        Ok(Stretch { range, path, reason: Reason::from_code(raw.reason) })
+    };
+    segments(answer).iter().map(stretch).collect()
+}
+
+/// Neighbours that go the same way, as one. (The segments of a map end where chunks do.)
+fn joined(stretches: Vec<Stretch>) -> Vec<Stretch> {
+    let mut out: Vec<Stretch> = Vec::new();
+    for stretch in stretches {
+        match out.last_mut() {
+            Some(last) if last.range.end == stretch.range.start && last.path == stretch.path && last.reason == stretch.reason => {
+                last.range.end = stretch.range.end;
+            }
+            _ => out.push(stretch),
+        }
+    }
+    out
+}
