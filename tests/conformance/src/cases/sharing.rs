@@ -45,8 +45,11 @@ fn shared_extent(scene: &mut Scene<'_>) -> Result<()> {
     }
     // A write gives the clone blocks of its own, and leaves the source alone.
     clone.handle.write_at(PAGE, &page_of(0x22))?;
-    let expected =
-        [(0..PAGE, Fallback(Reason::SharedExtent)), (PAGE..2 * PAGE, Direct), (2 * PAGE..4 * PAGE, Fallback(Reason::SharedExtent))];
+    let expected = [
+        (0..PAGE, Fallback(Reason::SharedExtent)),
+        (PAGE..2 * PAGE, Direct),
+        (2 * PAGE..4 * PAGE, Fallback(Reason::SharedExtent)),
+    ];
     let mapping = session.map(&clone.handle, .., MapFlags::WRITE)?;
     scene.expect_map(&mapping, &expected)?;
     scene.writes_directly(&mapping, PAGE, &page_of(0x33))?;
@@ -79,9 +82,9 @@ fn atomic(scene: &mut Scene<'_>) -> Result<()> {
     std::thread::scope(|scope| {
         let adding = |mapping: &peerfs_client::Mapping| (0..ADDS).try_for_each(|_| mapping.fetch_add(0, 1_u64).map(drop));
         let threads: Vec<_> = mappings.iter().map(|mapping| scope.spawn(move || adding(mapping))).collect();
-        threads.into_iter().try_for_each(|thread| -> Result<()> {
-            Ok(thread.join().map_err(|_| anyhow::anyhow!("an importer panicked"))??)
-        })
+        threads
+            .into_iter()
+            .try_for_each(|thread| -> Result<()> { Ok(thread.join().map_err(|_| anyhow::anyhow!("an importer panicked"))??) })
     })?;
     drop(mappings);
     let mut sum = [0; 8];
