@@ -86,7 +86,7 @@ impl Engine {
     }
 
     /// Ends pins that were handed over and that nobody holds any more.
-    pub(super) fn reap_pins(&self) {
+    pub(in crate::engine) fn reap_pins(&self) {
         for pin in self.pins.all() {
             if pin.begin_end_if_unheld() {
                 self.finish_pin(&pin);

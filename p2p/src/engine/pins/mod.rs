@@ -38,7 +38,7 @@ const PIN_BYTES_MAX: u64 = 1 << 30;
 
 /// All pins of an engine.
 pub(super) struct Pins {
-    engine: Weak<Engine>,
+    pub(super) engine: Weak<Engine>,
     table: Mutex<Table>,
     /// Notified when a pin has ended, and to stop the thread.
     gate: Arc<Gate>,

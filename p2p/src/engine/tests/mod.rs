@@ -2,6 +2,7 @@ mod coherence;
 mod exports;
 mod lifetimes;
 mod mapping;
+mod pins;
 mod real_aperture;
 mod revocation;
 mod scale;

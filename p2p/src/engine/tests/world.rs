@@ -65,6 +65,15 @@ impl Window for FakeWindow {
     fn grant_fd(&self, writable: bool) -> Result<OwnedFd, DeviceError> {
         self.file.reopen(writable).map_err(|err| DeviceError::Unusable { device: "fake".into(), reason: err.to_string() })
     }
+    fn custody_fd(&self) -> Result<OwnedFd, DeviceError> {
+        self.file.duplicate().map_err(|err| DeviceError::Unusable { device: "fake".into(), reason: err.to_string() })
+    }
+    fn is_held(&self) -> bool {
+        self.file.is_held().expect("lease")
+    }
+    fn disown(&self, offsets: &[std::ops::Range<u64>]) {
+        offsets.iter().for_each(|offset| self.note(&format!("disown {}..{}", offset.start, offset.end)));
+    }
     fn set_writable(&self) {
         self.note("writable");
     }
@@ -137,6 +146,10 @@ pub(super) struct Files {
     pub(super) during_survey: Mutex<Option<Arc<Hook>>>,
     pub(super) refuse: Mutex<Option<Reason>>,
     pub(super) write_grants: AtomicU64,
+    /// Open handles of every file.
+    pub(super) handles: Mutex<PinSurvey>,
+    /// Device ranges that ended pins gave back.
+    pub(super) released: Mutex<Vec<Range>>,
     engine: Mutex<Option<std::sync::Weak<Engine>>>,
 }
 
@@ -166,13 +179,16 @@ impl Exporter for Files {
             extents: vec![Extent { file_offset: 0, length: size.next_multiple_of(4096), state }],
             cached: Vec::new(),
             closed: Vec::new(),
-            pins: PinSurvey::default(),
+            pins: *lock(&self.handles),
             triggers: Trigger::ALL.iter().copied().collect(),
         })
     }
     fn quiesce(&self, object: ObjectId, _range: Range, _probe: Option<CacheProbe>) -> Result<(), Reason> {
         self.call(&self.during_quiesce, object);
         lock(&self.refuse).map_or(Ok(()), Err)
+    }
+    fn release_blocks(&self, _object: ObjectId, device_ranges: &[Range]) {
+        lock(&self.released).extend_from_slice(device_ranges);
     }
     fn write_granted(&self, _object: ObjectId) {
         self.write_grants.fetch_add(1, Ordering::SeqCst);
