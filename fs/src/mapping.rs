@@ -52,10 +52,8 @@ impl FileExporter {
         let cached = request.cache_probe.map(|probe| self.cache.cached_ranges(request.object.0, range, probe));
         cached.and_then(Result::ok).unwrap_or_else(|| vec![range])
     }
-}
 
-impl Exporter for FileExporter {
-    fn survey(&self, request: &MapRequest, range: Range) -> Option<Survey> {
+    fn look(&self, request: &MapRequest, range: Range, cached: impl FnOnce(Range, DirectPolicy) -> Vec<Range>) -> Option<Survey> {
         let ino = request.object.0;
         let extents = self.core.survey_extents(ino, range)?;
         let policy = self.policy(ino);
@@ -67,16 +65,30 @@ impl Exporter for FileExporter {
             read_only,
             policy,
             extents: extents.extents,
-            cached: self.cached(request, within, policy),
+            cached: cached(within, policy),
             closed: Vec::new(),
             pins: self.core.cached_handles(ino),
             triggers: if read_only { TriggerSet::EMPTY } else { CHANGES },
         })
     }
+}
+
+impl Exporter for FileExporter {
+    fn survey(&self, request: &MapRequest, range: Range) -> Option<Survey> {
+        self.look(request, range, |within, policy| self.cached(request, within, policy))
+    }
+
+    // To look at the cache is to open the file, which the kernel lets wait for direct writes under way.
+    fn survey_quiesced(&self, request: &MapRequest, range: Range) -> Option<Survey> {
+        self.look(request, range, |_, _| Vec::new())
+    }
 
     fn quiesce(&self, object: ObjectId, range: Range, probe: Option<CacheProbe>) -> Result<(), Reason> {
         let lost = self.core.lost_write_backs(object.0);
-        self.cache.invalidate(object.0, range).map_err(|error| {
+        let dropping = self.core.dropping_pages(object.0);
+        let dropped = self.cache.invalidate(object.0, range);
+        drop(dropping);
+        dropped.map_err(|error| {
             tracing::debug!(ino = object.0, %error, "cached pages could not be dropped");
             Reason::PageCacheDirty
         })?;

@@ -5,8 +5,18 @@
 //! the revocation deadline, which [`Operations::may_wait`] tells in advance, so
 //! that a transport never spends its serving threads on it.
 
+use peerfs_p2p::Range;
+
 use crate::error::Result;
 use crate::types::*;
+
+/// Parts of a file whose cached pages may hold what was there before a write(2).
+pub struct Refetched {
+    /// Where they are.
+    pub ranges: Vec<Range>,
+    /// To be held until they have been dropped.
+    pub dropping: Box<dyn Send>,
+}
 
 /// The operations of a mounted volume. All may be called from any thread.
 pub trait Operations: Send + Sync {
@@ -55,6 +65,10 @@ pub trait Operations: Send + Sync {
     fn read(&self, handle: Handle, offset: u64, length: u32, into_cache: bool) -> Result<ReadData>;
     /// Writes all of `data`.
     fn write(&self, caller: Caller, handle: Handle, offset: u64, data: &[u8], origin: WriteOrigin) -> Result<u32>;
+    /// When a write(2) through the page cache arrives; to be held until [`Operations::write`] has returned.
+    fn begin_buffered_write(&self, ino: Ino, range: Range) -> Option<Box<dyn Send>>;
+    /// After a write(2) through the page cache, before it is answered: the pages of it that have to be dropped.
+    fn refetched(&self, ino: Ino, written: Range) -> Option<Refetched>;
     /// Makes data and what is needed to find it durable.
     fn fsync(&self, handle: Handle, data_only: bool) -> Result<()>;
     /// The last descriptor of the handle is gone.

@@ -247,7 +247,7 @@ impl Server {
             socket_path: socket.as_ref().map(|socket| socket.path().to_owned()),
             faults: faulty.map(|device| Faults::new(device, Arc::clone(&engine))),
         });
-        let adapter = Adapter::new(core.clone(), Arc::new(control));
+        let adapter = Adapter::new(core.clone(), Arc::new(control), cache.clone());
         let options = FuseOptions {
             mountpoint: config.mountpoint.clone(),
             fsname,

@@ -206,6 +206,13 @@ pub struct WriteOrigin {
     pub synchronous: bool,
 }
 
+impl WriteOrigin {
+    /// A write(2) through the page cache.
+    pub fn is_buffered(self) -> bool {
+        self.through_cache && !self.from_page_cache
+    }
+}
+
 /// Seek for data or for a hole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SeekWhence {

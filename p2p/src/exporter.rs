@@ -11,6 +11,12 @@ pub trait Exporter: Send + Sync {
     /// `request.cache_probe` shows the page cache, `request.handle_writable` what the caller may do.
     fn survey(&self, request: &MapRequest, range: Range) -> Option<Survey>;
 
+    /// As [`Exporter::survey`], after [`Exporter::quiesce`] has proved that nothing is cached. Those who change blocks
+    /// may wait for this call, so it must not wait for reads and writes of the object, as a look at the cache may.
+    fn survey_quiesced(&self, request: &MapRequest, range: Range) -> Option<Survey> {
+        self.survey(request, range)
+    }
+
     /// A map of the object begins: an exporter that can move its objects makes this one reachable now, if there is room.
     /// May take long. Files stay where they are.
     fn prepare(&self, _object: ObjectId) {}

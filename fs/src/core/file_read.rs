@@ -25,6 +25,7 @@ impl Core {
             return Err(FsError::errno(libc::EBADF));
         }
         if into_cache {
+            Core::note_cached_read(inode, Range::new(offset, length.into()));
             let writers = inode.cpu_writers.load(Ordering::Acquire);
             self.coherence().cached_read(inode.ino, Range::new(offset, length.into()), writers);
         }

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::extent_map::ExtentMap;
+use super::refetch::RefetchWatch;
 use super::reservation::Reservation;
 use super::time::{from_record, to_record};
 use crate::store::{FileKind, Inode as Record};
@@ -55,6 +56,8 @@ pub(super) struct Inode {
     pub changed_in: AtomicU64,
     /// Parent of a directory; changes only under the rename lock.
     pub parent: AtomicU64,
+    /// Pages that may hold old bytes.
+    pub refetches: RefetchWatch,
     /// Encoded policy of direct mapping, see [`super::policy`].
     pub policy: AtomicU8,
 }
@@ -84,6 +87,7 @@ impl Inode {
             lost_write_backs: AtomicU64::new(0),
             changed_in: AtomicU64::new(0),
             parent: AtomicU64::new(record.parent),
+            refetches: RefetchWatch::default(),
             policy: AtomicU8::new(0),
             attributes: Mutex::new(Attributes { record, dirty: false }),
         }

@@ -41,6 +41,7 @@ mod ops_impl;
 mod orphans;
 mod policy;
 mod quarantine;
+mod refetch;
 mod reflink;
 mod rename;
 mod reservation;
@@ -58,6 +59,7 @@ use std::time::Duration;
 use peerfs_blockdev::BlockDevice;
 
 pub use self::mapping::{ExtentSurvey, HandleInfo};
+pub use self::refetch::Dropping;
 pub use self::reflink::CloneRange;
 use crate::coherence::Coherence;
 use crate::error::{FsError, Result};

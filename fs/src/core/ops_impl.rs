@@ -1,8 +1,10 @@
 //! The trait of operations, on top of everything else here.
 
+use peerfs_p2p::Range;
+
 use super::namespace::NewInode;
 use super::{Core, Result};
-use crate::ops::Operations;
+use crate::ops::{Operations, Refetched};
 use crate::store::FileKind;
 use crate::types::*;
 
@@ -11,7 +13,7 @@ const INODES_PER_BLOCK: u64 = 4;
 
 impl Operations for Core {
     fn may_wait(&self, ino: Option<Ino>) -> bool {
-        self.coherence().is_mapped(ino)
+        self.coherence().is_mapped(ino) || ino.is_some_and(|ino| self.is_being_refetched(ino))
     }
 
     fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Attr> {
@@ -101,6 +103,14 @@ impl Operations for Core {
 
     fn write(&self, caller: Caller, handle: Handle, offset: u64, data: &[u8], origin: WriteOrigin) -> Result<u32> {
         self.do_write(caller, &*self.handles.file(handle)?, offset, data, origin)
+    }
+
+    fn begin_buffered_write(&self, ino: Ino, range: Range) -> Option<Box<dyn Send>> {
+        Core::begin_buffered_write(self, ino, range)
+    }
+
+    fn refetched(&self, ino: Ino, written: Range) -> Option<Refetched> {
+        self.take_refetched(ino, written)
     }
 
     fn fsync(&self, handle: Handle, data_only: bool) -> Result<()> {

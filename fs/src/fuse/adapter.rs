@@ -13,11 +13,15 @@ use fuser::{
     TimeOrNow, WriteFlags,
 };
 
+use peerfs_p2p::Range;
+
 use super::answer::{answer, contain};
 use super::backing::Backings;
 use super::pool::Pool;
+use super::settle::Settle;
 use super::translate::{TTL, attributes, caller, file_type, open_flags, set_time, timestamp};
 use crate::control::{self, Control, ControlOpened};
+use crate::cpu_cache::CpuCache;
 use crate::error::{FsError, Result};
 use crate::ops::Operations;
 use crate::types::{
@@ -42,18 +46,20 @@ pub struct Adapter {
     opens: Pool,
     /// Maps and other calls of clients, which may too, and which anybody may make wait.
     calls: Pool,
+    settle: Settle,
     backings: Backings,
 }
 
 impl Adapter {
-    /// An adapter for these operations and virtual files.
-    pub fn new(ops: Arc<dyn Operations>, control: Arc<Control>) -> Self {
+    /// An adapter for these operations and virtual files, and the page cache above them.
+    pub fn new(ops: Arc<dyn Operations>, control: Arc<Control>, cache: Arc<dyn CpuCache>) -> Self {
         Adapter {
             ops,
             control,
             pool: Pool::new(POOL_THREADS),
             opens: Pool::new(OPEN_THREADS),
             calls: Pool::new(CALL_THREADS),
+            settle: Settle::new(cache),
             backings: Backings::default(),
         }
     }
@@ -377,14 +383,27 @@ impl fuser::Filesystem for Adapter {
             synchronous: flags.0 & (libc::O_SYNC | libc::O_DSYNC) != 0,
         };
         let caller = caller(request);
-        let written = |reply: ReplyWrite, count: u32| reply.written(count);
+        let settle = self.settle.clone();
+        // Here and not where it is carried out, which may be later: reads of the same pages have to know.
+        let under_way = match origin.is_buffered() {
+            true => self.ops.begin_buffered_write(ino.0, Range::new(offset, data.len() as u64)),
+            false => None,
+        };
         if self.ops.may_wait(Some(ino.0)) {
             let (ops, data) = (Arc::clone(&self.ops), data.to_vec());
             self.pool.run(move || {
-                contain("write", || answer("write", reply, ops.write(caller, handle.0, offset, &data, origin), written));
+                contain("write", || {
+                    let outcome = ops.write(caller, handle.0, offset, &data, origin);
+                    drop(under_way);
+                    settle.answer(&*ops, ino.0, offset, origin, reply, outcome);
+                });
             });
         } else {
-            contain("write", || answer("write", reply, self.ops.write(caller, handle.0, offset, data, origin), written));
+            contain("write", || {
+                let outcome = self.ops.write(caller, handle.0, offset, data, origin);
+                drop(under_way);
+                settle.answer(&*self.ops, ino.0, offset, origin, reply, outcome);
+            });
         }
     }
 
@@ -645,8 +664,8 @@ impl Adapter {
             Ok(ControlOpened::Plain(handle)) => reply.opened(FileHandle(handle), direct),
             Ok(ControlOpened::Grant { handle, memory }) => match reply.open_backing(&memory) {
                 Ok(backing) => {
+                    let backing = self.backings.keep(handle, backing);
                     reply.opened_passthrough(FileHandle(handle), direct, &backing);
-                    self.backings.keep(handle, backing);
                 }
                 Err(error) => {
                     tracing::warn!(%error, "the kernel refused a passthrough backing file");

@@ -1,5 +1,7 @@
 //! Passthrough backing files of open grants.
 
+use std::ops::Deref;
+
 use dashmap::DashMap;
 use fuser::BackingId;
 
@@ -13,9 +15,10 @@ pub struct Backings {
 }
 
 impl Backings {
-    /// Keeps the backing file of a handle.
-    pub fn keep(&self, handle: Handle, backing: BackingId) {
-        self.open.insert(handle, backing);
+    /// Keeps the backing file of a handle, and lends it for the reply: the release may come as soon as that is sent,
+    /// and must find it here.
+    pub fn keep(&self, handle: Handle, backing: BackingId) -> impl Deref<Target = BackingId> + '_ {
+        self.open.entry(handle).insert(backing)
     }
 
     /// The handle was released.

@@ -6,6 +6,7 @@ mod backing;
 mod cache;
 mod mount;
 mod pool;
+mod settle;
 mod translate;
 
 pub use adapter::Adapter;

@@ -71,6 +71,19 @@ impl AccessGuard {
         window.load_volatile(self.position(index)).map_err(|_| self.outside(index, 1))
     }
 
+    /// Loads the word at `index` (a multiple of 8) in one piece; `None` where a cut took the memory away.
+    ///
+    /// # Errors
+    /// [`Error::Range`] outside the guard or when misaligned.
+    pub fn load_word(&self, index: usize) -> Result<Option<u64>, Error> {
+        self.check(index, 8)?;
+        let position = self.position(index);
+        if !position.is_multiple_of(8) {
+            return Err(self.outside(index, 8));
+        }
+        Ok(self.entered.window().load_word(position / 8).ok())
+    }
+
     /// Stores a word at `index` (a multiple of 8) by address: after a cut this raises SIGBUS.
     ///
     /// # Errors

@@ -159,7 +159,7 @@ impl Engine {
         let request = MapRequest { range: claim.cover, ..job.request.clone() };
         let info = self.export(job.request.object).aperture_info().ok_or(Reason::NoAperture)?;
         let (survey, decisions) = self
-            .decide_range(job.exporter, &request, &job.context.importer, Some(&info), &Outlook::default())
+            .decide_range(job.exporter, &request, &job.context.importer, Some(&info), &Outlook::quiesced())
             .ok_or(Reason::Hole)?;
         let Some(layout) = Layout::of(&decisions) else {
             return Ok(segments_of_fallbacks(job.decisions, &decisions));

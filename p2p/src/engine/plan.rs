@@ -46,6 +46,15 @@ pub(super) struct Outlook {
     busy: Vec<Range>,
     /// Reasons that hold for the whole request.
     refusals: ReasonSet,
+    /// Nothing of the range is cached any more.
+    quiesced: bool,
+}
+
+impl Outlook {
+    /// For a map whose range has been proved to be out of the page cache.
+    pub(super) fn quiesced() -> Outlook {
+        Outlook { quiesced: true, ..Outlook::default() }
+    }
 }
 
 impl<'a> Walk<'a> {
@@ -122,7 +131,10 @@ impl Engine {
         aperture: Option<&ApertureInfo>,
         outlook: &Outlook,
     ) -> Option<(Survey, Vec<Decision>)> {
-        let mut survey = exporter.survey(request, request.range)?;
+        let mut survey = match outlook.quiesced {
+            true => exporter.survey_quiesced(request, request.range)?,
+            false => exporter.survey(request, request.range)?,
+        };
         survey.closed.extend_from_slice(&outlook.busy);
         self.survey_pins(&mut survey, request);
         if self.shutting_down.load(Ordering::SeqCst) {
@@ -145,7 +157,7 @@ impl Engine {
             busy.extend(lock(&object.state).closed.iter().map(|closed| closed.1));
         }
         let full = context.is_some_and(|context| context.session.is_full(&self.config));
-        Outlook { busy, refusals: ReasonSet::EMPTY.with_if(full, Reason::ImporterQuota) }
+        Outlook { busy, refusals: ReasonSet::EMPTY.with_if(full, Reason::ImporterQuota), quiesced: false }
     }
 
     pub(super) fn query(&self, asker: Asker<'_>, request: &MapRequest, segments_max: usize) -> Result<QueryAnswer, MapError> {

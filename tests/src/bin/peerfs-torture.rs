@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use peerfs_tests::torture::{attack, bad_input, crash, devmem, holder, hung, killed, last_store};
+use peerfs_tests::torture::{attack, bad_input, coherence, crash, devmem, holder, hung, killed, last_store};
 
 /// Hostile, hung and dying programs and bad input against a real mount. Needs root.
 #[derive(Parser)]
@@ -49,6 +49,13 @@ enum Task {
         #[arg(long, default_value_t = 10)]
         rounds: usize,
     },
+    /// Every value read, in any way, must be one that some legal order explains
+    Coherence {
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        #[arg(long, default_value_t = 30)]
+        seconds: u64,
+    },
     /// Garbage to everything that takes input
     BadInput {
         #[arg(long, default_value_t = 1)]
@@ -82,6 +89,7 @@ enum Child {
     Store { file: PathBuf, record: PathBuf },
     Write { way: String, file: PathBuf, seed: u64 },
     Wander { file: PathBuf, seed: u64 },
+    Coherence { directory: PathBuf, notes: PathBuf, seed: u64, first: u64, parts: Vec<String> },
     FuzzIoctls { file: PathBuf, seed: u64, count: u64 },
     FuzzSocket { file: PathBuf, seed: u64, count: u64 },
 }
@@ -111,6 +119,7 @@ fn perform(task: Task) -> Result<()> {
             last_store::rounds(seed, rounds, &[])?;
             last_store::rounds(seed, rounds, SOCKET)
         }
+        Task::Coherence { seed, seconds } => coherence::run(seed, seconds),
         Task::BadInput { seed, images, calls } => {
             bad_input::mountpoints()?;
             bad_input::full_device(seed)?;
@@ -136,6 +145,7 @@ fn run(child: Child) -> Result<()> {
         Child::Store { file, record } => last_store::store(&file, &record),
         Child::Write { way, file, seed } => crash::write(&way, &file, seed),
         Child::Wander { file, seed } => killed::wander(&file, seed),
+        Child::Coherence { directory, notes, seed, first, parts } => coherence::work(&directory, &notes, seed, first, &parts),
         Child::FuzzIoctls { file, seed, count } => bad_input::fuzz_ioctls(&file, seed, count),
         Child::FuzzSocket { file, seed, count } => bad_input::fuzz_socket(&file, seed, count),
     }

@@ -4,6 +4,7 @@
 
 pub mod attack;
 pub mod bad_input;
+pub mod coherence;
 pub mod crash;
 pub mod devmem;
 pub mod holder;
