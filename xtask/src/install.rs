@@ -14,7 +14,7 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Builds, and copies what was built below `prefix`.
 pub fn install(prefix: &Path) -> Result<()> {
     run("cargo", &["build", "--release", "--package", "peerfs", "--package", "peerfs-client-c"])?;
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let root = crate::root();
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), Into::into).join("release");
     let prefix = std::path::absolute(prefix)?;
     let files = [

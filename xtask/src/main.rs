@@ -1,8 +1,10 @@
-//! The developer's entry point: `cargo xtask check|test|demo|install|bench|bench-mapping`.
+//! The developer's entry point: `cargo xtask help` lists its tasks.
 
 mod install;
+mod mutants;
+mod mutants_list;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, ensure};
@@ -42,6 +44,12 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Breaks one rule at a time in a copy of the tree; a conformance case must notice each (needs root).
+    Mutants {
+        /// Only those whose name contains this.
+        #[arg(default_value = "")]
+        name: String,
+    },
 }
 
 fn main() -> ExitCode {
@@ -73,15 +81,20 @@ fn perform(task: Task) -> Result<()> {
             let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
             run("target/release/peerfs-mapbench", &arguments)
         }
+        Task::Mutants { name } => mutants::prove(&name),
     }
+}
+
+/// The workspace's root.
+fn root() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
 }
 
 /// Runs a command in the workspace's root and fails as it fails.
 fn run(program: &str, arguments: &[&str]) -> Result<()> {
-    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
     let status = Command::new(program)
         .args(arguments)
-        .current_dir(root)
+        .current_dir(root())
         .status()
         .with_context(|| format!("{program} cannot be started; is it installed?"))?;
     ensure!(status.success(), "{program} {} failed: {status}", arguments.join(" "));
