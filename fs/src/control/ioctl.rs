@@ -251,8 +251,12 @@ impl Call<'_> {
 
     fn ack(&self, ack: Ack) -> Result<Ack> {
         check_version(ack.abi_version)?;
-        // An unknown grant is no error: the cut may have been quicker.
-        self.control.engine.ack(self.session()?, GrantId(ack.grant_id));
+        let Some(grants) = ack.grant_ids.get(..ack.count as usize) else { return invalid() };
+        let session = self.session()?;
+        for grant in grants {
+            // An unknown grant is no error: the cut may have been quicker.
+            self.control.engine.ack(session, GrantId(*grant));
+        }
         Ok(ack)
     }
 

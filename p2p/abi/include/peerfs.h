@@ -210,6 +210,9 @@ static inline const char *peerfs_path_name(uint32_t code) {
 // Segments in one answer.
 #define PEERFS_SEGMENTS_MAX 200
 
+// Grants in one acknowledgement.
+#define PEERFS_ACKS_MAX 64
+
 // Longest importer name, in bytes, including a terminating NUL.
 #define PEERFS_NAME_MAX 32
 
@@ -521,10 +524,10 @@ struct peerfs_context {
 struct peerfs_ack {
   // In: PEERFS_ABI_VERSION.
   uint32_t abi_version;
-  // Explicit padding, zero.
-  uint32_t reserved;
-  // In: the grant the importer has stopped using.
-  uint64_t grant_id;
+  // In: how many of `grant_ids` count.
+  uint32_t count;
+  // In: the grants the importer has stopped using.
+  uint64_t grant_ids[PEERFS_ACKS_MAX];
 };
 
 // Argument of PEERFS_IOC_REFLINK. Descriptors cannot be passed to a server, and numbers of descriptors or inodes prove

@@ -27,13 +27,15 @@ pub const UNMAP: u32 = command(4, size_of::<Unmap>());
 pub const REVOKE: u32 = command(5, size_of::<Revoke>());
 /// On a session: registers an importer and binds the session to the caller's address space ([`Context`]).
 pub const CONTEXT: u32 = command(6, size_of::<Context>());
-/// On a session: acknowledges a revocation: the importer has stopped ([`Ack`]).
+/// On a session: acknowledges revocations: the importer has stopped ([`Ack`]).
 pub const ACK: u32 = command(7, size_of::<Ack>());
 /// On a file open for writing: makes a range of it share the blocks of another file ([`Reflink`]).
 pub const REFLINK: u32 = command(8, size_of::<Reflink>());
 
 /// Segments in one answer.
 pub const SEGMENTS_MAX: usize = 200;
+/// Grants in one acknowledgement.
+pub const ACKS_MAX: usize = 64;
 /// Longest importer name, in bytes, including a terminating NUL.
 pub const NAME_MAX: usize = 32;
 /// Longest PCI address, in bytes, including a terminating NUL.
@@ -217,10 +219,10 @@ pub struct Context {
 pub struct Ack {
     /// In: [`crate::ABI_VERSION`].
     pub abi_version: u32,
-    /// Explicit padding, zero.
-    pub reserved: u32,
-    /// In: the grant the importer has stopped using.
-    pub grant_id: u64,
+    /// In: how many of `grant_ids` count.
+    pub count: u32,
+    /// In: the grants the importer has stopped using.
+    pub grant_ids: [u64; ACKS_MAX],
 }
 
 /// What a [`REFLINK`] is to do.
@@ -312,7 +314,7 @@ const _: () = {
     assert!(size_of::<Unmap>() == 32);
     assert!(size_of::<Revoke>() == 64);
     assert!(size_of::<Context>() == 216);
-    assert!(size_of::<Ack>() == 16);
+    assert!(size_of::<Ack>() == 8 + ACKS_MAX * 8);
     assert!(size_of::<Reflink>() == 40);
     assert!(size_of::<Event>() == 40);
     assert!(size_of::<Info>() == 96);

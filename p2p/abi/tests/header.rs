@@ -229,7 +229,7 @@ fn expectations() -> Vec<(String, u64)> {
         pci_address,
         reserved
     );
-    layout!(list, Ack, "peerfs_ack", abi_version, reserved, grant_id);
+    layout!(list, Ack, "peerfs_ack", abi_version, count, grant_ids);
     layout!(list, Event, "peerfs_event", grant_id, mapping_id, file_offset, length, trigger, deadline_ms);
     layout!(
         list,

@@ -50,8 +50,8 @@ pub(crate) trait SessionCalls: Send + Sync {
     fn wake(&self);
     /// Adds the events that are pending; does not wait.
     fn events(&self, events: &mut Vec<Event>) -> io::Result<()>;
-    /// Tells the server that a grant is no longer used.
-    fn acknowledge(&self, grant_id: u64) -> io::Result<()>;
+    /// Tells the server that these grants are no longer used.
+    fn acknowledge(&self, grant_ids: &[u64]) -> io::Result<()>;
     /// Ends a mapping, or reports bytes moved through it.
     fn unmap(&self, argument: &mut Unmap) -> io::Result<()>;
     /// Allocates, grows, frees or looks at device memory.

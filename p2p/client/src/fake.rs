@@ -363,8 +363,8 @@ impl SessionCalls for FakeSession {
         Ok(())
     }
 
-    fn acknowledge(&self, grant_id: u64) -> io::Result<()> {
-        self.0.alive()?.acknowledged.push(grant_id);
+    fn acknowledge(&self, grant_ids: &[u64]) -> io::Result<()> {
+        self.0.alive()?.acknowledged.extend(grant_ids);
         self.0.changed.notify_all();
         Ok(())
     }

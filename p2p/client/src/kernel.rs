@@ -206,9 +206,13 @@ impl SessionCalls for KernelSession {
         }
     }
 
-    fn acknowledge(&self, grant_id: u64) -> io::Result<()> {
-        let mut argument = Ack { abi_version: ABI_VERSION, reserved: 0, grant_id };
-        peerfs_sys::ioctl(&self.session, ioctl::ACK, &mut argument).map(drop)
+    fn acknowledge(&self, grant_ids: &[u64]) -> io::Result<()> {
+        for grants in grant_ids.chunks(ioctl::ACKS_MAX) {
+            let mut argument = Ack { abi_version: ABI_VERSION, count: grants.len() as u32, grant_ids: [0; ioctl::ACKS_MAX] };
+            argument.grant_ids[..grants.len()].copy_from_slice(grants);
+            peerfs_sys::ioctl(&self.session, ioctl::ACK, &mut argument)?;
+        }
+        Ok(())
     }
 
     fn unmap(&self, argument: &mut Unmap) -> io::Result<()> {

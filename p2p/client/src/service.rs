@@ -78,15 +78,19 @@ fn tell(grants: &[Arc<Grant>], event: &Event) -> bool {
 /// Acknowledges what everybody has left, and gives up what is overdue: that was cut.
 fn settle(core: &Core, pending: &mut Vec<Pending>) {
     let now = Instant::now();
+    let mut stopped = Vec::new();
     pending.retain_mut(|revocation| {
         let left = revocation.grants.iter().all(|grant| grant.is_empty());
         if left {
             revocation.windows.clear();
-            // It fails when the server has already cut, or does not know the grant any more: nothing is owed then.
-            let _ = core.calls.acknowledge(revocation.grant_id);
+            stopped.push(revocation.grant_id);
         }
         !left && now < revocation.expires
     });
+    if !stopped.is_empty() {
+        // It fails when the server is gone: nothing is owed then.
+        let _ = core.calls.acknowledge(&stopped);
+    }
 }
 
 fn next_timeout(pending: &[Pending]) -> Option<Duration> {
