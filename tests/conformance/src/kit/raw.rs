@@ -97,7 +97,8 @@ impl RawSession {
     /// # Errors
     /// What the ioctl answers.
     pub fn acknowledge(&self, grant_id: u64) -> io::Result<()> {
-        let mut argument = Ack { abi_version: ABI_VERSION, reserved: 0, grant_id };
+        let mut argument = Ack { abi_version: ABI_VERSION, count: 1, grant_ids: [0; ioctl::ACKS_MAX] };
+        argument.grant_ids[0] = grant_id;
         peerfs_sys::ioctl(&self.session, ioctl::ACK, &mut argument).map(drop)
     }
 
