@@ -162,7 +162,7 @@ pub(super) fn view_writer(actor: &mut Actor) -> Result<()> {
             break;
         }
         let page = plan::of_sort(&mut actor.random, Sort::Viewed);
-        if FATES[number] == Fate::Anywhere && page.first >= LAST_CHUNK * plan::CELLS.len() {
+        if FATES[number] != Fate::Plain && page.first >= LAST_CHUNK * plan::CELLS.len() {
             continue;
         }
         if actor.random.one_in(2) {

@@ -19,15 +19,16 @@ pub(super) const CELLS: [u64; 8] = [0, 8, 504, 512, 2040, 2048, 4080, 4088];
 /// Checked cells of a file.
 pub(super) const FILE_CELLS: usize = HOT_PAGES * CELLS.len();
 
-/// What may happen to a file beside reads and writes.
+/// What may happen to a file beside reads and writes. Where pages are taken away nobody stores to views: a store behind
+/// the end of a file is neither refused nor kept, and while FUSE punches, the kernel lets stores to the same pages and
+/// their write-back go on, so that what was punched can come back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fate {
     /// Nothing.
     Plain,
     /// Whole pages of the last chunk are punched, zeroed and cut off.
     Pages,
-    /// The last chunk is cut off anywhere. Stores to a view do not go there: what is stored behind the end of a file
-    /// is neither refused nor kept.
+    /// The last chunk is cut off anywhere.
     Anywhere,
 }
 
