@@ -125,7 +125,8 @@ pub trait Window: Send + Sync + fmt::Debug {
         false
     }
     /// Blocks at these window offsets (whole blocks) are no longer the owner's: the end of the file does not move over
-    /// them, and they are not copied to the device any more. Never waits for I/O.
+    /// them, and they are not copied to the device any more, unless the window is their home: then another file that
+    /// shares them has them nowhere else. Never waits for I/O.
     fn disown(&self, _offsets: &[std::ops::Range<u64>]) {}
     /// A peer may write from now on: contents can change without us, so write-back has to copy everything.
     fn set_writable(&self);

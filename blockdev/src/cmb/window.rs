@@ -208,12 +208,14 @@ impl Core {
             return Ok(());
         };
         let mut tickets: VecDeque<Ticket> = VecDeque::new();
-        for run in self.owned_runs() {
+        for (run, owned) in self.runs_to_copy() {
             for (at, length) in steps(run.length) {
                 let offset = run.window_offset + at;
                 let buf = shared.engine.buffer(length as usize);
                 let mut buf = memory.read_buf(offset, buf).map_err(|err| window_error("read", offset, length, &err))?;
-                tail.clear_leftovers(offset, &mut buf);
+                if owned {
+                    tail.clear_leftovers(offset, &mut buf);
+                }
                 if tickets.len() >= COPIES_IN_FLIGHT
                     && let Some(oldest) = tickets.pop_front()
                 {
@@ -238,14 +240,22 @@ impl Core {
         self.disowned().gaps(&range).collect()
     }
 
-    fn owned_runs(&self) -> Vec<Run> {
+    /// What the device is to get, and whether the owner's end of the file counts in it. Blocks that the owner gave up
+    /// may be another file's too: where the window is their home, nobody else has them.
+    fn runs_to_copy(&self) -> Vec<(Run, bool)> {
+        let disowned = self.disowned();
         let of_run = |run: &Run| {
-            let parts = self.owned(run.window_offset..run.window_offset + run.length);
+            let whole = run.window_offset..run.window_offset + run.length;
+            let owned = disowned.gaps(&whole).map(|part| (part, true));
+            let mut parts: Vec<(Range<u64>, bool)> = owned.collect();
+            if self.kind == ApertureKind::Identity {
+                let given_up = disowned.overlapping(&whole);
+                parts.extend(given_up.map(|part| (part.start.max(whole.start)..part.end.min(whole.end), false)));
+            }
             let run = *run;
-            parts.into_iter().map(move |part| Run {
-                window_offset: part.start,
-                device_offset: run.device_offset + (part.start - run.window_offset),
-                length: part.end - part.start,
+            parts.into_iter().map(move |(part, owned)| {
+                let device_offset = run.device_offset + (part.start - run.window_offset);
+                (Run { window_offset: part.start, device_offset, length: part.end - part.start }, owned)
             })
         };
         self.runs.iter().flat_map(of_run).collect()

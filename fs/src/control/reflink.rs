@@ -15,11 +15,12 @@ impl Call<'_> {
         if core.attr(self.ino).is_ok_and(|attr| attr.mode & libc::S_IFMT == libc::S_IFDIR) {
             return Err(FsError::errno(libc::EISDIR));
         }
-        if core.handle_info(self.handle).is_none_or(|handle| handle.ino != self.ino) {
-            return Err(FsError::errno(libc::EBADF));
-        }
+        let handle = core.handle_info(self.handle).filter(|handle| handle.ino == self.ino);
+        let handle = handle.ok_or(FsError::errno(libc::EBADF))?;
         match argument.operation {
             reflink::NAME_SOURCE => argument.source_name = core.name_source(self.handle)?,
+            // Before pages are dropped, which a reader must not be able to ask for.
+            reflink::CLONE if !handle.write => return Err(FsError::errno(libc::EBADF)),
             reflink::CLONE => argument.length = self.clone_range(&argument)?,
             _ => return invalid(),
         }

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use peerfs_abi::Trigger;
+use peerfs_blockdev::BLOCK_BYTES;
 use peerfs_p2p::Range;
 
 use super::cow::{Change, Relocation};
 use super::inode::{Content, Inode, stamp_change, stamp_content, without_suid};
-use super::io::{MAX_FILE_BYTES, blocks_for, changed_tail};
+use super::io::{MAX_FILE_BYTES, block_of, blocks_for, changed_tail};
 use super::meta::Txn;
+use super::orphans::EXTENTS_AT_ONCE;
 use super::time::{now, resolve, to_record};
 use super::{Core, FsError, Result};
 use crate::store::Inode as Record;
@@ -48,7 +50,15 @@ impl Core {
     /// Truncates or extends a file. `also` adds to the same batch.
     pub(super) fn resize(&self, inode: &Arc<Inode>, new_size: u64, also: impl FnOnce(&mut Txn) -> Result<()>) -> Result<()> {
         let mut also = Some(also);
-        self.relocating(inode, |relocation| self.resize_once(inode, new_size, relocation, &mut also))
+        let mut attempt = || self.relocating(inode, |relocation| self.resize_once(inode, new_size, relocation, &mut also));
+        match attempt() {
+            // The last block may have to be copied.
+            Err(error) if error.code() == libc::ENOSPC => {
+                self.reclaim();
+                attempt()
+            }
+            result => result,
+        }
     }
 
     /// `also` is taken once nothing can ask for another try.
@@ -68,6 +78,10 @@ impl Core {
                 true => Some(coherence.close_range(inode.ino, beyond, Trigger::Truncate)),
                 false => changed_tail(size, new_size).map(|tail| coherence.partial_write(inode.ino, tail)),
             };
+            if shrinks && let Err(error) = self.shorten_to(inode, new_size) {
+                coherence.size_changed(inode.ino, size, inode.size());
+                return Err(error);
+            }
             let mut content = inode.exclude();
             let old_size = inode.size();
             if new_size <= old_size && !shrinks {
@@ -80,15 +94,39 @@ impl Core {
                 also.and_then(|()| self.apply(change.txn))
             });
             if outcome.is_err() {
-                self.revert(inode, &mut content);
+                self.revert(inode, &mut content, &change.touched);
             }
             content.reservation = None;
             drop(content);
             outcome?;
-            if new_size != old_size {
-                coherence.size_changed(inode.ino, old_size, new_size);
+            if new_size != old_size || size != old_size {
+                coherence.size_changed(inode.ino, size, new_size);
             }
             return Ok(());
+        }
+    }
+
+    /// Takes very many extents behind the new end off in several transactions, the last first, and each time moves the
+    /// file's end there: a crash in between finds it shortened in part. Leaves what one transaction can hold.
+    fn shorten_to(&self, inode: &Arc<Inode>, new_size: u64) -> Result<()> {
+        loop {
+            self.admit_change()?;
+            let mut content = inode.exclude();
+            let map = self.extents(inode, &mut content)?;
+            let Some(start) = map.start_of_last(blocks_for(new_size), EXTENTS_AT_ONCE) else {
+                return Ok(());
+            };
+            let mut relocation = Relocation::default();
+            let mut change = Change::new(&mut relocation);
+            self.give_up(inode, map, start, u64::MAX, &mut change);
+            change.txn.extents(inode.ino, map, &change.touched);
+            let blocks = map.blocks();
+            change.txn.inode(inode, |record| {
+                record.size = record.size.min(start * BLOCK_BYTES);
+                record.blocks = blocks;
+                stamp_content(record, now());
+            });
+            self.apply(change.txn).inspect_err(|_| self.revert(inode, &mut content, &change.touched))?;
         }
     }
 
@@ -101,6 +139,9 @@ impl Core {
     ) -> Result<()> {
         if new_size > old_size {
             self.zero_tail(inode, content, old_size, change)?;
+        } else if !new_size.is_multiple_of(BLOCK_BYTES) {
+            // A window zeros what lies behind the end of its file: all owners of a block must agree where that is.
+            self.unshare(inode, content, block_of(new_size), blocks_for(new_size), change)?;
         }
         let map = self.extents(inode, content)?;
         if new_size <= old_size {

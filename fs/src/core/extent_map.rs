@@ -69,6 +69,13 @@ impl ExtentMap {
         true
     }
 
+    /// Takes the extent out that begins at a file block, if one does.
+    pub(super) fn forget(&mut self, file_block: u64) {
+        if let Some(extent) = self.extents.remove(&file_block) {
+            self.blocks -= extent.len_blocks;
+        }
+    }
+
     /// Blocks allocated.
     pub(super) fn blocks(&self) -> u64 {
         self.blocks
@@ -79,9 +86,11 @@ impl ExtentMap {
         self.extents.get(&file_block)
     }
 
-    /// The file block from which on there are `count` extents; `None` when there are no more than that.
-    pub(super) fn start_of_last(&self, count: usize) -> Option<u64> {
-        (self.extents.len() > count).then(|| self.extents.keys().rev().nth(count - 1).copied()).flatten()
+    /// The file block from which on there are `count` extents; `None` when no more than that begin at or after `first`.
+    pub(super) fn start_of_last(&self, first: u64, count: usize) -> Option<u64> {
+        let mut last = self.extents.range(first..).rev().skip(count - 1);
+        let (start, _) = last.next()?;
+        last.next().map(|_| *start)
     }
 
     /// The block after the last allocated one.

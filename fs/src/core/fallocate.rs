@@ -64,9 +64,10 @@ impl Core {
         let size = inode.size();
         let _tail = changed_tail(size, mode.size_after(size, range.end)).map(|tail| coherence.partial_write(inode.ino, tail));
         let mut content = inode.exclude();
-        let outcome = self.change_range(caller, inode, &mut content, (mode, range), Change::new(relocation));
+        let mut change = Change::new(relocation);
+        let outcome = self.change_range(caller, inode, &mut content, (mode, range), &mut change);
         if outcome.is_err() {
-            self.revert(inode, &mut content);
+            self.revert(inode, &mut content, &change.touched);
         }
         drop(content);
         let (old_size, new_size) = outcome?;
@@ -83,22 +84,22 @@ impl Core {
         inode: &Arc<Inode>,
         content: &mut Content,
         (mode, range): (FallocateMode, Range),
-        mut change: Change<'_>,
+        change: &mut Change<'_>,
     ) -> Result<(u64, u64)> {
         let old_size = inode.size();
         self.extents(inode, content)?;
         match mode {
-            FallocateMode::PunchHole => self.punch(inode, content, range, &mut change)?,
-            FallocateMode::Allocate { .. } => self.preallocate(content, range, &mut change)?,
-            FallocateMode::ZeroRange { .. } => self.zero_range(inode, content, range, &mut change)?,
+            FallocateMode::PunchHole => self.punch(inode, content, range, change)?,
+            FallocateMode::Allocate { .. } => self.preallocate(content, range, change)?,
+            FallocateMode::ZeroRange { .. } => self.zero_range(inode, content, range, change)?,
         }
         let new_size = mode.size_after(old_size, range.end);
         if new_size > old_size {
-            self.zero_tail(inode, content, old_size, &mut change)?;
+            self.zero_tail(inode, content, old_size, change)?;
         }
         let map = self.extents(inode, content)?;
-        let Change { mut txn, touched, .. } = change;
-        txn.extents(inode.ino, map, &touched);
+        let mut txn = std::mem::take(&mut change.txn);
+        txn.extents(inode.ino, map, &change.touched);
         let blocks = map.blocks();
         end_privileges(&mut txn, inode, caller);
         txn.inode(inode, |record| {

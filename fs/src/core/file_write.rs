@@ -163,12 +163,11 @@ impl Core {
         let sizes = self.write_locked(inode, &mut content, load, &mut change);
         let sizes = match sizes {
             Ok((old_size, new_size)) => {
-                self.finish_write(inode, &mut content, origin, new_size, change).map(|()| (old_size, new_size))
+                self.finish_write(inode, &mut content, origin, new_size, &mut change).map(|()| (old_size, new_size))
             }
-            Err(error) if change.touched.is_empty() => return Err(error),
             Err(error) => Err(error),
         };
-        sizes.inspect_err(|_| self.revert(inode, &mut content))
+        sizes.inspect_err(|_| self.revert(inode, &mut content, &change.touched))
     }
 
     /// Puts the data on the device and its blocks into the file.
@@ -208,11 +207,11 @@ impl Core {
         content: &mut Content,
         origin: WriteOrigin,
         new_size: u64,
-        change: Change<'_>,
+        change: &mut Change<'_>,
     ) -> Result<()> {
-        let Change { mut txn, touched, .. } = change;
+        let mut txn = std::mem::take(&mut change.txn);
         let map = self.extents(inode, content)?;
-        txn.extents(inode.ino, map, &touched);
+        txn.extents(inode.ino, map, &change.touched);
         let blocks = map.blocks();
         let clears = origin.kill_suid;
         txn.inode(inode, |record| {

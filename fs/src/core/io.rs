@@ -5,7 +5,7 @@ use peerfs_p2p::Range;
 
 use super::Core;
 use super::cow::Change;
-use super::extent_map::{ExtentMap, Segment};
+use super::extent_map::{ExtentMap, Segment, Touched};
 use super::inode::{Content, Inode};
 use crate::error::{FsError, Result};
 use crate::store::{BlockRange, Extent, Key, Record, SUPERBLOCK_BLOCKS};
@@ -133,12 +133,26 @@ impl Core {
         Ok(content.extents.get_or_insert_default())
     }
 
-    /// After a change that failed half-way: back to what the records say.
-    pub(super) fn revert(&self, inode: &Inode, content: &mut Content) {
-        content.extents = None;
+    /// After a change that failed half-way: back to what the records say. Of the extents it costs as much as the change
+    /// touched.
+    pub(super) fn revert(&self, inode: &Inode, content: &mut Content, touched: &Touched) {
+        if let Some(map) = &mut content.extents
+            && !self.restore(inode.ino, map, touched)
+        {
+            content.extents = None;
+        }
         if let Ok(Some(record)) = self.volume.inode(inode.ino) {
             inode.attributes().record = record;
         }
+    }
+
+    fn restore(&self, ino: Ino, map: &mut ExtentMap, touched: &Touched) -> bool {
+        touched.iter().for_each(|file_block| map.forget(*file_block));
+        touched.iter().all(|&file_block| match self.get::<Extent>(Key::Extent(ino, file_block)) {
+            Ok(Some(extent)) => map.load(file_block, extent),
+            Ok(None) => true,
+            Err(_) => false,
+        })
     }
 
     /// Runs `with` on the extents with the content lock shared.

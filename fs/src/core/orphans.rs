@@ -15,7 +15,7 @@ use crate::sync::lock;
 
 const ORPHANS_AT_ONCE: usize = 1024;
 /// Extents freed in one transaction.
-const EXTENTS_AT_ONCE: usize = 4096;
+pub(super) const EXTENTS_AT_ONCE: usize = 4096;
 
 impl Core {
     /// Frees an inode that has neither names nor users. One that is mapped is left to the
@@ -95,7 +95,7 @@ impl Core {
             return Ok(false);
         }
         let map = self.extents(inode, &mut content)?;
-        let Some(start) = map.start_of_last(EXTENTS_AT_ONCE) else {
+        let Some(start) = map.start_of_last(0, EXTENTS_AT_ONCE) else {
             return Ok(false);
         };
         let mut txn = Txn::new();
@@ -105,7 +105,7 @@ impl Core {
         txn.extents(inode.ino, map, &touched);
         let blocks = map.blocks();
         txn.inode(inode, |record| record.blocks = blocks);
-        self.apply(txn).inspect_err(|_| self.revert(inode, &mut content))?;
+        self.apply(txn).inspect_err(|_| self.revert(inode, &mut content, &touched))?;
         Ok(true)
     }
 

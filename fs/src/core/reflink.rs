@@ -120,13 +120,14 @@ impl Core {
         let plan = check(source, target, closed.range)?;
         let old_size = target.size();
         let mut change = Change::new(relocation);
-        let result = self.clone_extents(caller, (source, target), &mut locked, &plan, &mut change);
+        let mut of_source = Touched::new();
+        let result = self.clone_extents(caller, (source, target), &mut locked, &plan, (&mut change, &mut of_source));
         if result.is_err() {
-            let (of_source, of_target) = locked.both();
-            self.revert(target, of_target);
-            if let Some(of_source) = of_source {
-                self.revert(source, of_source);
+            if source.ino == target.ino {
+                change.touched.append(&mut of_source);
             }
+            self.revert(target, locked.target(), &change.touched);
+            self.revert(source, locked.source(), &of_source);
         }
         result.map(|()| (old_size, plan.new_size, plan.range.length))
     }
@@ -137,7 +138,7 @@ impl Core {
         (source, target): (&Arc<Inode>, &Arc<Inode>),
         locked: &mut Locked<'_>,
         plan: &Plan,
-        change: &mut Change<'_>,
+        (change, of_source): (&mut Change<'_>, &mut Touched),
     ) -> Result<()> {
         let old_size = target.size();
         if plan.range.destination_offset > old_size {
@@ -148,10 +149,10 @@ impl Core {
         let shift = block_of(plan.range.destination_offset).wrapping_sub(first);
         for slice in segments.chunks(EXTENTS_AT_ONCE) {
             let end = slice.last().map_or(first, Segment::end);
-            self.clone_slice((source, target), locked, slice, shift, change)?;
+            self.clone_slice((source, target), locked, slice, shift, (change, of_source))?;
             let cloned_to = end.wrapping_add(shift).saturating_mul(BLOCK_BYTES).min(plan.new_size.max(old_size));
             let map = self.extents(target, locked.target())?;
-            change.txn.extents(target.ino, map, &std::mem::take(&mut change.touched));
+            change.txn.extents(target.ino, map, &change.touched);
             let blocks = map.blocks();
             end_privileges(&mut change.txn, target, caller);
             change.txn.inode(target, |record| {
@@ -160,6 +161,8 @@ impl Core {
                 stamp_content(record, now());
             });
             self.apply(std::mem::take(&mut change.txn))?;
+            change.touched.clear();
+            of_source.clear();
         }
         Ok(())
     }
@@ -171,9 +174,8 @@ impl Core {
         locked: &mut Locked<'_>,
         segments: &[Segment],
         shift: u64,
-        change: &mut Change<'_>,
+        (change, of_source): (&mut Change<'_>, &mut Touched),
     ) -> Result<()> {
-        let mut of_source = Touched::new();
         for segment in segments {
             let at = segment.file_block.wrapping_add(shift);
             let map = self.extents(target, locked.target())?;
@@ -182,12 +184,14 @@ impl Core {
                 continue;
             };
             let shared = Extent { device_block, len_blocks: segment.blocks, flags: extent_flags::SHARED };
-            self.extents(source, locked.source())?.set_flags(segment.file_block, segment.end(), shared.flags, &mut of_source);
+            if !segment.may_be_shared() {
+                self.extents(source, locked.source())?.set_flags(segment.file_block, segment.end(), shared.flags, of_source);
+            }
             let map = self.extents(target, locked.target())?;
             map.insert(at, shared, &mut change.touched);
             change.txn.share(BlockRange::new(device_block, segment.blocks));
         }
-        change.txn.extents(source.ino, self.extents(source, locked.source())?, &of_source);
+        change.txn.extents(source.ino, self.extents(source, locked.source())?, of_source);
         change.txn.inode(source, |_| ());
         Ok(())
     }
@@ -248,9 +252,5 @@ impl<'a> Locked<'a> {
 
     fn source(&mut self) -> &mut Content {
         self.source.as_deref_mut().unwrap_or(&mut *self.target)
-    }
-
-    fn both(&mut self) -> (Option<&mut Content>, &mut Content) {
-        (self.source.as_deref_mut(), &mut *self.target)
     }
 }

@@ -1,19 +1,21 @@
 //! Windows after the cut. One that the device would not take stays the
 //! authoritative copy of its blocks and is tried again at the next flush.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use peerfs_blockdev::{DeviceError, Window};
 
 use super::Engine;
 use super::object::ChunkState;
 use crate::sync::lock;
-use crate::types::ObjectId;
+use crate::types::{ObjectId, Range};
 
 /// A window that was cut and could not be written back.
 pub(super) struct HeldWindow {
     object: ObjectId,
     window: Arc<dyn Window>,
+    /// Device ranges that the object gave up and that become free when the window has let go of them.
+    orphaned: Mutex<Vec<Range>>,
 }
 
 impl Engine {
@@ -23,7 +25,24 @@ impl Engine {
                 "object {}: what peers wrote could not be written back, it is tried again at the next flush: {err}",
                 object.0
             );
-            lock(&self.held).push(Arc::new(HeldWindow { object, window }));
+            lock(&self.held).push(Arc::new(HeldWindow { object, window, orphaned: Mutex::default() }));
+        }
+    }
+
+    /// A pin has ended: what its object gave up under it becomes free, unless its window still serves those blocks.
+    pub(super) fn release_orphaned(&self, object: ObjectId, window: &Arc<dyn Window>, device_ranges: Vec<Range>) {
+        if device_ranges.is_empty() {
+            return;
+        }
+        {
+            let held = lock(&self.held);
+            if let Some(entry) = held.iter().find(|entry| Arc::ptr_eq(&entry.window, window)) {
+                lock(&entry.orphaned).extend(device_ranges);
+                return;
+            }
+        }
+        if let Ok(exporter) = self.exporter(object) {
+            exporter.release_blocks(object, &device_ranges);
         }
     }
 
@@ -37,6 +56,8 @@ impl Engine {
                 Ok(()) => {
                     tracing::info!("object {}: a held window was written back", entry.object.0);
                     lock(&self.held).retain(|other| !Arc::ptr_eq(other, &entry));
+                    let orphaned = std::mem::take(&mut *lock(&entry.orphaned));
+                    self.release_orphaned(entry.object, &entry.window, orphaned);
                 }
                 Err(err) => result = Err(err),
             }

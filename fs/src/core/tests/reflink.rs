@@ -180,3 +180,79 @@ fn a_file_of_many_extents_is_freed_whole() {
     assert_eq!(data(&fs), empty);
     fs.remount();
 }
+
+/// A file of the storm: every block of it has one byte throughout.
+fn storm(fs: &Mounted, files: [(Ino, Handle); 2], worker: u64) {
+    let mut rng = Rng::new(worker);
+    let one_byte = |handle, block| {
+        let data = fs.read(handle, block * BLOCK, BLOCK as u32);
+        assert!(data.iter().all(|byte| *byte == data[0]), "worker {worker}: a block of two writes");
+    };
+    for step in 0..400 {
+        let turned = rng.below(2) as usize;
+        let ((ino, handle), (other, _)) = (files[turned], files[1 - turned]);
+        let block = rng.below(16);
+        match rng.below(8) {
+            0 => fs.truncate(ino, block * BLOCK),
+            1 => fs.core.fallocate(ALICE, handle, FallocateMode::PunchHole, block * BLOCK, 2 * BLOCK).expect("punch"),
+            2 => drop(fs.core.fsync(handle, false)),
+            3 | 4 => {
+                let at = block * BLOCK;
+                let range = CloneRange { source_offset: at, destination_offset: rng.below(16) * BLOCK, length: 2 * BLOCK };
+                // What the others truncate meanwhile cannot be cloned.
+                let cloned = fs.reflink(other, ino, range);
+                assert!(cloned.as_ref().is_ok_and(|length| *length == 2 * BLOCK) || code(cloned) == libc::EINVAL);
+            }
+            5 => one_byte(handle, block),
+            _ => fs.write(handle, block * BLOCK, &[(step * 3 + worker + 1) as u8; 2 * BLOCK as usize]),
+        }
+    }
+    (0..16).for_each(|block| one_byte(files[0].1, block));
+}
+
+#[test]
+fn clones_in_both_directions_among_writes_keep_whole_blocks_and_counts() {
+    let fs = Mounted::new(64 << 20);
+    let files = [fs.create(ROOT_INO, "a"), fs.create(ROOT_INO, "b")];
+    std::thread::scope(|scope| {
+        for worker in 0..4 {
+            let fs = &fs;
+            scope.spawn(move || storm(fs, files, worker));
+        }
+    });
+    fs.remount();
+}
+
+#[test]
+fn a_file_shortened_inside_a_shared_block_gets_a_block_of_its_own() {
+    let fs = Mounted::new(16 << 20);
+    let ((source, from), (clone, to)) = pair(&fs, 3);
+    fs.truncate(source, 2 * BLOCK + 100);
+    assert_eq!((shared(&fs, source), shared(&fs, clone)[..2].to_vec()), (vec![true, true, false], vec![true; 2]));
+    assert_eq!((fs.read(from, 2 * BLOCK, 200), fs.read(to, 2 * BLOCK, 200)), (vec![3; 100], vec![3; 200]));
+    fs.truncate(clone, BLOCK);
+    fs.remount();
+}
+
+#[test]
+fn a_file_of_many_extents_is_shortened_whole_or_in_part() {
+    const EXTENTS: u64 = 10_000;
+    for seed in 0..4 {
+        let fs = Mounted::new(64 << 20);
+        let (ino, file) = fs.create(ROOT_INO, "many");
+        for extent in 0..EXTENTS {
+            fs.write(file, 2 * extent * BLOCK, &[1; BLOCK as usize]);
+        }
+        fs.core.sync().expect("sync");
+        fs.truncate(ino, BLOCK + 5);
+        assert_eq!((fs.core.attr(ino).map(|attr| attr.size), fs.read(file, 0, 2).len()), (Ok(BLOCK + 5), 2));
+        let image = fs.disk.crash_image(&mut Rng::new(seed));
+        drop(fs);
+        let disk = Arc::new(TestDevice::from_image(image));
+        assert_clean(&disk);
+        let fs = Mounted::on(disk);
+        let size = fs.core.attr(ino).expect("attr").size;
+        assert!(size == BLOCK + 5 || size > 2 * BLOCK, "seed {seed}: {size}");
+        fs.remount();
+    }
+}

@@ -102,8 +102,7 @@ impl Engine {
         pin.window.cut();
         self.custody.release(pin.id);
         self.write_back_or_hold(pin.object, pin.window.clone());
-        let exporter = self.exporter(pin.object);
-        if let Ok(exporter) = &exporter
+        if let Ok(exporter) = self.exporter(pin.object)
             && pin.writable
         {
             // Private mappings of direct handles may have cached pages from before the last store. What cannot be
@@ -114,10 +113,7 @@ impl Engine {
         if let Some(grant) = pin.grant().and_then(|id| self.grant_of(id)) {
             self.forget_grant(&grant);
         }
-        let orphaned = pin.take_orphaned();
-        if let (Ok(exporter), false) = (exporter, orphaned.is_empty()) {
-            exporter.release_blocks(pin.object, &orphaned);
-        }
+        self.release_orphaned(pin.object, &pin.window, pin.take_orphaned());
         if pin.window.is_dmabuf() && pin.window.is_held() {
             pin.set_detached();
             self.pins.gate.notify();

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use peerfs_blockdev::{Run, Window};
+use rangemap::RangeSet;
 
 use super::quota::Charge;
 use crate::api::{Client, GrantError, GrantObject};
@@ -27,6 +28,8 @@ pub(in crate::engine) struct Pin {
     pub(super) owner: Client,
     pub(super) created: Duration,
     pub(super) window: Arc<dyn Window>,
+    /// The window's runs by place on the device.
+    by_device: Vec<Run>,
     /// Notified when the holder acknowledges a forced revocation.
     pub(super) gate: Arc<Gate>,
     state: Mutex<State>,
@@ -40,7 +43,7 @@ struct State {
     phase: Phase,
     acked: bool,
     /// Device ranges, bytes, that the object gave up and that wait for our end.
-    orphaned: Vec<Range>,
+    orphaned: RangeSet<u64>,
     charge: Option<Charge>,
 }
 
@@ -88,6 +91,7 @@ impl Pin {
             importer: context.importer.name.clone(),
             owner: context.owner,
             created: made.created,
+            by_device: sorted_by_device(&*made.window),
             window: made.window,
             gate: Arc::default(),
             state: Mutex::new(State {
@@ -95,7 +99,7 @@ impl Pin {
                 taken: false,
                 phase: Phase::Live,
                 acked: false,
-                orphaned: Vec::new(),
+                orphaned: RangeSet::new(),
                 charge: Some(made.charge),
             }),
         })
@@ -188,16 +192,19 @@ impl Pin {
     pub(super) fn orphan(&self, freed: &[Range]) -> Vec<Range> {
         let mut found = Vec::new();
         let mut offsets = Vec::new();
-        for (run, freed) in self.window.runs().iter().flat_map(|run| freed.iter().map(move |freed| (run, *freed))) {
-            let common = on_device(run).intersect(freed);
-            if !common.is_empty() {
-                found.push(common);
-                let start = run.window_offset + (common.start - run.device_offset);
-                offsets.push(start..start + common.length());
+        for freed in freed {
+            let first = self.by_device.partition_point(|run| on_device(run).end <= freed.start);
+            for run in self.by_device[first..].iter().take_while(|run| run.device_offset < freed.end) {
+                let common = on_device(run).intersect(*freed);
+                if !common.is_empty() {
+                    found.push(common);
+                    let start = run.window_offset + (common.start - run.device_offset);
+                    offsets.push(start..start + common.length());
+                }
             }
         }
         let mut state = lock(&self.state);
-        state.orphaned.extend_from_slice(&found);
+        state.orphaned.extend(found.iter().map(|range| range.start..range.end));
         self.window.disown(&offsets);
         found
     }
@@ -208,7 +215,8 @@ impl Pin {
 
     /// What waits for our end.
     pub(super) fn take_orphaned(&self) -> Vec<Range> {
-        std::mem::take(&mut lock(&self.state).orphaned)
+        let orphaned = std::mem::take(&mut lock(&self.state).orphaned);
+        orphaned.into_iter().map(|range| Range { start: range.start, end: range.end }).collect()
     }
 
     /// Gives the quota back.
@@ -219,23 +227,23 @@ impl Pin {
 
     /// Parts of the object whose blocks it still shares with the object, in the order of the window.
     pub(super) fn attached(&self) -> Vec<Range> {
-        let orphaned = lock(&self.state).orphaned.clone();
+        let state = lock(&self.state);
         let mut attached = Vec::new();
         for run in self.window.runs() {
             let device = on_device(run);
             let to_object = |at: u64| self.range.start + run.window_offset + (at - run.device_offset);
-            let mut cuts: Vec<Range> = orphaned.iter().map(|o| o.intersect(device)).filter(|o| !o.is_empty()).collect();
-            cuts.sort_unstable_by_key(|cut| cut.start);
-            let mut at = device.start;
-            for cut in cuts {
-                attached.push(Range { start: to_object(at), end: to_object(cut.start.max(at)) });
-                at = cut.end.max(at);
-            }
-            attached.push(Range { start: to_object(at), end: to_object(device.end) });
+            let whole = device.start..device.end;
+            let parts = state.orphaned.gaps(&whole).map(|part| Range { start: to_object(part.start), end: to_object(part.end) });
+            attached.extend(parts);
         }
-        attached.retain(|part| !part.is_empty());
         attached
     }
+}
+
+fn sorted_by_device(window: &dyn Window) -> Vec<Run> {
+    let mut runs = window.runs().to_vec();
+    runs.sort_unstable_by_key(|run| run.device_offset);
+    runs
 }
 
 fn on_device(run: &Run) -> Range {
