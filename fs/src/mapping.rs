@@ -110,8 +110,12 @@ impl Exporter for FileExporter {
         }
     }
 
+    fn drops_pages(&self, object: ObjectId) -> bool {
+        self.policy(object.0) == DirectPolicy::Prefer
+    }
+
     fn cpu_idle(&self, object: ObjectId) -> bool {
-        self.policy(object.0) == DirectPolicy::Prefer && self.core.cached_handles(object.0).cached_handles == 0
+        self.drops_pages(object) && self.core.cached_handles(object.0).cached_handles == 0
     }
 
     fn write_granted(&self, object: ObjectId) {

@@ -62,6 +62,8 @@ pub struct EngineConfig {
     pub dmabuf_pins: bool,
     /// Sessions of the mount.
     pub sessions_max: usize,
+    /// Sessions of one user.
+    pub sessions_per_user: usize,
     /// Contexts of one session.
     pub contexts_per_session: usize,
     /// Live grants of one session.
@@ -92,6 +94,7 @@ impl Default for EngineConfig {
             pin_quota_user: PinQuota::Percent(25),
             dmabuf_pins: false,
             sessions_max: 1024,
+            sessions_per_user: 256,
             contexts_per_session: 64,
             grants_per_session: 1024 * 1024,
             mappings_per_session: 1024 * 1024,
@@ -121,6 +124,14 @@ pub enum SessionError {
     /// The mount has as many sessions as it may.
     #[error("the mount has {limit} sessions, as many as it may; close some")]
     TooMany {
+        /// The limit.
+        limit: usize,
+    },
+    /// The user has as many sessions as one user may.
+    #[error("user {uid} has {limit} sessions, as many as one user may; close some")]
+    TooManyOfUser {
+        /// The user.
+        uid: u32,
         /// The limit.
         limit: usize,
     },

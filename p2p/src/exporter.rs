@@ -25,6 +25,11 @@ pub trait Exporter: Send + Sync {
     /// may cause reads and writes of the object, so it is never called from a thread that serves them.
     fn quiesce(&self, object: ObjectId, range: Range, probe: Option<CacheProbe>) -> Result<(), Reason>;
 
+    /// Its policy lets cached pages be dropped, also such that nobody asked to map. A hint, looked at without a lock.
+    fn drops_pages(&self, _object: ObjectId) -> bool {
+        true
+    }
+
     /// No program has the object open through the page cache, and its policy lets pages be dropped: nobody minds when
     /// more of it is mapped than was asked for. A hint, looked at without a lock.
     fn cpu_idle(&self, _object: ObjectId) -> bool {

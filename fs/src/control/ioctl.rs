@@ -15,7 +15,7 @@ use peerfs_p2p::{
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use super::Control;
-use super::names::{is_virtual, object};
+use super::names::{is_device_memory, is_virtual, object};
 use crate::error::{FsError, Result};
 use crate::types::{Caller, Handle, Ino};
 
@@ -78,7 +78,9 @@ impl Call<'_> {
 
     /// Reading and writing as the handle allows, if it is one of this file.
     fn access(&self) -> Option<(bool, bool)> {
-        if let Some((id, read, write)) = self.control.opened_device_memory(self.handle) {
+        // By the inode: handles of the volume and of virtual files are numbered apart from each other.
+        if is_device_memory(self.ino) {
+            let (id, read, write) = self.control.opened_device_memory(self.handle)?;
             return (object(self.ino) == ObjectId::device_memory(id)).then_some((read, write));
         }
         let handle = self.control.core.handle_info(self.handle).filter(|handle| handle.ino == self.ino)?;

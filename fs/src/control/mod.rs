@@ -8,6 +8,8 @@ mod names;
 mod reflink;
 mod report;
 mod session;
+#[cfg(test)]
+mod tests;
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -289,7 +291,7 @@ impl Control {
         let wakers = Arc::new(Wakers::default());
         let wake = Arc::clone(&wakers);
         let id = self.engine.open_session(caller.uid, Arc::new(move || wake.wake())).map_err(|error| match error {
-            SessionError::TooMany { .. } => FsError::errno(libc::EMFILE),
+            SessionError::TooMany { .. } | SessionError::TooManyOfUser { .. } => FsError::errno(libc::EMFILE),
             SessionError::NoSequencePage { .. } => FsError::with_context(libc::EIO, error.to_string()),
         })?;
         Ok(ControlOpened::Plain(self.add(VirtualHandle::Session { id, wakers })))

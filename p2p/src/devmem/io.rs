@@ -42,6 +42,9 @@ impl Pool {
     pub fn write(&self, id: u64, offset: u64, data: &[u8]) -> Result<usize, PoolError> {
         let allocation = self.find(id)?;
         self.touch(&allocation);
+        if data.is_empty() {
+            return Ok(0);
+        }
         if offset.is_multiple_of(BLOCK_BYTES) && (data.len() as u64).is_multiple_of(BLOCK_BYTES) {
             let transfer = allocation.enter()?;
             let range = fitting(&allocation, &transfer.place, offset, data)?;
@@ -125,7 +128,7 @@ impl Pool {
 /// The part of a write that fits.
 fn fitting(allocation: &Arc<Allocation>, place: &Place, offset: u64, data: &[u8]) -> Result<Range, PoolError> {
     let range = Range::new(offset, data.len() as u64).intersect(Range { start: 0, end: place.bytes });
-    if range.is_empty() && !data.is_empty() {
+    if range.is_empty() {
         return Err(PoolError::BeyondEnd { id: allocation.id, offset, bytes: place.bytes });
     }
     Ok(range)
@@ -133,7 +136,7 @@ fn fitting(allocation: &Arc<Allocation>, place: &Place, offset: u64, data: &[u8]
 
 /// A range widened to whole blocks.
 fn blocks(range: Range) -> Range {
-    Range { start: range.start / BLOCK_BYTES * BLOCK_BYTES, end: range.end.next_multiple_of(BLOCK_BYTES) }
+    Range { start: range.start / BLOCK_BYTES * BLOCK_BYTES, end: range.end.div_ceil(BLOCK_BYTES).saturating_mul(BLOCK_BYTES) }
 }
 
 /// The parts of pieces that a block-aligned range touches, none larger than a transfer.

@@ -47,6 +47,9 @@ impl Pool {
         let alone = allocation.alone()?;
         let old = alone.place().bytes;
         let more = bytes.checked_sub(old).ok_or(PoolError::Shrinks { id, bytes: old })?;
+        if more == 0 {
+            return allocation.view();
+        }
         let client = allocation.owner.client;
         lock(&self.books).charge(client, more, 0)?;
         if let Err(error) = self.extend(&alone, old, bytes) {

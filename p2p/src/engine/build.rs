@@ -88,7 +88,7 @@ impl Engine {
                 }
                 Entry::Unfit(object, id) => {
                     self.revoke_chunk(&object, job.chunk, id, Trigger::Relocation);
-                    wide = true;
+                    wide = self.has_room_for_chunk(job) && job.exporter.drops_pages(job.request.object);
                 }
                 Entry::Busy => return Err(self.busy()),
                 Entry::Claimed(object, id, cover) => {
@@ -96,10 +96,11 @@ impl Engine {
                     let claim = Claim { engine: self, object, number, id, cover };
                     match self.build(job, claim, &mut ticket) {
                         Ok(segments) => return self.granted(job, ticket, segments),
+                        // What stood in the way of more than was asked for may be elsewhere in the chunk, and more is
+                        // worth nobody else's window.
+                        Err(_) if wide => wide = false,
                         Err(Failure::Again) => {}
                         Err(Failure::Refused(reason)) => return Err(reason.into()),
-                        // More than was asked for is worth nobody else's window.
-                        Err(Failure::Full { .. }) if wide => wide = false,
                         Err(Failure::Full { needed_bytes }) => {
                             if !self.make_room(job, needed_bytes) {
                                 return Err(Reason::ApertureFull.into());
@@ -116,8 +117,12 @@ impl Engine {
     /// it in the page cache.
     fn maps_wide(&self, job: &ChunkJob<'_>) -> bool {
         let object = job.request.object;
+        self.wide.contains(object) && self.has_room_for_chunk(job) && job.exporter.cpu_idle(object)
+    }
+
+    fn has_room_for_chunk(&self, job: &ChunkJob<'_>) -> bool {
         let has_room = |info: ApertureInfo| info.capacity_bytes.saturating_sub(info.used_bytes) >= CHUNK_BYTES;
-        self.wide.contains(object) && self.export(object).aperture_info().is_some_and(has_room) && job.exporter.cpu_idle(object)
+        self.export(job.request.object).aperture_info().is_some_and(has_room)
     }
 
     fn busy(&self) -> Refusal {
@@ -137,11 +142,13 @@ impl Engine {
         Ok(segments)
     }
 
-    /// Proves that no page of the blocks to be mapped is cached. Pages that the policy respects stay.
-    fn quiesce(&self, job: &ChunkJob<'_>, cover: Range) -> Result<(), Reason> {
-        let respected = |decision: &&Decision| decision.refusals.contains(Reason::PageCached);
+    /// Proves that no page of the blocks to be mapped is cached. Answers where pages stay, because the policy respects
+    /// them: nothing is proved of those.
+    pub(super) fn quiesce(&self, job: &ChunkJob<'_>, cover: Range) -> Result<Vec<Range>, Reason> {
+        let respected = job.decisions.iter().filter(|decision| decision.refusals.contains(Reason::PageCached));
+        let respected: Vec<Range> = respected.map(|decision| decision.range.intersect(cover)).collect();
         let mut at = cover.start;
-        for kept in job.decisions.iter().filter(respected).map(|decision| decision.range.intersect(cover)) {
+        for kept in &respected {
             let before = Range { start: at, end: kept.start };
             if !before.is_empty() {
                 job.exporter.quiesce(job.request.object, before, job.request.cache_probe)?;
@@ -149,17 +156,20 @@ impl Engine {
             at = at.max(kept.end);
         }
         let rest = Range { start: at, end: cover.end };
-        if rest.is_empty() { Ok(()) } else { job.exporter.quiesce(job.request.object, rest, job.request.cache_probe) }
+        if !rest.is_empty() {
+            job.exporter.quiesce(job.request.object, rest, job.request.cache_probe)?;
+        }
+        Ok(respected)
     }
 
     fn build(&self, job: &ChunkJob<'_>, claim: Claim<'_>, ticket: &mut Ticket) -> Result<Vec<MapSegment>, Failure> {
         let aperture = self.export(job.request.object).aperture().ok_or(Reason::NoAperture)?;
-        self.quiesce(job, claim.cover)?;
+        let respected = self.quiesce(job, claim.cover)?;
         claim.begin_opening()?;
         let request = MapRequest { range: claim.cover, ..job.request.clone() };
         let info = self.export(job.request.object).aperture_info().ok_or(Reason::NoAperture)?;
         let (survey, decisions) = self
-            .decide_range(job.exporter, &request, &job.context.importer, Some(&info), &Outlook::quiesced())
+            .decide_range(job.exporter, &request, &job.context.importer, Some(&info), &Outlook::quiesced(respected))
             .ok_or(Reason::Hole)?;
         let Some(layout) = Layout::of(&decisions) else {
             return Ok(segments_of_fallbacks(job.decisions, &decisions));

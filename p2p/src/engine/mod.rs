@@ -3,8 +3,9 @@
 //! Locks, outermost first: the state of one object; then leaves (session,
 //! mapping, order of use, reverse map, ledger, shards of the tables other than
 //! `objects`). A shard of `objects` is locked before an object's state, never
-//! after. No lock is held across a wait, device I/O, or a call of the exporter,
-//! of custody or of a session's wake-up.
+//! after; and a session's state before a shard of contexts or grants, so that a
+//! session that closes leaves no context behind. No lock is held across a wait,
+//! device I/O, or a call of the exporter, of custody or of a session's wake-up.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};

@@ -51,9 +51,9 @@ pub(super) struct Outlook {
 }
 
 impl Outlook {
-    /// For a map whose range has been proved to be out of the page cache.
-    pub(super) fn quiesced() -> Outlook {
-        Outlook { quiesced: true, ..Outlook::default() }
+    /// For a map whose range has been proved to be out of the page cache, but for these parts.
+    pub(super) fn quiesced(respected: Vec<Range>) -> Outlook {
+        Outlook { quiesced: true, busy: respected, ..Outlook::default() }
     }
 }
 

@@ -132,6 +132,10 @@ impl Engine {
         if self.sessions.len() >= limit {
             return Err(SessionError::TooMany { limit });
         }
+        let limit = self.config.sessions_per_user;
+        if self.sessions.iter().filter(|entry| entry.value().uid == uid).count() >= limit {
+            return Err(SessionError::TooManyOfUser { uid, limit });
+        }
         let failed = |err: std::io::Error| SessionError::NoSequencePage { reason: err.to_string() };
         let id = SessionId(self.next_number.fetch_add(1, Ordering::Relaxed));
         let page = SequencePage::create(self.config.grants_per_session + 1).map_err(failed)?;

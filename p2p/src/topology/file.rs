@@ -170,6 +170,10 @@ impl Topology {
         if lengths.iter().any(|length| *length > PARTS_MAX) || description.endpoints.len() > ENDPOINTS_MAX {
             return Err(format!("more than {ENDPOINTS_MAX} endpoints, or {PARTS_MAX} parts of another kind"));
         }
+        let ranges = |iommu: &IommuDescription| iommu.ranges.len() + iommu.reserved.len();
+        if description.iommus.iter().map(ranges).sum::<usize>() > PARTS_MAX {
+            return Err(format!("the iommus have more than {PARTS_MAX} ranges"));
+        }
         let iommus = description.iommus.into_iter().map(iommu).collect::<Result<Vec<_>, _>>()?;
         let hosts = hosts(description.host_bridges, &iommus)?;
         let names = names(&hosts, &description.bridges, &description.endpoints)?;

@@ -1,5 +1,6 @@
 mod mapping;
 mod model;
+mod pinned;
 mod pool;
 mod races;
 mod world;

@@ -112,3 +112,29 @@ fn growing_in_place_or_by_a_move() {
     assert!(matches!(world.pool.grow(session, id, 5 * MIB), Err(PoolError::TooLarge { .. })));
     world.assert_balanced();
 }
+
+#[test]
+fn growing_by_nothing_and_offsets_out_of_range_are_harmless() {
+    let world = World::new(4 * MIB, config(0));
+    let peer = world.peer();
+    let session = peer.owner.session;
+    let id = world.allocate(peer, MIB);
+    let gap = world.allocate(peer, MIB);
+    let rest = world.allocate(peer, 4096);
+    world.pool.free(session, gap).expect("free");
+    for _ in 0..3 {
+        assert_eq!(world.pool.grow(session, id, MIB).expect("nothing to do").bytes, MIB);
+        let hole = world.allocate(peer, 4096);
+        assert_eq!(world.pool.grow(session, id, MIB).expect("nothing to do").bytes, MIB);
+        world.pool.free(session, hole).expect("free");
+    }
+    assert_eq!(world.pool.record().allocations[0].pieces, 1);
+    for offset in [MIB, 1 << 63, u64::MAX - 1, u64::MAX] {
+        assert!(world.pool.read(id, offset, 4096).expect("nothing").is_empty());
+        assert!(matches!(world.pool.write(id, offset, b"x"), Err(PoolError::BeyondEnd { .. })));
+        assert_eq!(world.pool.write(id, offset, b"").expect("nothing"), 0);
+    }
+    world.pool.free(session, rest).expect("free");
+    world.pool.free(session, id).expect("free");
+    world.assert_empty();
+}

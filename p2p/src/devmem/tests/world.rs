@@ -94,10 +94,14 @@ impl World {
     }
 
     pub(super) fn map(&self, peer: Peer, id: u64, range: Range, flags: MapFlags) -> MapAnswer {
+        self.try_map(peer, id, range, flags).expect("map")
+    }
+
+    pub(super) fn try_map(&self, peer: Peer, id: u64, range: Range, flags: MapFlags) -> Result<MapAnswer, MapError> {
         let object = ObjectId::device_memory(id);
         let request = MapRequest { object, range, flags, handle_writable: true, uid: 0, cache_probe: None };
         let call = MapCall { context: peer.context, client: me(), request: &request, mapping: None, segments_max: 200 };
-        self.engine.device_map(&call).expect("map")
+        self.engine.device_map(&call)
     }
 
     pub(super) fn query(&self, peer: Peer, id: u64) -> QueryAnswer {

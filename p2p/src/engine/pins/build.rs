@@ -131,12 +131,12 @@ impl Engine {
     fn build_pin(&self, job: &ChunkJob<'_>, claim: Claim<'_>, ticket: &mut Ticket) -> Result<Vec<MapSegment>, Failure> {
         let aperture = self.export(job.request.object).aperture().ok_or(Reason::NoAperture)?;
         self.clear_the_way(&claim);
-        job.exporter.quiesce(job.request.object, claim.cover, job.request.cache_probe)?;
+        let respected = self.quiesce(job, claim.cover)?;
         claim.begin_opening()?;
         let request = MapRequest { range: claim.cover, ..job.request.clone() };
         let info = aperture.info();
         let (survey, decisions) = self
-            .decide_range(job.exporter, &request, &job.context.importer, Some(&info), &Outlook::default())
+            .decide_range(job.exporter, &request, &job.context.importer, Some(&info), &Outlook::quiesced(respected))
             .ok_or(Reason::Hole)?;
         let Some(layout) = Layout::of(&decisions) else {
             return Ok(segments_of_fallbacks(job.decisions, &decisions));

@@ -1,11 +1,12 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use peerfs_abi::{MapFlags, Reason};
+use peerfs_abi::{MapFlags, Reason, Trigger};
 use peerfs_blockdev::DeviceEvent;
 
 use super::world::*;
 use crate::api::*;
+use crate::sync::lock;
 use crate::types::*;
 
 #[test]
@@ -42,6 +43,29 @@ fn answers_are_bounded_and_continue() {
         at = answer.next_offset;
     }
     assert_eq!(world.engine.mapping_count(None), 1);
+}
+
+#[test]
+fn what_nobody_asked_for_refuses_nothing() {
+    let config = EngineConfig { deadline: Duration::ZERO, ..Default::default() };
+    let asked = Range::new(MIB + MIB / 2, 4096);
+    // The aperture holds half a chunk: all of it would go to the first half.
+    let small = World::with(config.clone(), MIB);
+    // Pages elsewhere in the chunk cannot be dropped.
+    let stuck = World::with(config, 64 * MIB);
+    *lock(&stuck.files.stuck) = Some(Range::new(MIB, 4096));
+    for world in [small, stuck] {
+        let (a, b) = (world.peer(), world.peer());
+        world.map(a, Range::new(0, 4096));
+        let answer = world.map(b, asked);
+        assert_eq!((answer.segments.len(), answer.segments[0].access.err()), (1, None));
+        // Also where the object is known to be mapped in pieces.
+        world.engine.revoke(None, Range::ALL, Trigger::Administrator);
+        assert_eq!(world.map(b, asked).segments[0].access.err(), None);
+        world.engine.close_session(a.session);
+        world.engine.close_session(b.session);
+        world.assert_clean();
+    }
 }
 
 #[test]
@@ -143,6 +167,19 @@ fn a_context_ends_with_its_address_space() {
     let taken = world.engine.take_grant(grants(&alive)[0].id, client, false);
     assert_eq!(taken.expect_err("dead"), GrantError::NotOwner);
     assert_eq!(grants(&world.map(peer, Range::new(0, 4096))).len(), 1, "others are not affected");
+}
+
+#[test]
+fn one_user_cannot_take_every_session() {
+    let config = EngineConfig { sessions_max: 8, sessions_per_user: 2, ..Default::default() };
+    let world = World::with(config, 64 * MIB);
+    let open = |uid| world.engine.open_session(uid, std::sync::Arc::new(|| {}));
+    let first = open(1000).expect("first");
+    open(1000).expect("second");
+    assert_eq!(open(1000).expect_err("too many"), SessionError::TooManyOfUser { uid: 1000, limit: 2 });
+    open(1001).expect("another user's");
+    world.engine.close_session(first);
+    open(1000).expect("room again");
 }
 
 #[test]

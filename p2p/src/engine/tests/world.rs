@@ -145,6 +145,8 @@ pub(super) struct Files {
     pub(super) during_quiesce: Mutex<Option<Arc<Hook>>>,
     pub(super) during_survey: Mutex<Option<Arc<Hook>>>,
     pub(super) refuse: Mutex<Option<Reason>>,
+    /// A range whose pages cannot be dropped.
+    pub(super) stuck: Mutex<Option<Range>>,
     pub(super) write_grants: AtomicU64,
     /// Open handles of every file.
     pub(super) handles: Mutex<PinSurvey>,
@@ -183,8 +185,11 @@ impl Exporter for Files {
             triggers: Trigger::ALL.iter().copied().collect(),
         })
     }
-    fn quiesce(&self, object: ObjectId, _range: Range, _probe: Option<CacheProbe>) -> Result<(), Reason> {
+    fn quiesce(&self, object: ObjectId, range: Range, _probe: Option<CacheProbe>) -> Result<(), Reason> {
         self.call(&self.during_quiesce, object);
+        if lock(&self.stuck).is_some_and(|stuck| stuck.overlaps(range)) {
+            return Err(Reason::PageCacheDirty);
+        }
         lock(&self.refuse).map_or(Ok(()), Err)
     }
     fn release_blocks(&self, _object: ObjectId, device_ranges: &[Range]) {
