@@ -39,13 +39,13 @@ pub const MUTANTS: &[Mutant] = &[
         case: "revoke-order",
     },
     Mutant {
-        name: "never-cut-at-the-deadline",
+        name: "cut-long-after-the-deadline",
         rule: "who has not acknowledged is cut at the deadline",
         file: "p2p/src/engine/revoke.rs",
-        find: "                victim.lent.cut();\n            }\n        }\n        if report.enforced",
-        replace: "            }\n        }\n        if report.enforced",
+        find: "let deadline = start + self.config.deadline;",
+        replace: "let deadline = start + 100 * self.config.deadline;",
         backend: "image",
-        case: "importer-stopped",
+        case: "revoke-deadline-enforced",
     },
     Mutant {
         name: "importer-never-told",
