@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::mpsc;
 use std::time::Duration;
@@ -35,7 +35,7 @@ fn written(mount: &ScratchMount, name: &str, mib: u64) -> PathBuf {
     path
 }
 
-fn open(path: &PathBuf, write: bool) -> peerfs_client::File {
+fn open(path: &Path, write: bool) -> peerfs_client::File {
     peerfs_client::File::open_with(path, OpenOptions::new().read(true).write(write)).expect("open")
 }
 
@@ -131,7 +131,7 @@ fn policy_of_mount_and_file() {
     assert_eq!(mapped(&session, &file, NONE), None);
 }
 
-fn set_policy(path: &PathBuf, value: &str) {
+fn set_policy(path: &Path, value: &str) {
     peerfs_sys::set_xattr(path, names::XATTR_DIRECT, value.as_bytes()).expect("setxattr");
 }
 
@@ -148,7 +148,7 @@ fn respect_cache_refuses_just_the_cached_pages() {
     let table = file.query(.., NONE, "cpu").expect("query");
     let refused: u64 = table.refusals().iter().map(|refused| refused.1).sum();
     assert!(table.segments.iter().all(|segment| segment.reason.is_none_or(|reason| reason == Reason::PageCached)));
-    assert!(refused >= 4096 && refused < 2 * MIB, "read-ahead at most: {table:?}");
+    assert!((4096..2 * MIB).contains(&refused), "read-ahead at most: {table:?}");
     // Dropped by hand it is direct again; prefer drops it by itself.
     set_policy(&path, "prefer");
     assert_eq!(mapped(&session(&mount), &file, NONE), None);

@@ -135,10 +135,13 @@ fn fsync_keeps_what_every_process_stored() {
     assert!(content(&path) == expected, "a store that fsync covered is lost");
 }
 
+/// Makes a file whose device stored beyond its end longer.
+type Grow = fn(&Path, &Device);
+
 #[test]
 fn bytes_beyond_the_end_become_zeros() {
     // Written back (by an unmap), or before the file grows in one of three ways.
-    let grow: [(&str, fn(&Path, &Device)); 4] = [
+    let grow: [(&str, Grow); 4] = [
         ("truncate after the mapping", |path, device| {
             device.end();
             OpenOptions::new().write(true).open(path).and_then(|file| file.set_len(10_000)).expect("truncate");

@@ -89,7 +89,7 @@ mod tests {
         let mut candidates = (placement.low..placement.high).filter(|start| start % placement.alignment == 0);
         match placement.direction {
             Direction::BottomUp => candidates.find(free),
-            Direction::TopDown => candidates.filter(free).next_back(),
+            Direction::TopDown => candidates.rfind(free),
         }
     }
 
