@@ -94,9 +94,12 @@ fn assert_untouched(fs: &Mounted, pinned: &[Range]) {
     fs.core.forget(ino, 1);
 }
 
+/// A way to free blocks of a file.
+type Way = fn(&Mounted, Ino, Handle);
+
 #[test]
 fn given_up_blocks_are_kept_until_the_pin_ends() {
-    let ways: [(&str, fn(&Mounted, Ino, Handle)); 5] = [
+    let ways: [(&str, Way); 5] = [
         ("truncate", |fs, ino, _| fs.truncate(ino, 0)),
         ("punch", |fs, _, handle| {
             fs.core.fallocate(ALICE, handle, FallocateMode::PunchHole, 0, 16 * BLOCK).expect("punch");
