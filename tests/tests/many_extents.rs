@@ -3,6 +3,8 @@
 //! The cost is processor time of the server, so that a busy machine does not change it. `PEERFS_EXTENTS` sets the number
 //! of extents of the large file (a power of two; 1048576 for the full size).
 
+use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::path::Path;
 use std::time::Instant;
@@ -77,9 +79,16 @@ impl Subject {
         let mut random = Random::new(self.seed);
         let places: Vec<u64> = (0..ROUNDS).map(|_| (1 + random.below(self.blocks - 3 * ROUNDS)) * BLOCK).collect();
         let server = mount.server_pid().expect("a server");
-        let before = processor_time(server);
-        places.iter().for_each(|at| operation(self, *at));
-        (processor_time(server) - before) / ROUNDS
+        loop {
+            let before = processor_time(server);
+            places.iter().for_each(|at| operation(self, *at));
+            let after = processor_time(server);
+            // A thread that ended took its share with it: once more.
+            if before.keys().all(|thread| after.contains_key(thread)) {
+                let spent: u64 = after.iter().map(|(thread, time)| time - before.get(thread).unwrap_or(&0)).sum();
+                return spent / ROUNDS;
+            }
+        }
     }
 }
 
@@ -89,14 +98,14 @@ fn open(path: &Path) -> File {
     File::open_with(path, &options).expect("open")
 }
 
-/// Of all its threads, nanoseconds.
-fn processor_time(process: i32) -> u64 {
+/// Of each of its threads, nanoseconds.
+fn processor_time(process: i32) -> HashMap<OsString, u64> {
     let threads = fs::read_dir(format!("/proc/{process}/task")).expect("it runs");
-    let of_thread = |path: std::path::PathBuf| {
-        let text = fs::read_to_string(path.join("schedstat")).ok()?;
-        text.split_whitespace().next()?.parse::<u64>().ok()
+    let of_thread = |entry: fs::DirEntry| {
+        let text = fs::read_to_string(entry.path().join("schedstat")).ok()?;
+        Some((entry.file_name(), text.split_whitespace().next()?.parse().ok()?))
     };
-    threads.filter_map(|entry| of_thread(entry.ok()?.path())).sum()
+    threads.filter_map(|entry| of_thread(entry.ok()?)).collect()
 }
 
 #[test]
