@@ -32,6 +32,13 @@ enum Task {
         #[arg(long, default_value = "/usr/local")]
         prefix: PathBuf,
     },
+    /// What strangers may send: ioctls and messages to the grant socket, each for so many seconds.
+    Fuzz {
+        #[arg(long, default_value_t = 20)]
+        seconds: u64,
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
     /// Side-by-side benchmarks (needs fio and root).
     Bench {
         /// Handed to tools/bench/compare.
@@ -71,6 +78,12 @@ fn perform(task: Task) -> Result<()> {
         Task::Test => run("cargo", &["test", "--workspace"]),
         Task::Demo => run("cargo", &["run", "--release", "--package", "peerfs", "--", "demo"]),
         Task::Install { prefix } => install::install(&prefix),
+        Task::Fuzz { seconds, seed } => ["ioctls", "socket"].iter().try_for_each(|target| {
+            let (seconds, seed) = (seconds.to_string(), seed.to_string());
+            let options = ["--seconds", seconds.as_str(), "--seed", seed.as_str()];
+            let program = ["run", "--release", "--package", "peerfs-tests", "--bin", "peerfs-fuzz", "--", target];
+            run("cargo", &[&program[..], &options].concat())
+        }),
         Task::Bench { arguments } => {
             run("cargo", &["build", "--release", "--package", "peerfs"])?;
             let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();

@@ -106,7 +106,7 @@ impl Core {
         let handle = self.handles.next();
         let open = OpenFile { inode: inode.clone(), read: flags.read, write: flags.write, mode, name: OnceLock::new() };
         self.handles.files.insert(handle, Arc::new(open));
-        Opened { handle, mode, keep_cache: mode == HandleMode::Cached && !flags.truncate }
+        Opened { handle, mode, keep_cache: !flags.truncate }
     }
 
     /// How a new handle meets the page cache. Counted first: a mapping or pin made from now on sees the handle, the

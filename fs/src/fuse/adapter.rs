@@ -105,12 +105,13 @@ fn empty(reply: ReplyEmpty, (): ()) {
     reply.ok();
 }
 
+/// Without KEEP_CACHE the kernel drops all pages of the file at the open, also those of a write(2) that is under way
+/// (see [`Operations::refetched`]).
 fn fopen_flags(opened: &Opened) -> FopenFlags {
-    match opened.mode {
-        HandleMode::Direct => FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES,
-        HandleMode::Cached if opened.keep_cache => FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES,
-        HandleMode::Cached => FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES,
-    }
+    let mut flags = FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES;
+    flags.set(FopenFlags::FOPEN_DIRECT_IO, opened.mode == HandleMode::Direct);
+    flags.set(FopenFlags::FOPEN_KEEP_CACHE, opened.keep_cache);
+    flags
 }
 
 /// Names of virtual files cannot be made, removed or replaced.
