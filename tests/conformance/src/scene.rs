@@ -133,6 +133,11 @@ impl<'a> Scene<'a> {
         self.expect_stretches(of_library(&table.segments), expected)
     }
 
+    /// These segments of the library, neighbours joined, are exactly these.
+    pub fn expect_segments(&self, segments: &[peerfs_client::Segment], expected: &[(Range<u64>, Way)]) -> Result<()> {
+        self.expect_stretches(of_library(segments), expected)
+    }
+
     /// The stretches of an answer of the ABI, neighbours joined, are exactly these.
     pub fn expect_answer(&self, answer: &Map, expected: &[(Range<u64>, Way)]) -> Result<()> {
         self.expect_stretches(of_abi(answer)?, expected)

@@ -58,6 +58,11 @@ impl Witness {
         flags: MapFlags,
     ) -> Result<Witness> {
         let file = open_direct(&subject.path, flags.contains(MapFlags::WRITE))?;
+        Witness::of_file(scene, session, file, range, flags)
+    }
+
+    /// As [`Witness::map_in`], of this file.
+    pub fn of_file(scene: &Scene<'_>, session: RawSession, file: File, range: Range<u64>, flags: MapFlags) -> Result<Witness> {
         let answer = session.map_calmly(&file, range.start, range.end - range.start, flags)?;
         scene.expect_direct(&answer)?;
         let writable = flags.contains(MapFlags::WRITE);

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
+use peerfs_conformance::kit::tidy_on_signal;
 use peerfs_conformance::{Backend, Case, Line, Report, all_cases, puppet, run as run_cases, software_backends};
 use serde_json::json;
 
@@ -16,6 +17,7 @@ pub fn run(args: ConformanceArgs) -> Result<ExitCode> {
     if args.list {
         return list(&cases, args.json);
     }
+    tidy_on_signal()?;
     let mut report = Report::default();
     if !args.json {
         output::print(&format!("seed {} (replay with --seed {})\n", args.seed, args.seed))?;

@@ -1,20 +1,25 @@
 //! The cases, in the order of the rules in `SEMANTICS.md`.
 
+mod addresses;
 mod answers;
 mod coherence;
 mod contexts;
 mod cpu_handles;
 mod death;
+mod device_memory;
 mod effects;
 mod faults;
 mod ids;
 mod importers;
+mod partial;
+mod pin_quarantine;
 mod pins;
 mod policy;
 mod reasons_device;
 mod reasons_file;
 mod reasons_peer;
 mod revocation;
+mod shared_addresses;
 mod sharing;
 mod triggers;
 mod trust;
@@ -29,6 +34,9 @@ pub fn all() -> Vec<Case> {
         reasons_peer::CASES,
         faults::CASES,
         answers::CASES,
+        addresses::CASES,
+        shared_addresses::CASES,
+        device_memory::CASES,
         ids::CASES,
         contexts::CASES,
         coherence::CASES,
@@ -38,9 +46,11 @@ pub fn all() -> Vec<Case> {
         effects::CASES,
         triggers::CASES,
         revocation::CASES,
+        partial::CASES,
         importers::CASES,
         death::CASES,
         pins::CASES,
+        pin_quarantine::CASES,
         trust::CASES,
     ]
     .concat()

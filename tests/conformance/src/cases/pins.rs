@@ -18,7 +18,7 @@ use crate::scene::{PAGE, Scene, Subject, cached_pages, cpu_reads, page_of, same_
 
 /// Room for two pages of pins.
 const CRAMPED: Setup = Setup::with("pin_quota=8K").aperture(ApertureSize::Usual);
-const WRITE_PIN: MapFlags = MapFlags::PIN.union(MapFlags::WRITE);
+pub const WRITE_PIN: MapFlags = MapFlags::PIN.union(MapFlags::WRITE);
 
 pub const CASES: &[Case] = &[
     Case::new("flag-pin", "PIN gives memory of its own, direct, and says what it is", Setup::USUAL, pinned),
@@ -68,7 +68,7 @@ pub const CASES: &[Case] = &[
     ),
 ];
 
-fn pin(scene: &Scene<'_>, session: &Session, file: &Subject, flags: MapFlags) -> Result<Mapping> {
+pub fn pin(scene: &Scene<'_>, session: &Session, file: &Subject, flags: MapFlags) -> Result<Mapping> {
     // The last cached handle of the case may still be on its way to the server.
     let mapping = std::cell::RefCell::new(None);
     wait_until(|| {
@@ -86,7 +86,7 @@ fn pin(scene: &Scene<'_>, session: &Session, file: &Subject, flags: MapFlags) ->
 }
 
 /// A descriptor of the pin's memory, and an mmap of it.
-fn memory(mapping: &Mapping, writable: bool) -> Result<(OwnedFd, Window)> {
+pub fn memory(mapping: &Mapping, writable: bool) -> Result<(OwnedFd, Window)> {
     let pins = mapping.pins();
     ensure!(pins.len() == 1, "{} pins", pins.len());
     let fd = pins[0].fd.try_clone_to_owned()?;
@@ -95,7 +95,7 @@ fn memory(mapping: &Mapping, writable: bool) -> Result<(OwnedFd, Window)> {
 }
 
 /// No pin is left on the mount.
-fn none_left(scene: &Scene<'_>) -> Result<()> {
+pub fn none_left(scene: &Scene<'_>) -> Result<()> {
     wait_until(|| scene.mount.info().is_ok_and(|info| info["pins"] == 0)).context("a pin outlives its holders")
 }
 

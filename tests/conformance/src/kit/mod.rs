@@ -5,7 +5,9 @@ pub mod attempts;
 mod mount;
 mod random;
 pub mod raw;
+mod tidy;
 pub mod worker;
 
 pub use mount::{ScratchMount, peerfs};
 pub use random::{Random, seed};
+pub use tidy::tidy_on_signal;

@@ -7,6 +7,8 @@ use std::process::{Command, Output};
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 
+use super::tidy::{self, Mounting};
+
 /// The `peerfs` binary: `$PEERFS`, the running program, or the one that cargo built beside the test.
 pub fn peerfs() -> PathBuf {
     if let Some(path) = std::env::var_os("PEERFS") {
@@ -67,6 +69,7 @@ impl ScratchMount {
 
     fn unmounted(media: Media) -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("peerfs-test-").tempdir()?;
+        tidy::made(directory.path());
         let scratch = ScratchMount { directory, media, mounted: false };
         fs::create_dir(scratch.path())?;
         Ok(scratch)
@@ -97,6 +100,7 @@ impl ScratchMount {
 
     /// Mounts it.
     pub fn mount(&mut self, options: &[&str]) -> Result<()> {
+        let _under_way = Mounting::begin()?;
         run(Command::new(peerfs()).arg("mount").arg(self.device()).arg(self.path()).args(options))?;
         self.mounted = true;
         Ok(())
@@ -160,11 +164,13 @@ impl ScratchMount {
 
 impl Drop for ScratchMount {
     fn drop(&mut self) {
+        tidy::wait_if_ending();
         if self.mounted {
             let outcome = run(Command::new(peerfs()).args(["umount", "--force"]).arg(self.path()));
             if let Err(error) = outcome {
                 eprintln!("the scratch mount {} stays: {error:#}", self.path().display());
             }
         }
+        tidy::removed(self.directory.path());
     }
 }

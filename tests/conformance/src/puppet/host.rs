@@ -83,13 +83,13 @@ impl Puppet {
         Ok(fd)
     }
 
-    /// Passes it a session.
-    pub fn give(&self, session: &impl AsRawFd) -> Result<()> {
+    /// Passes it a session, or memory.
+    pub fn give(&self, given: &impl AsRawFd) -> Result<()> {
         ensure!(self.ask("receive")? == "ready", "it does not take a descriptor");
-        let fds = [session.as_raw_fd()];
+        let fds = [given.as_raw_fd()];
         let rights = [ControlMessage::ScmRights(&fds)];
         sendmsg::<()>(self.0.channel()?.as_raw_fd(), &[IoSlice::new(b"x")], &rights, MsgFlags::empty(), None)?;
-        ensure!(self.hear()? == "ok", "it does not take the session");
+        ensure!(self.hear()? == "ok", "it does not take what it is given");
         Ok(())
     }
 

@@ -11,6 +11,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use peerfs_abi::devmem::{DEVICE_MEMORY, DeviceMemory, device_memory_call};
 use peerfs_abi::ioctl::{self, Map, Revoke};
 use peerfs_abi::{ABI_VERSION, MapFlags, Trigger};
 use peerfs_sys::{Kinship, ParkedSibling, Window, run_in_child};
@@ -30,7 +31,7 @@ struct State {
     file: Option<File>,
     writable: bool,
     session: Option<RawSession>,
-    /// A session that somebody passed.
+    /// A session, or memory, that somebody passed.
     given: Option<File>,
     /// What maps are made for.
     context: u64,
@@ -102,6 +103,10 @@ impl State {
             ["revoke", path] => revoke(path.as_ref()),
             ["spin"] => self.spin(),
             ["attack", when] => self.attack(when),
+            ["fsync"] => self.file()?.sync_all().map(|()| String::new()).map_err(Into::into),
+            ["given-loads", length, offset] => self.load_given(length.parse()?, offset.parse()?),
+            ["allocate", bytes] => self.device_memory(device_memory_call::ALLOCATE, 0, bytes.parse()?),
+            ["free", id] => self.device_memory(device_memory_call::FREE, id.parse()?, 0),
             _ => bail!("`{line}` is no command"),
         }
     }
@@ -129,7 +134,7 @@ impl State {
     }
 
     fn bind_given(&mut self) -> Result<String> {
-        let session = self.given.as_ref().context("no session was given")?;
+        let session = self.given.as_ref().context("nothing was given")?;
         let memory = File::open("/proc/self/mem")?;
         let mut context = fresh_context();
         context.mem_fd = memory.as_raw_fd();
@@ -237,6 +242,20 @@ impl State {
         let (_, fd) = peerfs_sys::receive_with_fd(io::stdin(), &mut [0; 1])?;
         self.given = Some(File::from(fd.context("no descriptor came with the message")?));
         Ok(String::new())
+    }
+
+    /// A byte of the memory that was given.
+    fn load_given(&self, length: usize, offset: usize) -> Result<String> {
+        let window = Window::map(self.given.as_ref().context("nothing was given")?, length, false)?;
+        let mut byte = [0];
+        window.read(offset, &mut byte).ok().context("the load faults")?;
+        Ok(byte[0].to_string())
+    }
+
+    fn device_memory(&self, call: u32, id: u64, bytes: u64) -> Result<String> {
+        let mut argument = DeviceMemory { abi_version: ABI_VERSION, call, id, bytes, mode: 0, migrated: 0 };
+        peerfs_sys::ioctl(&self.session()?.session, DEVICE_MEMORY, &mut argument)?;
+        Ok(argument.id.to_string())
     }
 
     /// Loads by address until SIGBUS ends it.

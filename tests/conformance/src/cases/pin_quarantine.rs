@@ -1,0 +1,257 @@
+//! Pins beside what others do with the file: who keeps one, what the file gives up below it, and who pays.
+
+use std::io::IoSlice;
+use std::ops::Range;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
+
+use anyhow::{Context, Result, ensure};
+use nix::fcntl::{FallocateFlags, fallocate};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use peerfs_abi::{MapFlags, Reason};
+use peerfs_client::Error;
+use peerfs_sys::{FileView, Sharing, Window};
+
+use super::pins::{WRITE_PIN, memory, none_left, pin};
+use super::triggers::wait_until;
+use crate::backend::Capability;
+use crate::case::{Case, Setup};
+use crate::evidence::Way::{Direct, Fallback};
+use crate::kit::raw::readable;
+use crate::kit::worker::NOBODY;
+use crate::puppet::Puppet;
+use crate::scene::{PAGE, Scene, Subject, cached_pages, cpu_reads, page_of, same_bytes};
+
+/// Three pages of pins, of which one user may hold two.
+const SHARED_QUOTA: Setup = Setup::with("pin_quota=12K,pin_quota_user=8K");
+const PAGES: u64 = 64;
+
+pub const CASES: &[Case] = &[
+    Case::new(
+        "pin-passed-over-socket",
+        "a pin lives on its way over a socket and in the process that takes it, and ends with that",
+        Setup::USUAL,
+        passed_over_socket,
+    ),
+    Case::new("pin-quarantine-punch", "the same for blocks that are punched out", Setup::USUAL, punched),
+    Case::new("pin-quarantine-unlink", "the same for the blocks of a file that is gone", Setup::USUAL, unlinked),
+    Case::new(
+        "pin-quarantine-reflink",
+        "a file below a WRITE pin cannot be cloned; below a read pin it can, and a later write leaves pin and clone as they are",
+        Setup::USUAL,
+        reflinked,
+    ),
+    Case::new(
+        "pin-read-excludes-writers",
+        "beside a read pin programs may read through the cache, and what they write goes past it and shows in the pin",
+        Setup::USUAL,
+        read_pin,
+    ),
+    Case::new(
+        "pin-ends-with-server",
+        "a server that dies takes its pins along: they are cut, and the next mount frees what was in quarantine",
+        Setup::USUAL.alone(),
+        ends_with_server,
+    )
+    .needing(&[Capability::Persistent]),
+    Case::new(
+        "pin-quota-of-user",
+        "one user's pins are charged to that user, and what all have together to the mount",
+        SHARED_QUOTA,
+        quota_of_user,
+    ),
+];
+
+fn pins(scene: &Scene<'_>) -> Result<u64> {
+    scene.mount.info()?["pins"].as_u64().context("info.json counts pins")
+}
+
+/// The server has looked for pins without holders, and this many are left: it ended another one meanwhile.
+fn expect_alive(scene: &Scene<'_>, count: u64) -> Result<()> {
+    let other = scene.file(&format!("other-{count}-{}", std::process::id()), PAGE)?;
+    let session = scene.session()?;
+    let mapping = pin(scene, &session, &other, MapFlags::PIN)?;
+    let (fd, window) = memory(&mapping, false)?;
+    drop(mapping);
+    ensure!(pins(scene)? == count + 1, "{} pins instead of {}", pins(scene)?, count + 1);
+    drop((fd, window));
+    wait_until(|| pins(scene).is_ok_and(|left| left <= count)).context("a pin outlives its holders")?;
+    ensure!(pins(scene)? == count, "a pin ended that has a holder");
+    Ok(std::fs::remove_file(&other.path)?)
+}
+
+fn passed_over_socket(scene: &mut Scene<'_>) -> Result<()> {
+    let file = scene.file("file", PAGES * PAGE)?;
+    let (sender, receiver) = UnixStream::pair()?;
+    {
+        let session = scene.session()?;
+        let mapping = pin(scene, &session, &file, MapFlags::PIN)?;
+        let raw = [mapping.pins()[0].fd.as_raw_fd()];
+        let rights = [ControlMessage::ScmRights(&raw)];
+        sendmsg::<()>(sender.as_raw_fd(), &[IoSlice::new(b"x")], &rights, MsgFlags::empty(), None)?;
+    }
+    // Session, mapping and descriptor are gone: it is held by the message alone.
+    expect_alive(scene, 1)?;
+    let (_, passed) = peerfs_sys::receive_with_fd(&receiver, &mut [0; 1])?;
+    let mut puppet = Puppet::start(scene, NOBODY)?;
+    puppet.give(&passed.context("no descriptor came with the message")?)?;
+    wait_until(|| scene.mount.info().is_ok_and(|info| info["sessions"] == 0)).context("a session stays")?;
+    let seen = puppet.obey(&format!("given-loads {} {}", PAGES * PAGE, 5 * PAGE))?;
+    ensure!(seen == file.page(5)[0].to_string(), "the other process reads {seen}");
+    ensure!(pins(scene)? == 1, "the pin ended although a process holds it");
+    puppet.kill()?;
+    none_left(scene)
+}
+
+/// After `give_up` a WRITE pin keeps what the file had in `kept`, nobody else gets those blocks, and what is stored
+/// through the pin reaches nobody.
+fn quarantined(scene: &Scene<'_>, file: Subject, kept: Range<u64>, give_up: impl FnOnce(Subject) -> Result<()>) -> Result<()> {
+    let content = file.content.clone();
+    let (fd, window) = {
+        let session = scene.session()?;
+        memory(&pin(scene, &session, &file, WRITE_PIN)?, true)?
+    };
+    give_up(file)?;
+    std::fs::File::open(&scene.directory)?.sync_all()?;
+    let state = || -> Result<bool> {
+        let ledger: serde_json::Value = serde_json::from_slice(&std::fs::read(scene.mount.join(".peerfs/mappings.json"))?)?;
+        Ok(ledger["pins"][0]["state"] == "orphaned")
+    };
+    wait_until(|| state().unwrap_or(false)).context("the ledger does not say that the file gave blocks up")?;
+    let others: Vec<Subject> = (0..8).map(|number| scene.file(&format!("next-{number}"), PAGES * PAGE)).collect::<Result<_>>()?;
+    let whole = kept.start as usize..kept.end as usize;
+    let mut found = vec![0; whole.len()];
+    window.read(whole.start, &mut found).ok().context("the pin was cut")?;
+    same_bytes(&found, &content[whole.clone()]).context("the pin shows other bytes than those it pinned")?;
+    window.write(whole.start, &vec![0xEE; whole.len()]).ok().context("the pin was cut")?;
+    drop((fd, window));
+    none_left(scene)?;
+    for other in &others {
+        let mut found = vec![0; other.content.len()];
+        other.open(libc::O_DIRECT | libc::O_NONBLOCK)?.read_exact_at(&mut found, 0)?;
+        same_bytes(&found, &other.content).context("a block was used again under the pin")?;
+    }
+    Ok(())
+}
+
+fn punched(scene: &mut Scene<'_>) -> Result<()> {
+    let file = scene.file("file", PAGES * PAGE)?;
+    let (path, mut expected) = (file.path.clone(), file.content.clone());
+    let hole = 8 * PAGE..40 * PAGE;
+    quarantined(scene, file, hole.clone(), |file| {
+        let mode = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        let direct = file.open(libc::O_DIRECT | libc::O_NONBLOCK)?;
+        fallocate(&direct, mode, (8 * PAGE) as i64, (32 * PAGE) as i64)?;
+        cpu_reads(&direct, 8 * PAGE, &vec![0; 32 * PAGE as usize])
+    })?;
+    expected[hole.start as usize..hole.end as usize].fill(0);
+    same_bytes(&std::fs::read(path)?, &expected)
+}
+
+fn unlinked(scene: &mut Scene<'_>) -> Result<()> {
+    let file = scene.file("file", PAGES * PAGE)?;
+    quarantined(scene, file, 0..PAGES * PAGE, |file| Ok(std::fs::remove_file(&file.path)?))
+}
+
+fn reflinked(scene: &mut Scene<'_>) -> Result<()> {
+    let (file, clone) = (scene.file("file", PAGES * PAGE)?, scene.empty("clone")?);
+    let session = scene.session()?;
+    let mapping = pin(scene, &session, &file, WRITE_PIN)?;
+    let refused = clone.handle.reflink_from(&file.handle, 0, 0, 0);
+    let busy = matches!(&refused, Err(Error::System { source, .. }) if source.raw_os_error() == Some(libc::ETXTBSY));
+    ensure!(busy, "to clone what a pin may write answers {refused:?}");
+    drop(mapping);
+    none_left(scene)?;
+    let mapping = pin(scene, &session, &file, MapFlags::PIN)?;
+    let (fd, window) = memory(&mapping, false)?;
+    clone.handle.reflink_from(&file.handle, 0, 0, 0)?;
+    // The file gets blocks of its own; the pin keeps those that it pinned, which are the clone's now.
+    file.handle.write_at(0, &vec![0x22; (PAGES * PAGE) as usize])?;
+    let mut found = vec![0; file.content.len()];
+    window.read(0, &mut found).ok().context("the pin was cut")?;
+    same_bytes(&found, &file.content).context("the pin follows the file to its new blocks")?;
+    clone.handle.read_at(0, &mut found)?;
+    same_bytes(&found, &file.content).context("the clone")?;
+    file.handle.read_at(0, &mut found)?;
+    same_bytes(&found, &vec![0x22; (PAGES * PAGE) as usize]).context("the file")?;
+    drop((mapping, fd, window));
+    none_left(scene)?;
+    cpu_reads(&clone.reader()?, 0, &file.content)
+}
+
+fn read_pin(scene: &mut Scene<'_>) -> Result<()> {
+    let file = scene.file("file", 4 * PAGE)?;
+    let session = scene.session()?;
+    let mapping = pin(scene, &session, &file, MapFlags::PIN)?;
+    let reader = file.reader()?;
+    cpu_reads(&reader, 0, &file.content)?;
+    ensure!(cached_pages(&reader)? > 0, "reading beside a read pin is not cached");
+    scene.reads_directly(&mapping, 0, &file.content)?;
+    let writer = file.writer()?;
+    let refused = FileView::map(&writer, PAGE as usize, Sharing::Shared, true).err().and_then(|error| error.raw_os_error());
+    ensure!(refused == Some(libc::ENODEV), "a shared mmap of a writable handle answers {refused:?}");
+    writer.write_all_at(&page_of(0x22), PAGE)?;
+    scene.reads_directly(&mapping, PAGE, &page_of(0x22))?;
+    cpu_reads(&reader, PAGE, &page_of(0x22))?;
+    drop((mapping, writer, reader));
+    none_left(scene)?;
+    let writer = file.writer()?;
+    ensure!(FileView::map(&writer, PAGE as usize, Sharing::Shared, true).is_ok(), "writable opens stay direct after the pin");
+    Ok(())
+}
+
+fn ends_with_server(scene: &mut Scene<'_>) -> Result<()> {
+    let file = scene.file("file", PAGES * PAGE)?;
+    let session = scene.session()?;
+    let (fd, window) = memory(&pin(scene, &session, &file, MapFlags::PIN)?, false)?;
+    let direct = file.open(libc::O_DIRECT | libc::O_NONBLOCK)?;
+    direct.set_len(0)?;
+    direct.sync_all()?;
+    let before = free_bytes(scene)?;
+    ensure!(readable(&window) == PAGES as usize, "the truncate cut the pin");
+    drop((direct, file));
+    scene.mount.crash()?;
+    wait_until(|| readable(&window) == 0).context("the pin outlives the server")?;
+    let again = Window::map(&fd, window.length(), false).map_or(0, |again| readable(&again));
+    ensure!(again == 0, "{again} pages of the dead pin can be mapped again");
+    scene.backend.mount_again(scene.mount, "")?;
+    ensure!(pins(scene)? == 0, "the pin is there again");
+    let freed = || free_bytes(scene).is_ok_and(|free| free >= before + PAGES * PAGE);
+    wait_until(freed).context("the blocks of the dead pin are not free")?;
+    scene.mount.umount()?;
+    scene.mount.fsck()?;
+    scene.backend.mount_again(scene.mount, "")
+}
+
+fn free_bytes(scene: &Scene<'_>) -> Result<u64> {
+    // What is freed comes back with the next commit.
+    std::fs::File::open(scene.mount.path())?.sync_all()?;
+    scene.mount.info()?["volume"]["free_bytes"].as_u64().context("info.json has the free space")
+}
+
+fn quota_of_user(scene: &mut Scene<'_>) -> Result<()> {
+    let file = scene.file("file", 4 * PAGE)?;
+    std::fs::set_permissions(&file.path, PermissionsExt::from_mode(0o666))?;
+    let session = scene.session()?;
+    let mapping = session.map(&file.handle, .., MapFlags::PIN)?;
+    scene.expect_map(&mapping, &[(0..2 * PAGE, Direct), (2 * PAGE..4 * PAGE, Fallback(Reason::PinQuota))])?;
+    // Another session of the same user.
+    let other = scene.file("other", 4 * PAGE)?;
+    std::fs::set_permissions(&other.path, PermissionsExt::from_mode(0o666))?;
+    let full = [(0..4 * PAGE, Fallback(Reason::PinQuota))];
+    scene.expect_map(&scene.session()?.map(&other.handle, .., MapFlags::PIN)?, &full)?;
+    // Another user, who gets what the mount has left.
+    let puppet = Puppet::start(scene, NOBODY)?;
+    puppet.obey(&format!("session {}", scene.directory.display()))?;
+    puppet.obey(&format!("open read {}", other.path.display()))?;
+    let left = [(0..PAGE, Direct), (PAGE..4 * PAGE, Fallback(Reason::PinQuota))];
+    puppet.expect_map(scene, 0..4 * PAGE, MapFlags::PIN, &left)?;
+    puppet.obey("unmap own")?;
+    drop(mapping);
+    none_left(scene)?;
+    let own = [(0..2 * PAGE, Direct), (2 * PAGE..4 * PAGE, Fallback(Reason::PinQuota))];
+    puppet.expect_map(scene, 0..4 * PAGE, MapFlags::PIN, &own)?;
+    puppet.obey("unmap own")?;
+    none_left(scene)
+}
