@@ -103,7 +103,12 @@ fn tidy() -> usize {
 fn remove(directory: &Path) -> bool {
     // Nothing may be mounted there; then this fails, and removing what is below is right.
     let _unmounted = Command::new(peerfs()).args(["umount", "--force"]).arg(directory.join("mnt")).output();
-    !is_mounted(directory) && fs::remove_dir_all(directory).is_ok()
+    if is_mounted(directory) {
+        return false;
+    }
+    // The run may be removing it too.
+    let _removed = fs::remove_dir_all(directory);
+    !directory.exists()
 }
 
 fn is_mounted(directory: &Path) -> bool {
