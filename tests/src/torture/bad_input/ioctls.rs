@@ -7,7 +7,8 @@ use std::os::fd::AsRawFd;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use peerfs_abi::ioctl::{self as abi, Ack, Info, Map, Revoke, Unmap};
+use peerfs_abi::devmem::{self, DeviceMemory};
+use peerfs_abi::ioctl::{self as abi, Ack, Context, Info, Map, Reflink, Revoke, Unmap};
 use peerfs_abi::{ABI_VERSION, MapFlags, names};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -80,7 +81,7 @@ fn answer_name(code: i32) -> String {
 
 impl Fuzzer {
     fn one(&mut self, target: &File, session: &RawSession) -> Result<()> {
-        let known = [abi::INFO, abi::QUERY, abi::MAP, abi::UNMAP, abi::REVOKE, abi::CONTEXT, abi::ACK];
+        let known = [abi::INFO, abi::QUERY, abi::MAP, abi::UNMAP, abi::REVOKE, abi::CONTEXT, abi::ACK, abi::REFLINK, devmem::DEVICE_MEMORY];
         let command = *self.random.pick(&known);
         match self.random.below(8) {
             0 => self.noise(target, command),
@@ -108,6 +109,8 @@ impl Fuzzer {
             abi::REVOKE => self.versioned::<Revoke>(target, command),
             abi::UNMAP => self.versioned::<Unmap>(target, command),
             abi::ACK => self.versioned::<Ack>(target, command),
+            abi::REFLINK => self.versioned::<Reflink>(target, command),
+            devmem::DEVICE_MEMORY => self.versioned::<DeviceMemory>(target, command),
             _ => self.versioned::<Info>(target, command),
         }
     }
@@ -135,13 +138,15 @@ impl Fuzzer {
 
     /// The right number and size, random bytes.
     fn noise(&mut self, target: &File, command: u32) -> Result<()> {
-        match (command >> 16) & 0x3FFF {
-            16 => self.random_bytes::<16>(target, command),
-            32 => self.random_bytes::<32>(target, command),
-            48 => self.random_bytes::<48>(target, command),
-            96 => self.random_bytes::<96>(target, command),
-            200 => self.random_bytes::<200>(target, command),
-            _ => self.random_bytes::<{ size_of::<Map>() }>(target, command),
+        match command {
+            abi::QUERY | abi::MAP => self.random_bytes::<{ size_of::<Map>() }>(target, command),
+            abi::UNMAP => self.random_bytes::<{ size_of::<Unmap>() }>(target, command),
+            abi::REVOKE => self.random_bytes::<{ size_of::<Revoke>() }>(target, command),
+            abi::CONTEXT => self.random_bytes::<{ size_of::<Context>() }>(target, command),
+            abi::ACK => self.random_bytes::<{ size_of::<Ack>() }>(target, command),
+            abi::REFLINK => self.random_bytes::<{ size_of::<Reflink>() }>(target, command),
+            devmem::DEVICE_MEMORY => self.random_bytes::<{ size_of::<DeviceMemory>() }>(target, command),
+            _ => self.random_bytes::<{ size_of::<Info>() }>(target, command),
         }
     }
 
