@@ -155,7 +155,8 @@ fn every_kind_of_file_gets_an_answer() {
     assert_eq!(reason(&["--pin", "--importer", "static"]), Value::Null);
     let large = write(&scratch, "mnt/large", &content(4 << 20));
     assert_eq!(json(&["query", &large, "--json", "--pin"])["refusals"][0]["reason"], "PinQuota");
-    assert_eq!(reason(&["--atomic"]), "AtomicUnsupported");
+    assert_eq!(reason(&["--atomic"]), Value::Null);
+    assert_eq!(reason(&["--atomic", "--importer", "nonatomic"]), "AtomicUnsupported");
     assert_eq!(reason(&["--offset", "1"]), "Misaligned");
     assert_eq!(reason(&["--offset", "1M"]), "BeyondEof");
     fail(1, &["query", &file, "--importer", "nonsense"]);

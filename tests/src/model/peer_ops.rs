@@ -93,7 +93,7 @@ impl World {
         let handle_writable = !self.random.one_in(10);
         let probe = CacheProbe { tid: nix::unistd::gettid().as_raw() as u32, fd: 0 };
         let request = MapRequest { object: self.object(key), range, flags, handle_writable, uid: 0, cache_probe: Some(probe) };
-        Wish { request, write: flags.contains(MapFlags::WRITE) }
+        Wish { request, write: flags.writes() }
     }
 
     fn block_states(&self, key: u64) -> Vec<BlockState> {
@@ -112,7 +112,6 @@ impl World {
             key,
             &[
                 (wish.write && !wish.request.handle_writable, Reason::ReadOnly),
-                (flags.contains(MapFlags::ATOMIC), Reason::AtomicUnsupported),
                 (flags.contains(MapFlags::PIN) && meets_cache, Reason::CpuWriter),
                 (flags.contains(MapFlags::PIN), Reason::PinQuota),
                 (!self.importers[importer].dynamic && !flags.contains(MapFlags::PIN), Reason::NotifierRequired),

@@ -13,7 +13,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use peerfs_sys::ProcessHandle;
 
 use super::ScratchMount;
@@ -61,7 +61,10 @@ impl Nursery {
     pub fn of_program(scratch: &ScratchMount, original: &Path, subcommand: &'static str) -> Result<Nursery> {
         let program = scratch.directory().join(original.file_name().context("a program has a name")?);
         if !program.exists() {
-            fs::copy(original, &program)?;
+            // By another process: a child that another thread starts just now would inherit our descriptor of the copy,
+            // and a program that somebody has open for writing cannot be run.
+            let copied = Command::new("cp").arg(original).arg(&program).status().context("cp(1)")?;
+            ensure!(copied.success(), "{} cannot be copied", original.display());
         }
         for path in [scratch.directory(), program.as_path()] {
             fs::set_permissions(path, fs::Permissions::from_mode(0o755))?;

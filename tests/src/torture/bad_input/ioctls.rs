@@ -8,7 +8,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use peerfs_abi::devmem::{self, DeviceMemory};
-use peerfs_abi::ioctl::{self as abi, Ack, Context, Info, Map, Reflink, Revoke, Unmap};
+use peerfs_abi::ioctl::{self as abi, Ack, Info, Map, Reflink, Revoke, Unmap};
 use peerfs_abi::{ABI_VERSION, MapFlags, names};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -81,7 +81,17 @@ fn answer_name(code: i32) -> String {
 
 impl Fuzzer {
     fn one(&mut self, target: &File, session: &RawSession) -> Result<()> {
-        let known = [abi::INFO, abi::QUERY, abi::MAP, abi::UNMAP, abi::REVOKE, abi::CONTEXT, abi::ACK, abi::REFLINK, devmem::DEVICE_MEMORY];
+        let known = [
+            abi::INFO,
+            abi::QUERY,
+            abi::MAP,
+            abi::UNMAP,
+            abi::REVOKE,
+            abi::CONTEXT,
+            abi::ACK,
+            abi::REFLINK,
+            devmem::DEVICE_MEMORY,
+        ];
         let command = *self.random.pick(&known);
         match self.random.below(8) {
             0 => self.noise(target, command),
@@ -142,7 +152,7 @@ impl Fuzzer {
             abi::QUERY | abi::MAP => self.random_bytes::<{ size_of::<Map>() }>(target, command),
             abi::UNMAP => self.random_bytes::<{ size_of::<Unmap>() }>(target, command),
             abi::REVOKE => self.random_bytes::<{ size_of::<Revoke>() }>(target, command),
-            abi::CONTEXT => self.random_bytes::<{ size_of::<Context>() }>(target, command),
+            abi::CONTEXT => self.random_bytes::<{ size_of::<abi::Context>() }>(target, command),
             abi::ACK => self.random_bytes::<{ size_of::<Ack>() }>(target, command),
             abi::REFLINK => self.random_bytes::<{ size_of::<Reflink>() }>(target, command),
             devmem::DEVICE_MEMORY => self.random_bytes::<{ size_of::<DeviceMemory>() }>(target, command),
