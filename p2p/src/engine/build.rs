@@ -19,7 +19,7 @@ use super::plan::{Outlook, is_write, milliseconds};
 use crate::api::{CHUNK_BYTES, GrantPart, MapSegment};
 use crate::exporter::Exporter;
 use crate::sync::lock;
-use crate::types::{Decision, MapRequest, Placement, Range};
+use crate::types::{Decision, MapRequest, ObjectId, Placement, Range};
 
 /// One chunk of a map request.
 pub(super) struct ChunkJob<'a> {
@@ -178,7 +178,7 @@ impl Engine {
         let window = self.open(&**aperture, job, &layout, valid)?;
         if let Err(err) = self.custody_of(&claim, &*window) {
             tracing::error!("a window was not taken into custody, so it is not granted: {err}");
-            self.discard(&claim, window, layout.range, survey.size);
+            self.discard((claim.object.id, claim.id), window, layout.range, survey.size);
             return Err(Failure::Refused(Reason::Busy));
         }
         if is_write(job.request) {
@@ -241,7 +241,7 @@ impl Engine {
         let (new_size, lost) = standing.unwrap_or((None, true));
         if lost {
             drop(state);
-            self.discard(claim, window, layout.range, new_size.unwrap_or(size));
+            self.discard((claim.object.id, claim.id), window, layout.range, new_size.unwrap_or(size));
             return Err(Failure::Again);
         }
         let export = self.export(key.object);
@@ -267,12 +267,12 @@ impl Engine {
         Ok(part)
     }
 
-    /// Takes a window back that nobody was given.
-    fn discard(&self, claim: &Claim<'_>, window: Arc<dyn Window>, range: Range, size: u64) {
+    /// Takes a window back that nobody was given. `held`: the object, and the window's number in custody.
+    pub(super) fn discard(&self, held: (ObjectId, u64), window: Arc<dyn Window>, range: Range, size: u64) {
         window.cut();
-        self.custody.release(claim.id);
+        self.custody.release(held.1);
         window.set_valid_length(valid_length(range, size));
-        self.write_back_or_hold(claim.object.id, window);
+        self.write_back_or_hold(held.0, window);
     }
 }
 

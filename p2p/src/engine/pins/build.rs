@@ -145,7 +145,7 @@ impl Engine {
         let window = self.open_pin(&**aperture, job, &layout, valid_length(layout.range, survey.size))?;
         if let Err(err) = self.hold_pin(claim.id, &*window) {
             tracing::error!("a pin was not taken into custody, so it is not granted: {err}");
-            self.discard_pin(&claim, window, layout.range, survey.size);
+            self.discard((claim.object.id, claim.id), window, layout.range, survey.size);
             return Err(Failure::Refused(Reason::Busy));
         }
         if is_write(job.request) {
@@ -214,7 +214,7 @@ impl Engine {
             pending.map_or((None, true), |p| (p.new_size, p.phase != PendingPhase::Opening { aborted: false }));
         if aborted {
             drop(state);
-            self.discard_pin(claim, window, layout.range, new_size.unwrap_or(size));
+            self.discard((claim.object.id, claim.id), window, layout.range, new_size.unwrap_or(size));
             return Err(Failure::Again);
         }
         if let Some(size) = new_size {
@@ -251,14 +251,6 @@ impl Engine {
             path,
             object: pin.form(),
         }
-    }
-
-    /// Takes a window back that nobody was given.
-    fn discard_pin(&self, claim: &Claim<'_>, window: Arc<dyn Window>, range: Range, size: u64) {
-        window.cut();
-        self.custody.release(claim.id);
-        window.set_valid_length(valid_length(range, size));
-        self.write_back_or_hold(claim.object.id, window);
     }
 }
 

@@ -20,8 +20,8 @@ pub(super) const CELLS: [u64; 8] = [0, 8, 504, 512, 2040, 2048, 4080, 4088];
 pub(super) const FILE_CELLS: usize = HOT_PAGES * CELLS.len();
 
 /// What may happen to a file beside reads and writes. Where pages are taken away nobody stores to views: a store behind
-/// the end of a file is neither refused nor kept, and while FUSE punches, the kernel lets stores to the same pages and
-/// their write-back go on, so that what was punched can come back.
+/// the end of a file is neither refused nor kept; and bytes from before a punch were seen in a view after it. The kernel's
+/// write-back of such stores, overtaken by the punch, is suspected, and not proved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fate {
     /// Nothing.
