@@ -10,6 +10,7 @@ use peerfs_blockdev::{Aperture, PathKind};
 use crate::clock::Clock;
 use crate::custody::Custody;
 use crate::engine::PinQuota;
+use crate::moved::Moved;
 use crate::types::{ContextId, Decision, GrantId, Importer, MapRequest, MappingId, ObjectId, Range};
 
 /// The unit of a grant: files are cut into aligned chunks of this many bytes.
@@ -215,7 +216,7 @@ pub struct MapCall<'a> {
 }
 
 /// A call of `device_unmap`.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct UnmapCall {
     /// The session it came through.
     pub session: SessionId,
@@ -225,10 +226,8 @@ pub struct UnmapCall {
     pub mapping: MappingId,
     /// Only add the byte counts.
     pub report_only: bool,
-    /// Bytes moved directly since the last report.
-    pub bytes_direct: u64,
-    /// Bytes moved by fallback since the last report.
-    pub bytes_fallback: u64,
+    /// What was moved since the last report.
+    pub moved: Moved,
 }
 
 /// A direct stretch: which grant to open and where in it.

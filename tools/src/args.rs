@@ -124,6 +124,9 @@ pub struct InfoArgs {
     /// Report as JSON
     #[arg(long)]
     pub json: bool,
+    /// Report a mount as metrics, in the text format of Prometheus
+    #[arg(long, conflicts_with = "json")]
+    pub metrics: bool,
 }
 
 /// What is asked of a file.

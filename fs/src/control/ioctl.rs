@@ -10,7 +10,7 @@ use peerfs_abi::{ABI_VERSION, ImporterFlags, MapFlags, Path};
 use peerfs_blockdev::PathKind;
 use peerfs_p2p::{
     Asker, BindError, CacheProbe, Client, ContextId, DeviceMapOps, GrantId, GrantObject, Importer, MapCall, MapError, MapRequest,
-    MapSegment, MappingId, ObjectId, Placement, Range, SessionId, Trigger, UnmapCall, topology::PciAddress,
+    MapSegment, MappingId, Moved, ObjectId, Placement, Range, SessionId, Trigger, UnmapCall, topology::PciAddress,
 };
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
@@ -177,8 +177,11 @@ impl Call<'_> {
             client: self.client()?,
             mapping: MappingId(unmap.mapping_id),
             report_only: unmap.report_only == 1,
-            bytes_direct: unmap.bytes_direct,
-            bytes_fallback: unmap.bytes_fallback,
+            moved: Moved {
+                direct_window: unmap.bytes_direct_window,
+                direct_bar: unmap.bytes_direct_bar,
+                fallback: unmap.bytes_fallback,
+            },
         };
         self.control.engine.device_unmap(&call).map_err(|error| map_error(&error))?;
         Ok(unmap)
@@ -267,7 +270,7 @@ impl Call<'_> {
         let engine = &self.control.engine;
         let object = object(self.ino);
         let space = self.control.space()?;
-        let counters = engine.object_counters(object);
+        let moved = engine.moved(object);
         let aperture = self.control.aperture_info();
         info.transport = self.control.transport();
         info.capacity_bytes = space.0;
@@ -276,8 +279,9 @@ impl Call<'_> {
         info.aperture_used_bytes = aperture.as_ref().map_or(0, |aperture| aperture.used_bytes);
         info.mappings = engine.mapping_count(None);
         info.file_mappings = engine.mapping_count(Some(object));
-        info.file_bytes_direct = counters.bytes_direct;
-        info.file_bytes_fallback = counters.bytes_fallback;
+        info.file_bytes_direct = moved.direct();
+        info.file_bytes_fallback = moved.fallback_total();
+        info.file_fallback = moved.fallback;
         (info.revocations, info.revocations_enforced) = engine.revocation_totals();
         info.deadline_ms = self.control.deadline_ms();
         info.reserved = 0;

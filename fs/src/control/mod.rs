@@ -4,6 +4,7 @@
 mod devmem;
 mod faults;
 mod ioctl;
+mod metrics;
 mod names;
 mod reflink;
 mod report;
@@ -146,7 +147,7 @@ impl Control {
         match Virtual::from_ino(ino) {
             Some(Virtual::Directory { .. }) => attributes(libc::S_IFDIR | 0o555, self.facts.owner_uid, 0),
             Some(Virtual::Session) => attributes(libc::S_IFREG | 0o666, self.facts.owner_uid, 0),
-            Some(Virtual::Info) => attributes(libc::S_IFREG | 0o444, self.facts.owner_uid, 0),
+            Some(Virtual::Info | Virtual::Metrics) => attributes(libc::S_IFREG | 0o444, self.facts.owner_uid, 0),
             Some(Virtual::Mappings) => attributes(libc::S_IFREG | 0o400, self.facts.owner_uid, 0),
             Some(Virtual::Topology) => attributes(libc::S_IFREG | 0o444, self.facts.owner_uid, 0),
             Some(Virtual::Faults) if self.faults.is_some() => attributes(libc::S_IFREG | 0o600, self.facts.owner_uid, 0),
@@ -196,6 +197,7 @@ impl Control {
         match Virtual::from_ino(ino) {
             Some(Virtual::Session) => self.open_session(caller),
             Some(Virtual::Info) => self.open_text(flags, self.info_json()?),
+            Some(Virtual::Metrics) => self.open_text(flags, self.metrics_text()?),
             Some(Virtual::Mappings) => {
                 self.owner_only(caller)?;
                 self.open_text(flags, self.mappings_json()?)

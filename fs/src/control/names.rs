@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use peerfs_abi::devmem::parse_device_memory_name;
-use peerfs_abi::names::{CONTROL_DIR, DEVMEM_JSON, FAULTS, INFO_JSON, MAPPINGS_JSON, SESSION, TOPOLOGY_JSON, parse_grant_name};
+use peerfs_abi::names::{CONTROL_DIR, DEVMEM_JSON, FAULTS, INFO_JSON, MAPPINGS_JSON, METRICS, SESSION, TOPOLOGY_JSON, parse_grant_name};
 use peerfs_p2p::{GrantId, ObjectId};
 
 use crate::types::{Attr, DirEntry, Ino, Timestamp};
@@ -35,6 +35,8 @@ pub enum Virtual {
     Session,
     /// State of the server.
     Info,
+    /// State of the server as metrics.
+    Metrics,
     /// Ledger of mappings.
     Mappings,
     /// PCI topology.
@@ -49,13 +51,14 @@ pub enum Virtual {
     Grant(GrantId),
 }
 
-const FIXED: [(Virtual, &str, u64); 6] = [
+const FIXED: [(Virtual, &str, u64); 7] = [
     (Virtual::Session, SESSION, FILE | 1),
     (Virtual::Info, INFO_JSON, FILE | 2),
     (Virtual::Mappings, MAPPINGS_JSON, FILE | 3),
     (Virtual::Topology, TOPOLOGY_JSON, FILE | 4),
     (Virtual::Faults, FAULTS, FILE | 5),
     (Virtual::DeviceMemoryUse, DEVMEM_JSON, FILE | 6),
+    (Virtual::Metrics, METRICS, FILE | 7),
 ];
 
 impl Virtual {

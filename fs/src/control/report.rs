@@ -1,6 +1,7 @@
 //! The server's state as JSON: what `peerfs info` and `peerfs mappings` show.
 
 use peerfs_blockdev::{ApertureKind, BLOCK_BYTES};
+use peerfs_p2p::ByReason;
 use peerfs_p2p::topology::Topology;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -83,6 +84,8 @@ impl Control {
             "pin_quota_user_bytes": pins.quota_user_bytes,
             "dmabuf_pins": peerfs_sys::has_udmabuf(),
             "revocations": totals.revocations,
+            "refused": ByReason(&totals.refused),
+            "moved": totals.moved,
         }))
     }
 

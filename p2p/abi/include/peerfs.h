@@ -246,6 +246,10 @@ static inline const char *peerfs_path_name(uint32_t code) {
 // On the destination: clones the range.
 #define PEERFS_REFLINK_CLONE 2
 
+// Places for counters by reason (`Reason::slot`). Place 0 is for what was direct when it was mapped, and was revoked
+// since.
+#define PEERFS_REASON_SLOTS 32
+
 // First field of every message.
 #define PEERFS_SOCKET_MAGIC 1883657009
 
@@ -456,10 +460,13 @@ struct peerfs_unmap {
   uint32_t report_only;
   // In.
   uint64_t mapping_id;
-  // In: bytes the importer moved directly since the last report.
-  uint64_t bytes_direct;
-  // In: bytes it moved by fallback since the last report.
-  uint64_t bytes_fallback;
+  // In: bytes the importer moved through a software aperture since the last report.
+  uint64_t bytes_direct_window;
+  // In: bytes it moved through a device's BAR since the last report.
+  uint64_t bytes_direct_bar;
+  // In: bytes it moved by fallback since the last report: at n for the n-th reason, in the order of their codes;
+  // at 0 what was direct when it was mapped, and was revoked since.
+  uint64_t bytes_fallback[PEERFS_REASON_SLOTS];
 };
 
 // Argument of PEERFS_IOC_REVOKE.
@@ -589,6 +596,8 @@ struct peerfs_info {
   uint64_t file_bytes_direct;
   // Bytes of this file moved by fallback, as reported by importers.
   uint64_t file_bytes_fallback;
+  // The same, by reason, as in `Unmap::bytes_fallback`.
+  uint64_t file_fallback[PEERFS_REASON_SLOTS];
   // Revocations since the mount.
   uint64_t revocations;
   // Revocations that had to be enforced at the deadline.

@@ -4,6 +4,7 @@
 //! number, so answers have a fixed capacity and continue: call again with
 //! `offset = next_offset` until `next_offset` is the end of the range.
 
+use crate::reason::REASON_SLOTS;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// ioctl type byte of peerfs.
@@ -129,10 +130,13 @@ pub struct Unmap {
     pub report_only: u32,
     /// In.
     pub mapping_id: u64,
-    /// In: bytes the importer moved directly since the last report.
-    pub bytes_direct: u64,
-    /// In: bytes it moved by fallback since the last report.
-    pub bytes_fallback: u64,
+    /// In: bytes the importer moved through a software aperture since the last report.
+    pub bytes_direct_window: u64,
+    /// In: bytes it moved through a device's BAR since the last report.
+    pub bytes_direct_bar: u64,
+    /// In: bytes it moved by fallback since the last report: at n for the n-th reason, in the order of their codes;
+    /// at 0 what was direct when it was mapped, and was revoked since.
+    pub bytes_fallback: [u64; REASON_SLOTS],
 }
 
 /// What [`REVOKE`] is to revoke.
@@ -298,6 +302,8 @@ pub struct Info {
     pub file_bytes_direct: u64,
     /// Bytes of this file moved by fallback, as reported by importers.
     pub file_bytes_fallback: u64,
+    /// The same, by reason, as in [`Unmap::bytes_fallback`].
+    pub file_fallback: [u64; REASON_SLOTS],
     /// Revocations since the mount.
     pub revocations: u64,
     /// Revocations that had to be enforced at the deadline.
@@ -311,13 +317,13 @@ pub struct Info {
 const _: () = {
     assert!(size_of::<Segment>() == 80);
     assert!(size_of::<Map>() == 104 + SEGMENTS_MAX * 80);
-    assert!(size_of::<Unmap>() == 32);
+    assert!(size_of::<Unmap>() == 32 + REASON_SLOTS * 8);
     assert!(size_of::<Revoke>() == 64);
     assert!(size_of::<Context>() == 216);
     assert!(size_of::<Ack>() == 8 + ACKS_MAX * 8);
     assert!(size_of::<Reflink>() == 40);
     assert!(size_of::<Event>() == 40);
-    assert!(size_of::<Info>() == 96);
+    assert!(size_of::<Info>() == 96 + REASON_SLOTS * 8);
 };
 
 /// A name in a fixed, NUL-padded field; `None` when it does not fit.

@@ -13,7 +13,7 @@ pub mod reason;
 pub mod sets;
 pub mod socket;
 
-pub use reason::{Path, Reason, Stage, Trigger};
+pub use reason::{Path, REASON_SLOTS, REVOKED, Reason, Stage, Trigger, slot_name};
 pub use sets::{ReasonSet, TriggerSet};
 
 /// Version of everything in this crate. A server refuses another one.

@@ -14,6 +14,8 @@ pub const CONTROL_DIR: &str = ".peerfs";
 pub const SESSION: &str = "session";
 /// Reading it gives the server's state as JSON.
 pub const INFO_JSON: &str = "info.json";
+/// Reading it gives the server's state as metrics, in the text format of Prometheus.
+pub const METRICS: &str = "metrics";
 /// Reading it gives the ledger of mappings as JSON (owner of the mount only).
 pub const MAPPINGS_JSON: &str = "mappings.json";
 /// Reading it gives the PCI topology and the distance matrix as JSON; `null` where none is known.

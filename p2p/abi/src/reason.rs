@@ -74,6 +74,24 @@ pub enum Reason {
     StaleContext = 69,
 }
 
+/// Places for counters by reason ([`Reason::slot`]). Place 0 is for what was direct when it was mapped, and was revoked
+/// since.
+pub const REASON_SLOTS: usize = 32;
+
+/// The label of place 0 in metrics and JSON.
+pub const REVOKED: &str = "revoked";
+
+const _: () = assert!(Reason::ALL.len() < REASON_SLOTS);
+
+/// The label of a counter by reason, as in metrics and JSON.
+pub fn slot_name(slot: usize) -> &'static str {
+    match Reason::from_slot(slot) {
+        Some(reason) => reason.name(),
+        None if slot == 0 => REVOKED,
+        None => "unknown",
+    }
+}
+
 impl Reason {
     /// Every reason, in pipeline order.
     pub const ALL: &'static [Reason] = &[
@@ -145,6 +163,16 @@ impl Reason {
     /// The inverse of [`Reason::code`].
     pub fn from_code(code: u32) -> Option<Reason> {
         Reason::ALL.iter().copied().find(|reason| reason.code() == code)
+    }
+
+    /// Its place among counters of [`REASON_SLOTS`]: the n-th reason, in the order of their codes, has place n.
+    pub fn slot(self) -> usize {
+        Reason::ALL.iter().position(|known| *known == self).map_or(0, |at| at + 1)
+    }
+
+    /// The inverse of [`Reason::slot`]; place 0 is no reason's.
+    pub fn from_slot(slot: usize) -> Option<Reason> {
+        Reason::ALL.get(slot.checked_sub(1)?).copied()
     }
 
     /// The stage that gives this reason.
@@ -374,6 +402,7 @@ mod tests {
     fn codes_round_trip_and_stages_follow_the_pipeline() {
         for &reason in Reason::ALL {
             assert_eq!(Reason::from_code(reason.code()), Some(reason));
+            assert_eq!(Reason::from_slot(reason.slot()), Some(reason));
             assert!(!reason.text().is_empty() && !reason.remedy().is_empty());
         }
         assert!(Reason::ALL.windows(2).all(|w| w[0] < w[1] && w[0].stage() <= w[1].stage()));
@@ -381,5 +410,6 @@ mod tests {
             assert_eq!(Trigger::from_code(trigger.code()), Some(trigger));
         }
         assert_eq!(Reason::from_code(0), None);
+        assert_eq!((Reason::from_slot(0), Reason::from_slot(REASON_SLOTS)), (None, None));
     }
 }

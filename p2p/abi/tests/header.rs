@@ -193,7 +193,7 @@ fn expectations() -> Vec<(String, u64)> {
         retry_after_ms,
         segments
     );
-    layout!(list, Unmap, "peerfs_unmap", abi_version, report_only, mapping_id, bytes_direct, bytes_fallback);
+    layout!(list, Unmap, "peerfs_unmap", abi_version, report_only, mapping_id, bytes_direct_window, bytes_direct_bar, bytes_fallback);
     layout!(
         list,
         Revoke,
@@ -245,6 +245,7 @@ fn expectations() -> Vec<(String, u64)> {
         file_mappings,
         file_bytes_direct,
         file_bytes_fallback,
+        file_fallback,
         revocations,
         revocations_enforced,
         deadline_ms,

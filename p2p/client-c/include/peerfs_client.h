@@ -271,6 +271,12 @@ enum peerfs_code peerfs_mapping_pins(const struct peerfs_mapping *mapping,
                                      struct peerfs_pin *pins,
                                      size_t *count);
 
+// Bytes that fell back so far for a reason (`enum peerfs_reason`), or, for 0, because they were revoked after they had
+// been mapped.
+enum peerfs_code peerfs_mapping_fallback_bytes(const struct peerfs_mapping *mapping,
+                                               uint32_t reason,
+                                               uint64_t *bytes);
+
 // Reads from the file offset on until the buffer is full or the file ends. What is revoked on the way is read through the
 // filesystem. Stores what was read by which path, unless `moved` is NULL.
 //

@@ -3,7 +3,7 @@
 use std::ffi::c_void;
 use std::mem::MaybeUninit;
 
-use peerfs_client::{AtomicWord, Mapping};
+use peerfs_client::{AtomicWord, Mapping, Reason};
 
 use crate::failure::{Code, Failure, answer};
 use crate::guard::PeerfsGuard;
@@ -76,6 +76,23 @@ pub unsafe extern "C" fn peerfs_mapping_pins(
         let found: Vec<PeerfsPin> = pinned.iter().map(PeerfsPin::from).collect();
         // SAFETY: the caller's promise.
         unsafe { raw::store(&found, pins, count) }
+    })
+}
+
+/// Bytes that fell back so far for a reason (`enum peerfs_reason`), or, for 0, because they were revoked after they had
+/// been mapped.
+#[unsafe(no_mangle)]
+pub extern "C" fn peerfs_mapping_fallback_bytes(
+    mapping: Option<&PeerfsMapping>,
+    reason: u32,
+    bytes: Option<&mut MaybeUninit<u64>>,
+) -> Code {
+    answer(|| {
+        let reasons = raw::object(mapping, "the mapping")?.0.fallback_reasons();
+        let code = |reason: Option<Reason>| reason.map_or(0, Reason::code);
+        let found = reasons.into_iter().find(|(known, _)| code(*known) == reason);
+        tell(bytes, found.map_or(0, |(_, bytes)| bytes));
+        Ok(())
     })
 }
 

@@ -1,9 +1,10 @@
 //! Path attestation: which way bytes went.
 
 use std::ops::AddAssign;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use peerfs_abi::Path;
+use peerfs_abi::{Path, REASON_SLOTS, Reason};
 
 /// Bytes moved, by path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -50,6 +51,8 @@ pub(crate) struct Counters {
     window: AtomicU64,
     bar: AtomicU64,
     fallback: AtomicU64,
+    /// `fallback` by reason; most mappings never need it.
+    by_reason: OnceLock<Box<[AtomicU64; REASON_SLOTS]>>,
 }
 
 impl Counters {
@@ -60,6 +63,20 @@ impl Counters {
                 counter.fetch_add(bytes, Ordering::Relaxed);
             }
         }
+    }
+
+    /// Says why bytes that are added besides fell back; `None`: they were direct once.
+    pub(crate) fn explain(&self, reason: Option<Reason>, bytes: u64) {
+        if bytes > 0 {
+            let counters = self.by_reason.get_or_init(|| Box::new(std::array::from_fn(|_| AtomicU64::new(0))));
+            counters[reason.map_or(0, Reason::slot)].fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// Bytes that fell back, by [`Reason::slot`].
+    pub(crate) fn by_reason(&self) -> [u64; REASON_SLOTS] {
+        let counters = self.by_reason.get();
+        counters.map_or([0; REASON_SLOTS], |counters| std::array::from_fn(|slot| counters[slot].load(Ordering::Relaxed)))
     }
 
     pub(crate) fn total(&self) -> Attestation {

@@ -58,7 +58,7 @@ pub use file::{File, Revoked};
 pub use grant::Revocation;
 pub use importer::ImporterSpec;
 pub use mapping::{Mapping, Pinned};
-pub use peerfs_abi::{ImporterFlags, MapFlags, Path, Reason, ReasonSet, Stage, Trigger, TriggerSet, ioctl::Info};
+pub use peerfs_abi::{ImporterFlags, MapFlags, Path, REVOKED, Reason, ReasonSet, Stage, Trigger, TriggerSet, ioctl::Info};
 pub use peerfs_sys::{AtomicWord, CpuMapping, Protection, Sharing};
 pub use segment::{DecisionTable, PinKind, Segment};
 pub use session::{Session, SessionOptions};

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use peerfs_abi::ioctl::Unmap;
-use peerfs_abi::{ABI_VERSION, MapFlags, Path, Reason};
+use peerfs_abi::{ABI_VERSION, MapFlags, Path, REASON_SLOTS, Reason};
 use peerfs_sys::{Fault, Window};
 
 use crate::grant::{Grant, Revocation, Shared};
@@ -30,8 +30,15 @@ pub struct Mapping {
     /// Parallel to `segments`.
     places: Vec<Option<Place>>,
     shared: Arc<Shared>,
-    reported: Mutex<Attestation>,
+    reported: Mutex<Report>,
     ended: AtomicBool,
+}
+
+/// What the server was told to have moved.
+#[derive(Default)]
+struct Report {
+    total: Attestation,
+    by_reason: [u64; REASON_SLOTS],
 }
 
 /// A pin: memory with stretches of a file in it.
@@ -59,6 +66,8 @@ pub(crate) struct Place {
 pub(crate) struct Part {
     pub(crate) length: usize,
     pub(crate) place: Option<Place>,
+    /// Why there is no place.
+    pub(crate) reason: Option<Reason>,
 }
 
 impl Mapping {
@@ -74,7 +83,7 @@ impl Mapping {
             segments: Vec::new(),
             places: Vec::new(),
             shared: Arc::new(Shared::default()),
-            reported: Mutex::new(Attestation::default()),
+            reported: Mutex::default(),
             ended: AtomicBool::new(false),
         }
     }
@@ -153,6 +162,12 @@ impl Mapping {
         self.shared.counters.total()
     }
 
+    /// Why bytes fell back, and how many for each reason; `None`: they were direct when mapped, and were revoked since.
+    pub fn fallback_reasons(&self) -> Vec<(Option<Reason>, u64)> {
+        let counts = self.shared.counters.by_reason().into_iter().enumerate();
+        counts.filter(|(_, bytes)| *bytes > 0).map(|(slot, bytes)| (Reason::from_slot(slot), bytes)).collect()
+    }
+
     /// Calls back from the session's service thread when part of the mapping is revoked, before
     /// the revocation is acknowledged. The importer must have stopped using the range, or at
     /// least hold an [`AccessGuard`], when the callback returns. It must not block. A revocation
@@ -178,7 +193,7 @@ impl Mapping {
                 Some(_) => part.length,
                 None => self.file.read_at(offset + done as u64, piece)?,
             };
-            moved.count(path.unwrap_or(Path::Fallback), count as u64);
+            self.count(&mut moved, path, part.reason, count as u64);
             done += count;
             if count < part.length {
                 break;
@@ -206,11 +221,18 @@ impl Mapping {
             if path.is_none() {
                 self.file.write_at(offset + done as u64, piece)?;
             }
-            moved.count(path.unwrap_or(Path::Fallback), part.length as u64);
+            self.count(&mut moved, path, part.reason, part.length as u64);
             done += part.length;
         }
         self.shared.counters.add(moved);
         Ok(moved)
+    }
+
+    fn count(&self, moved: &mut Attestation, path: Option<Path>, reason: Option<Reason>, bytes: u64) {
+        moved.count(path.unwrap_or(Path::Fallback), bytes);
+        if path.is_none() {
+            self.shared.counters.explain(reason, bytes);
+        }
     }
 
     /// Takes the address of a directly mapped range. While the guard lives, a revocation is not
@@ -271,17 +293,18 @@ impl Mapping {
 
     fn send(&self, report_only: bool) -> Result<(), Error> {
         let mut reported = lock(&self.reported);
-        let total = self.moved();
+        let now = Report { total: self.moved(), by_reason: self.shared.counters.by_reason() };
         let mut argument = Unmap {
             abi_version: ABI_VERSION,
             report_only: report_only.into(),
             mapping_id: self.id,
-            bytes_direct: total.direct() - reported.direct(),
-            bytes_fallback: total.fallback - reported.fallback,
+            bytes_direct_window: now.total.direct_window - reported.total.direct_window,
+            bytes_direct_bar: now.total.direct_bar - reported.total.direct_bar,
+            bytes_fallback: std::array::from_fn(|slot| now.by_reason[slot] - reported.by_reason[slot]),
         };
         let core = &self.owner.core;
         core.calls.unmap(&mut argument).map_err(|source| Error::command("end a mapping of", &self.file.name, source))?;
-        *reported = total;
+        *reported = now;
         Ok(())
     }
 
@@ -316,14 +339,14 @@ impl Mapping {
     /// The longest part from `offset` on that lies in one segment. What no segment covers falls back.
     pub(crate) fn part(&self, offset: u64, length: usize) -> Part {
         let Some(index) = self.index_at(offset) else {
-            return Part { length, place: None };
+            return Part { length, place: None, reason: Some(Reason::BeyondEof) };
         };
         let segment = &self.segments[index];
         let left = usize::try_from(segment.end() - offset).unwrap_or(usize::MAX);
         let place = self.places[index]
             .as_ref()
             .map(|place| Place { grant: Arc::clone(&place.grant), offset: place.offset + (offset - segment.file_offset) });
-        Part { length: length.min(left), place }
+        Part { length: length.min(left), place, reason: segment.reason }
     }
 }
 

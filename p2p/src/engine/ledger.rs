@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use dashmap::DashMap;
-use peerfs_abi::{Reason, Trigger};
+use peerfs_abi::{REASON_SLOTS, Reason, Trigger};
 use serde::Serialize;
 
+use crate::moved::{Moved, MovedCounters, ReasonCounters};
 use crate::sync::lock;
 use crate::types::{ObjectId, Range};
 
@@ -25,6 +26,26 @@ pub struct Latency {
     pub p99_ns: u64,
     /// Largest, nanoseconds, exact.
     pub max_ns: u64,
+}
+
+/// The distribution behind a [`Latency`].
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Distribution {
+    /// (upper edge in nanoseconds, measurements up to it), for each edge at which the count grows; ascending.
+    pub cumulative: Vec<(u64, u64)>,
+    /// Sum of all measurements, nanoseconds.
+    pub sum_ns: u64,
+}
+
+/// The distributions of the revocations by one trigger.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TriggerDistribution {
+    /// Name of the trigger.
+    pub trigger: &'static str,
+    /// Time from the trigger to the cut.
+    pub cut: Distribution,
+    /// Time write-back took after it.
+    pub write_back: Distribution,
 }
 
 /// Revocations by one trigger.
@@ -86,6 +107,8 @@ pub struct MappingRecord {
     pub bytes_direct: u64,
     /// Bytes moved by fallback, as reported.
     pub bytes_fallback: u64,
+    /// The same by path and reason.
+    pub moved: Moved,
 }
 
 /// A stretch that was not mapped directly.
@@ -101,15 +124,6 @@ pub struct RefusalRecord {
     pub length: u64,
     /// Name of the reason.
     pub reason: &'static str,
-}
-
-/// Bytes moved for one object, as importers reported them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Default)]
-pub struct ObjectCounters {
-    /// Directly.
-    pub bytes_direct: u64,
-    /// By fallback.
-    pub bytes_fallback: u64,
 }
 
 /// The state of the engine.
@@ -148,23 +162,29 @@ pub struct Totals {
     pub windows_held: u64,
     /// Revocations by trigger; triggers that never fired are left out.
     pub revocations: Vec<TriggerRecord>,
+    /// Stretches that were not mapped directly, for each reason ([`Reason::slot`]).
+    pub refused: [u64; REASON_SLOTS],
+    /// Bytes that importers reported to have moved.
+    pub moved: Moved,
 }
 
 #[derive(Debug)]
 struct Histogram {
     buckets: Box<[AtomicU64]>,
     max_ns: AtomicU64,
+    sum_ns: AtomicU64,
 }
 
 impl Histogram {
     fn new() -> Self {
-        Histogram { buckets: (0..BUCKETS).map(|_| AtomicU64::new(0)).collect(), max_ns: AtomicU64::new(0) }
+        Histogram { buckets: (0..BUCKETS).map(|_| AtomicU64::new(0)).collect(), max_ns: AtomicU64::new(0), sum_ns: AtomicU64::new(0) }
     }
 
     fn add(&self, value: Duration) {
         let ns = u64::try_from(value.as_nanos()).unwrap_or(u64::MAX);
         self.buckets[bucket_of(ns)].fetch_add(1, Ordering::Relaxed);
         self.max_ns.fetch_max(ns, Ordering::Relaxed);
+        self.sum_ns.fetch_add(ns, Ordering::Relaxed);
     }
 
     fn summary(&self) -> Latency {
@@ -172,6 +192,21 @@ impl Histogram {
         let max_ns = self.max_ns.load(Ordering::Relaxed);
         let percentile = |percent| percentile(&buckets, percent).min(max_ns);
         Latency { count: buckets.iter().sum(), p50_ns: percentile(50), p99_ns: percentile(99), max_ns }
+    }
+}
+
+impl Histogram {
+    fn distribution(&self) -> Distribution {
+        let mut count = 0;
+        let mut cumulative = Vec::new();
+        for (bucket, more) in self.buckets.iter().enumerate() {
+            let more = more.load(Ordering::Relaxed);
+            if more > 0 {
+                count += more;
+                cumulative.push((upper_edge(bucket), count));
+            }
+        }
+        Distribution { cumulative, sum_ns: self.sum_ns.load(Ordering::Relaxed) }
     }
 }
 
@@ -238,7 +273,9 @@ pub(super) struct Ledger {
     next_refusal: AtomicUsize,
     /// In the order of [`Trigger::ALL`].
     triggers: Vec<TriggerStats>,
-    counters: DashMap<ObjectId, ObjectCounters>,
+    refused: ReasonCounters,
+    moved: MovedCounters,
+    counters: DashMap<ObjectId, Moved>,
     counted_objects: usize,
     /// Mappings that hold at least one grant, by object.
     live: DashMap<ObjectId, u64>,
@@ -251,6 +288,8 @@ impl Ledger {
             refusals: (0..refusals_kept.max(1)).map(|_| Mutex::default()).collect(),
             next_refusal: AtomicUsize::new(0),
             triggers: Trigger::ALL.iter().map(|_| TriggerStats::new()).collect(),
+            refused: ReasonCounters::default(),
+            moved: MovedCounters::default(),
             counters: DashMap::new(),
             counted_objects,
             live: DashMap::new(),
@@ -259,6 +298,7 @@ impl Ledger {
     }
 
     pub(super) fn refuse(&self, at: Duration, object: ObjectId, range: Range, reason: Reason) {
+        self.refused.add(reason.slot(), 1);
         let place = self.next_refusal.fetch_add(1, Ordering::Relaxed) % self.refusals.len();
         *lock(&self.refusals[place]) = Some(Refusal { at, object, range, reason });
     }
@@ -271,18 +311,29 @@ impl Ledger {
         stats.write_back.add(write_back);
     }
 
-    /// Beyond the bound, bytes of further objects are counted in their mappings only.
-    pub(super) fn moved(&self, object: ObjectId, direct: u64, fallback: u64) {
+    /// Beyond the bound, bytes of further objects are counted in their mappings and the total only.
+    pub(super) fn moved(&self, object: ObjectId, moved: &Moved) {
+        if moved.is_nothing() {
+            return;
+        }
+        self.moved.add(moved);
         if !self.counters.contains_key(&object) && self.counters.len() >= self.counted_objects {
             return;
         }
-        let mut entry = self.counters.entry(object).or_default();
-        entry.bytes_direct = entry.bytes_direct.saturating_add(direct);
-        entry.bytes_fallback = entry.bytes_fallback.saturating_add(fallback);
+        self.counters.entry(object).or_default().add(moved);
     }
 
-    pub(super) fn counters(&self, object: ObjectId) -> ObjectCounters {
-        self.counters.get(&object).map(|counters| *counters).unwrap_or_default()
+    pub(super) fn moved_of(&self, object: ObjectId) -> Moved {
+        self.counters.get(&object).map(|moved| moved.clone()).unwrap_or_default()
+    }
+
+    pub(super) fn moved_total(&self) -> Moved {
+        self.moved.load()
+    }
+
+    /// Stretches that were not mapped directly, for each reason.
+    pub(super) fn refused(&self) -> [u64; REASON_SLOTS] {
+        self.refused.load()
     }
 
     /// A mapping of the object got its first grant.
@@ -336,6 +387,15 @@ impl Ledger {
         fired.filter(|record| record.cut.count > 0).collect()
     }
 
+    pub(super) fn trigger_distributions(&self) -> Vec<TriggerDistribution> {
+        let all = Trigger::ALL.iter().zip(&self.triggers).map(|(trigger, stats)| TriggerDistribution {
+            trigger: trigger.name(),
+            cut: stats.cut.distribution(),
+            write_back: stats.write_back.distribution(),
+        });
+        all.filter(|of_trigger| !of_trigger.cut.cumulative.is_empty()).collect()
+    }
+
     fn stats(&self, trigger: Trigger) -> Option<&TriggerStats> {
         self.triggers.get(Trigger::ALL.iter().position(|known| *known == trigger)?)
     }
@@ -365,5 +425,10 @@ mod tests {
         assert_eq!((summary.count, summary.max_ns), (100, 100_000));
         assert!((50_000..=62_500).contains(&summary.p50_ns), "{summary:?}");
         assert!((99_000..=100_000).contains(&summary.p99_ns), "{summary:?}");
+        let distribution = histogram.distribution();
+        assert_eq!(distribution.sum_ns, (1..=100).map(|us| us * 1000).sum::<u64>());
+        assert!(distribution.cumulative.is_sorted() && distribution.cumulative.last().is_some_and(|(_, count)| *count == 100));
+        let below = |ns| distribution.cumulative.iter().rfind(|(edge, _)| *edge <= ns).map(|(_, count)| *count);
+        assert!((40..=50).contains(&below(50_000).expect("a bucket")), "{distribution:?}");
     }
 }

@@ -63,9 +63,8 @@ impl DeviceMapOps for Engine {
         if !mapping.context.is_called_by(call.client) {
             return Err(MapError::StaleContext);
         }
-        mapping.bytes_direct.fetch_add(call.bytes_direct, Ordering::Relaxed);
-        mapping.bytes_fallback.fetch_add(call.bytes_fallback, Ordering::Relaxed);
-        self.ledger.moved(mapping.object, call.bytes_direct, call.bytes_fallback);
+        mapping.count(&call.moved);
+        self.ledger.moved(mapping.object, &call.moved);
         if call.report_only {
             self.touch_windows(&mapping);
         } else if self.mappings.remove(mapping.id).is_some() {

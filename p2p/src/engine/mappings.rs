@@ -10,6 +10,7 @@ use slab::Slab;
 
 use super::context::Context;
 use super::grant_set::GrantSet;
+use crate::moved::Moved;
 use crate::sync::lock;
 use crate::types::{GrantId, MappingId, ObjectId, Range};
 
@@ -24,8 +25,8 @@ pub(super) struct Mapping {
     pub(super) object: ObjectId,
     pub(super) flags: MapFlags,
     pub(super) segments: AtomicU32,
-    pub(super) bytes_direct: AtomicU64,
-    pub(super) bytes_fallback: AtomicU64,
+    /// Nothing yet, for most of their lives.
+    moved: Mutex<Option<Box<Moved>>>,
     created_ns: u64,
     state: Mutex<MappingState>,
 }
@@ -50,8 +51,7 @@ impl Mapping {
             object,
             flags,
             segments: AtomicU32::new(0),
-            bytes_direct: AtomicU64::new(0),
-            bytes_fallback: AtomicU64::new(0),
+            moved: Mutex::default(),
             created_ns: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
             state: Mutex::new(MappingState { range, grants: GrantSet::default() }),
         }
@@ -70,6 +70,18 @@ impl Mapping {
         let mut state = lock(&self.state);
         state.range.start = state.range.start.min(range.start);
         state.range.end = state.range.end.max(range.end);
+    }
+
+    /// Adds what the client reports to have moved through it.
+    pub(super) fn count(&self, moved: &Moved) {
+        if !moved.is_nothing() {
+            lock(&self.moved).get_or_insert_default().add(moved);
+        }
+    }
+
+    /// What was moved through it.
+    pub(super) fn moved(&self) -> Moved {
+        lock(&self.moved).as_deref().cloned().unwrap_or_default()
     }
 
     /// True: it is the mapping's only one.

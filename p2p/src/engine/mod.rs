@@ -49,7 +49,9 @@ mod write_back;
 mod tests;
 
 pub use closing::ClosedRange;
-pub use ledger::{ContextRecord, Latency, MappingRecord, ObjectCounters, RefusalRecord, Snapshot, Totals, TriggerRecord};
+pub use ledger::{
+    ContextRecord, Distribution, Latency, MappingRecord, RefusalRecord, Snapshot, Totals, TriggerDistribution, TriggerRecord,
+};
 
 pub use pins::{PinQuota, PinRecord, PinReport, PinTotals};
 

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use super::Engine;
 use super::context::Context;
-use super::ledger::{ContextRecord, MappingRecord, ObjectCounters, Snapshot, Totals};
+use super::ledger::{ContextRecord, MappingRecord, Snapshot, Totals, TriggerDistribution};
 use super::mappings::Mapping;
+use crate::moved::Moved;
 use crate::types::ObjectId;
 
 /// Mappings in a snapshot at most.
@@ -42,12 +43,19 @@ impl Engine {
             windows: self.windows(),
             windows_held: self.held_count(),
             revocations: self.ledger.trigger_records(),
+            refused: self.ledger.refused(),
+            moved: self.ledger.moved_total(),
         }
     }
 
+    /// How long revocations took, by trigger; triggers that never fired are left out.
+    pub fn revocation_distributions(&self) -> Vec<TriggerDistribution> {
+        self.ledger.trigger_distributions()
+    }
+
     /// Bytes moved for an object, as importers reported them.
-    pub fn object_counters(&self, object: ObjectId) -> ObjectCounters {
-        self.ledger.counters(object)
+    pub fn moved(&self, object: ObjectId) -> Moved {
+        self.ledger.moved_of(object)
     }
 
     /// Grants revoked since the start, and those of them that were cut without an acknowledgement.
@@ -71,7 +79,7 @@ fn context_record(context: &Context) -> ContextRecord {
 }
 
 fn mapping_record(mapping: &Mapping, now: Duration) -> MappingRecord {
-    let range = mapping.range();
+    let (range, moved) = (mapping.range(), mapping.moved());
     MappingRecord {
         mapping: mapping.id.0,
         context: mapping.context.id.0,
@@ -85,7 +93,8 @@ fn mapping_record(mapping: &Mapping, now: Duration) -> MappingRecord {
         age_ms: u64::try_from(now.saturating_sub(mapping.created()).as_millis()).unwrap_or(u64::MAX),
         grants: mapping.grant_count(),
         segments: mapping.segments.load(Ordering::Relaxed).into(),
-        bytes_direct: mapping.bytes_direct.load(Ordering::Relaxed),
-        bytes_fallback: mapping.bytes_fallback.load(Ordering::Relaxed),
+        bytes_direct: moved.direct(),
+        bytes_fallback: moved.fallback_total(),
+        moved,
     }
 }

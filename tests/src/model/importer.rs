@@ -54,6 +54,15 @@ pub(super) struct Moved {
     pub(super) fallback: u64,
 }
 
+impl Moved {
+    /// As it is told to the server. The model does not tell the reasons apart.
+    fn report(self) -> peerfs_p2p::Moved {
+        let mut report = peerfs_p2p::Moved { direct_window: self.direct, ..peerfs_p2p::Moved::default() };
+        report.fallback[0] = self.fallback;
+        report
+    }
+}
+
 /// A stretch of a mapping.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct SimSegment {
@@ -195,8 +204,7 @@ impl SimImporter {
             client: myself(),
             mapping: mapping.id,
             report_only: false,
-            bytes_direct: mapping.moved.direct,
-            bytes_fallback: mapping.moved.fallback,
+            moved: mapping.moved.report(),
         };
         engine.device_unmap(&call)?;
         for (grant, _) in mapping.segments.iter().filter_map(|segment| segment.access.ok()) {

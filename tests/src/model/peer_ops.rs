@@ -291,9 +291,9 @@ impl World {
         reported.direct += mapping.moved.direct;
         reported.fallback += mapping.moved.fallback;
         let reported = *reported;
-        let counted = engine.object_counters(self.object(mapping.file));
+        let counted = engine.moved(self.object(mapping.file));
         ensure!(
-            (counted.bytes_direct, counted.bytes_fallback) == (reported.direct, reported.fallback),
+            (counted.direct(), counted.fallback_total()) == (reported.direct, reported.fallback),
             "the server counted {counted:?}, importers reported {reported:?}"
         );
         self.let_go(mapping)

@@ -17,7 +17,9 @@ pub fn run(args: InfoArgs) -> Result<ExitCode> {
     // A dead mount cannot be looked at, but it is there: let the server's absence be the answer.
     let is_mount =
         std::fs::metadata(path).map_or_else(|error| error.kind() == std::io::ErrorKind::NotConnected, |found| found.is_dir());
-    let text = if is_mount {
+    let text = if args.metrics {
+        server_info::metrics(path)?
+    } else if is_mount {
         let info = server_info::info(path).map_err(anyhow::Error::from).with_context(|| format!("info {}", path.display()))?;
         if args.json { format!("{info:#}\n") } else { mount_text(&info) }
     } else {
@@ -104,6 +106,7 @@ fn mount_text(info: &Value) -> String {
     text.push_str(&pins(info));
     text.push_str(&device_memory(&info["device_memory"]));
     text.push_str(&revocations(&info["revocations"]));
+    text.push_str(&moved(info));
     for limit in info["limits"].as_array().map_or(&[][..], Vec::as_slice) {
         let _ = writeln!(text, "{:<12} {}", "limit", limit.as_str().unwrap_or("?"));
     }
@@ -145,6 +148,19 @@ fn device_memory(memory: &Value) -> String {
         bytes("main_bytes_used")
     );
     lines(&[("devmem", text)])
+}
+
+fn moved(info: &Value) -> String {
+    let (moved, refused) = (&info["moved"], &info["refused"]);
+    let bytes = |name: &str| output::bytes(moved[name].as_u64().unwrap_or(0));
+    let mut parts = vec![format!("{} direct-window", bytes("direct-window")), format!("{} direct-bar", bytes("direct-bar"))];
+    for (reason, bytes) in moved["fallback"].as_object().into_iter().flatten() {
+        parts.push(format!("{} fallback ({reason})", output::bytes(bytes.as_u64().unwrap_or(0))));
+    }
+    let refusals = refused.as_object().into_iter().flatten().map(|(reason, count)| format!("{count} {reason}"));
+    let refusals: Vec<String> = refusals.collect();
+    let refused = if refusals.is_empty() { "nothing".to_owned() } else { refusals.join(", ") };
+    lines(&[("moved", parts.join(", ")), ("refused", refused)])
 }
 
 fn revocations(records: &Value) -> String {

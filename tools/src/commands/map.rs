@@ -7,7 +7,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use peerfs_client::{Attestation, File, MapFlags, Mapping, Revocation, Session, SessionOptions, Trigger};
+use peerfs_client::{Attestation, File, MapFlags, Mapping, REVOKED, Reason, Revocation, Session, SessionOptions, Trigger};
 use peerfs_sys::PlainMemory;
 use serde_json::{Value, json};
 
@@ -202,6 +202,9 @@ fn to_json(
         "bytes_direct_window": moved.direct_window,
         "bytes_direct_bar": moved.direct_bar,
         "bytes_fallback": moved.fallback,
+        "fallback_reasons": mapping.fallback_reasons().into_iter()
+            .map(|(reason, bytes)| (reason.map_or(REVOKED, Reason::name).to_owned(), bytes.into()))
+            .collect::<serde_json::Map<_, _>>(),
         "crc32c": read.checksum.map(|sum| format!("{sum:08x}")),
         "rates": rates.map(|rates| json!({ "memcpy": rates.memcpy, "mapped": rates.mapped, "read": rates.read })),
         "same_address": shared.map(SameAddress::json),

@@ -1,5 +1,6 @@
 //! `peerfs mappings`: the ledger.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::process::ExitCode;
 
@@ -45,6 +46,7 @@ fn text(ledger: &Value) -> String {
             let _ = writeln!(text, "and {} that are not listed", output::count(left_out, "mapping"));
         }
     }
+    text.push_str(&fallbacks(mappings));
     let refusals = list(ledger, "refusals");
     if !refusals.is_empty() {
         text.push_str("\nlast refusals\n");
@@ -86,6 +88,17 @@ fn mapping_table(mappings: &[Value]) -> comfy_table::Table {
         ]);
     }
     table
+}
+
+/// Why bytes of the listed mappings fell back.
+fn fallbacks(mappings: &[Value]) -> String {
+    let mut sums: BTreeMap<&str, u64> = BTreeMap::new();
+    let counted = mappings.iter().filter_map(|mapping| mapping["moved"]["fallback"].as_object());
+    for (reason, bytes) in counted.flatten() {
+        *sums.entry(reason).or_default() += bytes.as_u64().unwrap_or(0);
+    }
+    let parts: Vec<String> = sums.iter().map(|(reason, bytes)| format!("{} {reason}", output::bytes(*bytes))).collect();
+    if parts.is_empty() { String::new() } else { format!("by fallback: {}\n", parts.join(", ")) }
 }
 
 fn pin_table(pins: &[Value]) -> comfy_table::Table {

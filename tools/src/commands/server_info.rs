@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
 use nix::errno::Errno;
-use peerfs_abi::names::{CONTROL_DIR, DEVMEM_JSON, INFO_JSON, MAPPINGS_JSON, TOPOLOGY_JSON};
+use peerfs_abi::names::{CONTROL_DIR, DEVMEM_JSON, INFO_JSON, MAPPINGS_JSON, METRICS, TOPOLOGY_JSON};
 use serde_json::Value;
 
 /// Why there is no answer.
@@ -32,6 +32,12 @@ pub fn info(path: &Path) -> Result<Value, NoServer> {
     read(path, INFO_JSON)
 }
 
+/// Metrics of the mount that `path` is in.
+pub fn metrics(path: &Path) -> Result<String> {
+    let text = read_text(path, METRICS).map_err(anyhow::Error::from).with_context(|| path.display().to_string())?;
+    String::from_utf8(text).with_context(|| format!("{}: the server's answer is no text", path.display()))
+}
+
 /// Ledger of the mount that `path` is in.
 pub fn mappings(path: &Path) -> Result<Value> {
     read(path, MAPPINGS_JSON).map_err(anyhow::Error::from).with_context(|| path.display().to_string())
@@ -52,9 +58,13 @@ pub fn server_pid(info: &Value) -> Option<u32> {
     info["server_pid"].as_u64().and_then(|pid| u32::try_from(pid).ok())
 }
 
-fn read(path: &Path, name: &str) -> Result<Value, NoServer> {
+fn read_text(path: &Path, name: &str) -> Result<Vec<u8>, NoServer> {
     let directory: PathBuf = if path.is_file() { path.parent().unwrap_or(path).to_owned() } else { path.to_owned() };
-    let text = fs::read(directory.join(CONTROL_DIR).join(name)).map_err(|error| explain(path, &error))?;
+    fs::read(directory.join(CONTROL_DIR).join(name)).map_err(|error| explain(path, &error))
+}
+
+fn read(path: &Path, name: &str) -> Result<Value, NoServer> {
+    let text = read_text(path, name)?;
     serde_json::from_slice(&text)
         .map_err(|error| NoServer::Other(anyhow!("{}: the server's answer is no JSON: {error}", path.display())))
 }

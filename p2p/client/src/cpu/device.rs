@@ -237,7 +237,9 @@ impl Device {
             };
             let Some((place, valid)) = direct else {
                 let moved = self.by_filesystem(region, address, access.limit(room))?;
-                mapping.shared().counters.add(moved);
+                let counters = &mapping.shared().counters;
+                counters.add(moved);
+                counters.explain(Some(mapping.reason_at(region.file_offset_of(address))), moved.fallback);
                 return Ok(moved.total() as usize);
             };
             let piece = access.reborrow().limit(room.min(valid));

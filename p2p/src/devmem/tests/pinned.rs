@@ -7,6 +7,7 @@ use peerfs_abi::MapFlags;
 use super::super::*;
 use super::world::*;
 use crate::api::{DeviceMapOps, MapAnswer, UnmapCall};
+use crate::moved::Moved;
 use crate::types::*;
 
 const PIN: MapFlags = MapFlags::PIN.union(MapFlags::WRITE);
@@ -18,7 +19,7 @@ fn worlds(main_bytes_max: u64) -> [World; 2] {
 fn unmap(world: &World, peer: Peer, answer: &MapAnswer) {
     let mapping = answer.mapping.expect("mapping");
     let call =
-        UnmapCall { session: peer.owner.session, client: me(), mapping, report_only: false, bytes_direct: 0, bytes_fallback: 0 };
+        UnmapCall { session: peer.owner.session, client: me(), mapping, report_only: false, moved: Moved::default() };
     world.engine.device_unmap(&call).expect("unmap");
 }
 

@@ -20,7 +20,7 @@ fn a_file_maps_as_one_segment_per_chunk() {
     let snapshot = world.engine.snapshot();
     assert_eq!((snapshot.windows, snapshot.mappings[0].grants, snapshot.contexts.len()), (4, 4, 1));
     world.unmap(peer, answer.mapping.expect("mapping")).expect("unmap");
-    assert_eq!(world.engine.object_counters(FILE).bytes_direct, 4096);
+    assert_eq!(world.engine.moved(FILE).direct(), 4096);
     world.assert_clean();
 }
 

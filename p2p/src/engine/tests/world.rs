@@ -16,6 +16,7 @@ use crate::clock::VirtualClock;
 use crate::custody::MemoryCustody;
 use crate::engine::Engine;
 use crate::exporter::Exporter;
+use crate::moved::Moved;
 use crate::sync::lock;
 use crate::types::*;
 
@@ -303,8 +304,7 @@ impl World {
             client: me(),
             mapping,
             report_only: false,
-            bytes_direct: 4096,
-            bytes_fallback: 0,
+            moved: Moved { direct_window: 4096, ..Moved::default() },
         })
     }
 

@@ -157,6 +157,17 @@ fn attested(scene: &mut Scene<'_>) -> Result<()> {
     let ledger: serde_json::Value = serde_json::from_slice(&std::fs::read(scene.path(".peerfs/mappings.json"))?)?;
     let record = ledger["mappings"].as_array().and_then(|all| all.iter().find(|one| one["mapping"] == mapping.id()));
     ensure!(record.is_some_and(|record| record["bytes_direct"] == PAGE && record["bytes_fallback"] == PAGE), "{ledger}");
+    let by_reason = |record: &serde_json::Value| record["moved"]["fallback"]["Hole"] == PAGE;
+    ensure!(record.is_some_and(by_reason), "the ledger does not tell why: {ledger}");
+    let place = Reason::Hole.slot();
+    ensure!(after.file_fallback[place] - before.file_fallback[place] == PAGE, "the file does not tell why");
+    // What is revoked falls back from then on, for a reason of its own.
+    file.handle.revoke(..)?;
+    mapping.read_at(0, &mut vec![0; PAGE as usize])?;
+    let reasons = mapping.fallback_reasons();
+    ensure!(reasons == [(None, PAGE), (Some(Reason::Hole), PAGE)], "{reasons:?}");
+    mapping.report()?;
+    ensure!(file.handle.info()?.file_fallback[0] - before.file_fallback[0] == PAGE, "the file does not tell of revocation");
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use peerfs_abi::ioctl::{self, Unmap};
-use peerfs_abi::{ABI_VERSION, MapFlags, Trigger};
+use peerfs_abi::{ABI_VERSION, MapFlags, REASON_SLOTS, Trigger};
 use peerfs_client::cpu::{Device, DeviceConfig};
 
 use super::triggers::wait_until;
@@ -231,8 +231,9 @@ fn lies(scene: &mut Scene<'_>) -> Result<()> {
             abi_version: ABI_VERSION,
             report_only: 1,
             mapping_id: own.mapping_id,
-            bytes_direct: u64::MAX,
-            bytes_fallback: u64::MAX,
+            bytes_direct_window: u64::MAX,
+            bytes_direct_bar: u64::MAX,
+            bytes_fallback: [u64::MAX; REASON_SLOTS],
         };
         peerfs_sys::ioctl(&liar.session, ioctl::UNMAP, &mut absurd)?;
     }

@@ -88,7 +88,7 @@ impl RawSession {
     /// # Errors
     /// What the ioctl answers.
     pub fn unmap(&self, mapping_id: u64) -> io::Result<()> {
-        let mut argument = Unmap { abi_version: ABI_VERSION, report_only: 0, mapping_id, bytes_direct: 0, bytes_fallback: 0 };
+        let mut argument = Unmap { abi_version: ABI_VERSION, mapping_id, ..Unmap::new_zeroed() };
         peerfs_sys::ioctl(&self.session, ioctl::UNMAP, &mut argument).map(drop)
     }
 

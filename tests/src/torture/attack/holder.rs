@@ -10,6 +10,7 @@ use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use peerfs_abi::ioctl::{self, Map, Unmap};
 use peerfs_abi::{ABI_VERSION, MapFlags};
 use peerfs_sys::Window;
+use zerocopy::FromZeros;
 
 use crate::torture::attempts::{AFTER, DURING, DURING_READ, Loot, Outcome, own_fd, refused, vandalise};
 use crate::torture::raw::{RawSession, direct_segments, open_direct, readable, request};
@@ -143,7 +144,7 @@ pub fn thief(access: &str, path: &Path, numbers: [u64; 3]) -> Result<()> {
     argument.context_id = session.context.context_id;
     argument.mapping_id = mapping;
     verdict("adding to another process's mapping", not_mapped(&file, &mut argument))?;
-    let mut unmap = Unmap { abi_version: ABI_VERSION, report_only: 0, mapping_id: mapping, bytes_direct: 0, bytes_fallback: 0 };
+    let mut unmap = Unmap { abi_version: ABI_VERSION, mapping_id: mapping, ..Unmap::new_zeroed() };
     verdict("ending another process's mapping", refused(peerfs_sys::ioctl(&session.session, ioctl::UNMAP, &mut unmap)))?;
     say("done")
 }
