@@ -192,7 +192,7 @@ impl Deref for ReadData {
 }
 
 /// Where a write comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct WriteOrigin {
     /// The bytes are also in the kernel's page cache: a buffered write or write-back (this, not the handle's
     /// mode, decides whether [`crate::coherence::Coherence::cached_write`] is told).
@@ -204,6 +204,8 @@ pub struct WriteOrigin {
     /// The file is open with O_SYNC or O_DSYNC. Counts on a [`HandleMode::Direct`] handle only: for the
     /// others the kernel sends an fsync of its own.
     pub synchronous: bool,
+    /// The request's place in the order of all requests.
+    pub number: u64,
 }
 
 impl WriteOrigin {

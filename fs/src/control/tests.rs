@@ -156,7 +156,7 @@ impl World {
     fn file(&self, name: &str) -> Ino {
         let (attr, opened) =
             self.core.create(self.caller, ROOT_INO, name.as_bytes(), 0o644, true, flags(true, true)).expect("create");
-        let origin = WriteOrigin { through_cache: false, from_page_cache: false, kill_suid: false, synchronous: false };
+        let origin = WriteOrigin::default();
         assert_eq!(self.core.write(self.caller, opened.handle, 0, &[1; 12288], origin), Ok(12288));
         self.core.release(opened.handle);
         attr.ino

@@ -52,7 +52,7 @@ impl Load<'_> {
 
 impl Core {
     pub(super) fn do_write(&self, caller: Caller, open: &OpenFile, offset: u64, data: &[u8], origin: WriteOrigin) -> Result<u32> {
-        let written = self.write_once(caller, open, offset, data, origin);
+        let written = self.write_in_order(caller, open, Load { offset, data }, origin);
         if origin.from_page_cache && written.is_err() {
             open.inode.lost_write_backs.fetch_add(1, Ordering::SeqCst);
         }
@@ -61,6 +61,41 @@ impl Core {
             self.do_fsync(open, true)?;
         }
         Ok(written)
+    }
+
+    /// A write(2) through the page cache and the kernel's write-back of the same pages, in their order.
+    fn write_in_order(&self, caller: Caller, open: &OpenFile, load: Load<'_>, origin: WriteOrigin) -> Result<u32> {
+        let entry = origin.numbered(Range::new(load.offset, load.data.len() as u64));
+        let order = &open.inode.write_order;
+        if origin.from_page_cache {
+            return order.write_back(entry, || self.write_once(caller, open, load.offset, load.data, origin));
+        }
+        if origin.is_buffered() {
+            let left = order.left_to_write(entry);
+            if left != [entry.1] {
+                return self.write_parts(caller, open, load, &left, origin);
+            }
+        }
+        self.write_once(caller, open, load.offset, load.data, origin)
+    }
+
+    /// What newer write-backs have left of a write(2).
+    fn write_parts(
+        &self,
+        caller: Caller,
+        open: &OpenFile,
+        load: Load<'_>,
+        parts: &[Range],
+        origin: WriteOrigin,
+    ) -> Result<u32> {
+        for part in parts {
+            let data = &load.data[(part.start - load.offset) as usize..(part.end - load.offset) as usize];
+            let written = self.write_once(caller, open, part.start, data, origin)?;
+            if u64::from(written) < part.length() {
+                return Ok((part.start - load.offset) as u32 + written);
+            }
+        }
+        Ok(load.data.len() as u32)
     }
 
     fn write_once(&self, _caller: Caller, open: &OpenFile, offset: u64, data: &[u8], origin: WriteOrigin) -> Result<u32> {

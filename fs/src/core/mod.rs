@@ -46,6 +46,7 @@ mod reflink;
 mod rename;
 mod reservation;
 mod time;
+mod write_order;
 mod xattr;
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use peerfs_p2p::Range;
 
 use super::Core;
 use super::inode::Inode;
+use super::write_order::Arrived;
 use crate::ops::Refetched;
 use crate::sync::lock;
 use crate::types::Ino;
@@ -85,16 +86,20 @@ impl Drop for Dropping {
 }
 
 /// A buffered write is under way until this is dropped.
-struct Writing(Arc<Inode>, Range);
+struct Writing {
+    inode: Arc<Inode>,
+    range: Range,
+    _arrived: Arrived,
+}
 
 impl Drop for Writing {
     fn drop(&mut self) {
-        let mut state = lock(&self.0.refetches.state);
-        if let Some(at) = state.writing.iter().position(|range| *range == self.1) {
+        let mut state = lock(&self.inode.refetches.state);
+        if let Some(at) = state.writing.iter().position(|range| *range == self.range) {
             state.writing.swap_remove(at);
         }
         drop(state);
-        self.0.refetches.written.notify_all();
+        self.inode.refetches.written.notify_all();
     }
 }
 
@@ -107,10 +112,16 @@ impl Core {
     }
 
     /// A buffered write(2) has arrived: to be held until it is carried out.
-    pub(super) fn begin_buffered_write(&self, ino: Ino, range: Range) -> Option<Box<dyn Send>> {
+    pub(super) fn begin_buffered_write(&self, ino: Ino, range: Range, number: u64) -> Option<Box<dyn Send>> {
         let inode = self.cache.peek(ino)?;
         lock(&inode.refetches.state).writing.push(range);
-        Some(Box::new(Writing(inode, range)))
+        let arrived = Arrived::new(inode.clone(), number, range);
+        Some(Box::new(Writing { inode, range, _arrived: arrived }))
+    }
+
+    /// A write-back of the range has to wait for a write(2).
+    pub(super) fn is_being_written(&self, ino: Ino, range: Range) -> bool {
+        self.cache.peek(ino).is_some_and(|inode| inode.write_order.is_writing(range))
     }
 
     /// A READ into the page cache begins. It waits for writes of what it is about to read.

@@ -382,15 +382,18 @@ impl fuser::Filesystem for Adapter {
             from_page_cache,
             kill_suid: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
             synchronous: flags.0 & (libc::O_SYNC | libc::O_DSYNC) != 0,
+            number: request.unique().0,
         };
+        let range = Range::new(offset, data.len() as u64);
         let caller = caller(request);
         let settle = self.settle.clone();
         // Here and not where it is carried out, which may be later: reads of the same pages have to know.
         let under_way = match origin.is_buffered() {
-            true => self.ops.begin_buffered_write(ino.0, Range::new(offset, data.len() as u64)),
+            true => self.ops.begin_buffered_write(ino.0, range, origin.number),
             false => None,
         };
-        if self.ops.may_wait(Some(ino.0)) {
+        let waits = from_page_cache && self.ops.write_back_waits(ino.0, range);
+        if waits || self.ops.may_wait(Some(ino.0)) {
             let (ops, data) = (Arc::clone(&self.ops), data.to_vec());
             self.pool.run(move || {
                 contain("write", || {

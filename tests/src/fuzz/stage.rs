@@ -130,7 +130,7 @@ fn prepare(core: &Arc<Core>) -> Result<(Ino, Vec<Handle>)> {
     let root = 1;
     let flags = |read, write, direct| OpenFlags { read, write, direct, truncate: false, append: false };
     let (attr, first) = core.create(caller(), root, b"file", 0o644, true, flags(true, true, true))?;
-    let origin = WriteOrigin { through_cache: false, from_page_cache: false, kill_suid: false, synchronous: false };
+    let origin = WriteOrigin::default();
     for offset in (0..FILE_BYTES).step_by(1 << 20) {
         core.write(caller(), first.handle, offset as u64, &vec![7; 1 << 20], origin)?;
     }

@@ -199,7 +199,7 @@ impl World {
         let ino = self.file(key).ino;
         let range = Range::new(offset, data.len() as u64);
         self.system().cache.flush_and_drop(ino, range).map_err(failed)?;
-        let origin = WriteOrigin { through_cache: false, from_page_cache: false, kill_suid: false, synchronous: false };
+        let origin = WriteOrigin::default();
         let written = self.system().core.write(self.caller(), handle, offset, data, origin).map_err(failed)?;
         ensure!(written as usize == data.len(), "a write was cut short without an error");
         self.system().cache.forget(ino, range);

@@ -107,7 +107,7 @@ impl PageCache {
 
     /// write(2) on a cached handle: the server gets exactly the bytes, whole pages stay cached.
     pub(super) fn write(&self, caller: Caller, ino: Ino, handle: Handle, offset: u64, data: &[u8]) -> Result<()> {
-        let origin = WriteOrigin { through_cache: true, from_page_cache: false, kill_suid: false, synchronous: false };
+        let origin = WriteOrigin { through_cache: true, ..WriteOrigin::default() };
         let written = self.core().write(caller, handle, offset, data, origin)? as usize;
         assert_eq!(written, data.len(), "a write was cut short without an error");
         let mut state = self.lock();
@@ -180,7 +180,7 @@ impl PageCache {
                 .collect();
             (dirty, cached.size, cached.writers.first().copied())
         };
-        let origin = WriteOrigin { through_cache: true, from_page_cache: true, kill_suid: false, synchronous: false };
+        let origin = WriteOrigin { through_cache: true, from_page_cache: true, ..WriteOrigin::default() };
         for (number, data) in dirty {
             let start = number * BLOCK;
             let length = BLOCK.min(size - start) as usize;
