@@ -10,6 +10,7 @@ use crate::api::MapAnswer;
 use crate::engine::object::{Chunk, ChunkState};
 use crate::engine::tests::world::Peer;
 use crate::sync::{lock, thread};
+use crate::types::Range;
 
 fn map_and_unmap(world: &World, peer: Peer, flags: MapFlags) {
     let answer = world.map_flags(peer, FILE, BLOCK, flags);
@@ -103,9 +104,10 @@ fn nothing_is_mapped_after_the_engine_was_shut_down() {
     explore(|| {
         let aperture = WatchedAperture::new(64 * MIB);
         let world = World::on(hasty(), aperture.clone());
-        let reader = world.peer();
+        let (reader, pinner) = (world.peer(), world.peer());
         thread::scope(|scope| {
             scope.spawn(|| world.map(reader, BLOCK));
+            scope.spawn(|| world.map_flags(pinner, FILE, Range::new(4 * MIB, 4096), MapFlags::PIN));
             scope.spawn(|| world.engine.shut_down().expect("the device works"));
         });
         assert!(aperture.live().is_empty(), "a window outlives the mount");
