@@ -41,11 +41,6 @@ impl<K: Ord + Copy, V> DashMap<K, V> {
         table.contains_key(key).then_some(Ref { table, key: *key })
     }
 
-    pub(crate) fn get_mut(&self, key: &K) -> Option<RefMut<'_, K, V>> {
-        let table = self.write();
-        table.contains_key(key).then_some(RefMut { table, key: *key })
-    }
-
     pub(crate) fn entry(&self, key: K) -> Entry<'_, K, V> {
         Entry(RefMut { table: self.write(), key })
     }

@@ -61,6 +61,22 @@ fn a_pin_gives_back_once_what_it_kept() {
     });
 }
 
+/// A pin that nobody was handed ends with its mapping, also where that goes before the pin is complete.
+#[test]
+fn a_pin_of_a_session_that_ends_leaves_nothing() {
+    explore(|| {
+        let aperture = WatchedAperture::new(64 * MIB);
+        let world = World::on(hasty(), aperture.clone());
+        let peer = world.peer();
+        thread::scope(|scope| {
+            scope.spawn(|| world.map_flags(peer, FILE, BLOCK, MapFlags::PIN | MapFlags::WRITE));
+            scope.spawn(|| world.engine.close_session(peer.session));
+            scope.spawn(|| world.engine.revoke_pins(None, Range::ALL, Trigger::Administrator));
+        });
+        assert_nothing_left(&world, &aperture, &[]);
+    });
+}
+
 /// A pin, a dynamic map of the same block and a closer: never two windows over it, and none while it is closed.
 #[test]
 fn a_pin_makes_dynamic_windows_go_and_waits_for_closers() {
