@@ -1,9 +1,9 @@
 //! Time, so that deadlines are tested without waiting for them.
 
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::sync::lock;
+use crate::sync::{Condvar, Mutex, lock};
 
 /// Something to wait at until it changes. Counts changes, so that none is missed between a look and the wait.
 #[derive(Debug, Default)]

@@ -304,5 +304,5 @@ fn continues(last: &Decision, next: &Decision) -> bool {
         }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(shuttle)))]
 mod tests;

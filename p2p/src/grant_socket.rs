@@ -229,5 +229,5 @@ fn reply(connection: &OwnedFd, reply: Reply, fd: Option<OwnedFd>) -> nix::Result
     sendmsg::<()>(connection.as_raw_fd(), &parts, rights.as_slice(), flags, None).map(drop)
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(shuttle)))]
 mod tests;

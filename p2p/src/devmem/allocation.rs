@@ -4,12 +4,12 @@
 //! end have it alone. Neither holds its lock while working.
 
 use std::fs::File;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use super::space::{Piece, join};
 use super::{AllocationView, Owner, PoolError};
-use crate::sync::lock;
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Condvar, Mutex, MutexGuard, lock};
 
 /// Where the bytes are.
 #[derive(Debug, Clone)]

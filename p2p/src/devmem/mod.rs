@@ -24,19 +24,19 @@ mod moves;
 mod report;
 mod space;
 
-#[cfg(test)]
+#[cfg(all(test, not(shuttle)))]
 mod tests;
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
-use dashmap::DashMap;
 use peerfs_abi::Trigger;
 use peerfs_blockdev::{Aperture, BlockDevice};
 
 use crate::api::{Client, SessionId};
 use crate::engine::{ClosedRange, Engine};
 use crate::exporter::Exporter;
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{DashMap, Mutex};
 use crate::types::{ObjectId, Range};
 
 use accounts::Books;

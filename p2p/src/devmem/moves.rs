@@ -44,7 +44,7 @@ impl Pool {
     /// Allocations on the device worth at least `bytes`, and few enough to fit into main memory.
     fn victims(&self, bytes: u64, main_free: u64) -> Option<Vec<Arc<Allocation>>> {
         let mut candidates: Vec<(bool, u64, u64, Arc<Allocation>)> = Vec::new();
-        for entry in &self.table {
+        for entry in self.table.iter() {
             let allocation = entry.value();
             if let Some(bytes) = allocation.movable_bytes().filter(|_| !self.is_pinned(allocation.id)) {
                 candidates.push((false, allocation.used(), bytes, allocation.clone()));

@@ -146,7 +146,7 @@ pub(super) fn join(pieces: &mut Vec<Piece>, piece: Piece) {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(shuttle)))]
 mod tests {
     use proptest::prelude::*;
 

@@ -125,6 +125,11 @@ impl Engine {
     pub fn shut_down(&self) -> Result<(), DeviceError> {
         self.shutting_down.store(true, Ordering::SeqCst);
         self.revoke(None, Range::ALL, Trigger::Unmount);
+        // Pins on their way: from here on none of them can become live, so the next line meets all there are.
+        for object in self.all_objects() {
+            lock(&object.state).pins.abort(Range::ALL);
+            self.await_pins(&object, Range::ALL);
+        }
         self.revoke_pins(None, Range::ALL, Trigger::Unmount);
         self.retry_held()
     }

@@ -1,12 +1,10 @@
 //! What the device reported: the reasons it adds to decisions.
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use peerfs_abi::{Reason, ReasonSet};
 use peerfs_blockdev::{BLOCK_BYTES, DeviceEvent};
 
-use crate::sync::lock;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Mutex, lock};
 use crate::types::Range;
 
 /// Bad ranges remembered one by one; more make the whole device count as bad.
@@ -66,7 +64,7 @@ fn insert(ranges: &mut Vec<Range>, new: Range) {
     ranges.splice(first..last, [Range { start, end }]);
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(shuttle)))]
 mod tests {
     use super::*;
 

@@ -1,7 +1,6 @@
 //! The first step of mapping a chunk: join what is there, or claim it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use peerfs_abi::Reason;
 use peerfs_blockdev::{BLOCK_BYTES, PathKind};
@@ -15,6 +14,7 @@ use super::pins::PinGrant;
 use super::plan::{chunk_range, is_write};
 use super::session::Slot;
 use crate::api::{GrantObject, GrantPart};
+use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use crate::sync::lock;
 use crate::types::{GrantId, Placement, Range};
 

@@ -1,15 +1,13 @@
 //! Events of the block device: the device invalidates, too.
 
 use std::sync::Arc;
-use std::sync::mpsc;
-use std::thread;
 
 use peerfs_abi::Trigger;
 use peerfs_blockdev::{BlockDevice, DeviceEvent};
 
 use super::Engine;
 use super::revoke::Batch;
-use crate::sync::lock;
+use crate::sync::{lock, mpsc, thread};
 use crate::types::{ExportId, Range};
 
 impl Engine {

@@ -2,7 +2,6 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use peerfs_blockdev::Window;
@@ -14,6 +13,7 @@ use super::object::Object;
 use super::pins::PinGrant;
 use super::session::Session;
 use crate::api::{Client, GrantError, GrantObject, GrantSource, GrantView};
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::types::GrantId;
 
 /// There is one for each live mapping of a block, so it is kept small.

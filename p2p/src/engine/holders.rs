@@ -1,12 +1,12 @@
 //! Who holds a window, so that joining, leaving and acknowledging cost the same
 //! however many there are.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
 
 use super::grant::{DataGrant, Grant};
 use crate::clock::Gate;
-use crate::sync::lock;
+use crate::sync::{Mutex, lock};
 
 /// Holders of one window. Guarded by the object's lock; each grant knows its place in the list.
 #[derive(Default)]

@@ -93,7 +93,7 @@ fn own_namespace_pid(tgid: u32) -> Option<String> {
     line.split_whitespace().last().map(str::to_owned)
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(shuttle)))]
 mod tests {
     use std::process::{Command, Stdio};
 

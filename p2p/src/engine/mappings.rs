@@ -1,8 +1,7 @@
 //! The mapping table: a slab in shards. A handle carries the generation of its
 //! slot's content, so a stale one is a failed look-up.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use peerfs_abi::MapFlags;
@@ -11,7 +10,8 @@ use slab::Slab;
 use super::context::Context;
 use super::grant_set::GrantSet;
 use crate::moved::Moved;
-use crate::sync::lock;
+use crate::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{Mutex, lock};
 use crate::types::{GrantId, MappingId, ObjectId, Range};
 
 const SHARD_BITS: u32 = 4;

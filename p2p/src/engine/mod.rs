@@ -7,15 +7,13 @@
 //! session that closes leaves no context behind. No lock is held across a wait,
 //! device I/O, or a call of the exporter, of custody or of a session's wake-up.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
-
-use dashmap::DashMap;
+use std::sync::Arc;
 
 use crate::api::{EngineConfig, EngineParts, SessionId};
 use crate::clock::Clock;
 use crate::custody::Custody;
-use crate::sync::lock;
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{DashMap, Mutex, MutexGuard, lock};
 use crate::types::{ContextId, ExportId, GrantId, ObjectId};
 
 mod build;

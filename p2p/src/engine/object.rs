@@ -1,7 +1,7 @@
 //! The engine's view of one object: its chunks, and the ranges closed at present.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use peerfs_blockdev::Window;
 
@@ -10,6 +10,7 @@ use super::holders::Holders;
 use super::pins::ObjectPins;
 use crate::api::CHUNK_BYTES;
 use crate::clock::Gate;
+use crate::sync::Mutex;
 use crate::types::{ObjectId, Range};
 
 /// An object with live chunks or closed ranges. `gate` is notified at each change of the state.

@@ -5,12 +5,11 @@
 //! Both are in shards, so that maps of different chunks do not meet at a lock.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use peerfs_blockdev::Run;
 
-use crate::sync::lock;
+use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{Mutex, lock};
 use crate::types::{ObjectId, Range};
 
 const SHARDS: usize = 16;
@@ -132,7 +131,7 @@ fn affected_of(blocks: &BTreeMap<u64, (u64, ChunkKey)>, range: Range) -> Vec<Chu
         .collect()
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(shuttle)))]
 mod tests {
     use super::*;
 

@@ -5,9 +5,8 @@
 //! written back; then each chunk is released as soon as its own window is.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
-use std::thread;
 use std::time::Duration;
 
 use peerfs_abi::{Trigger, ioctl};
@@ -19,7 +18,7 @@ use super::object::{Active, Chunk, ChunkState, Object, ObjectState, Phase};
 use super::plan::milliseconds;
 use super::session::Session;
 use crate::api::{RevokeReport, SessionId};
-use crate::sync::lock;
+use crate::sync::{Mutex, lock, spawn_scoped, thread};
 use crate::types::{GrantId, Range};
 
 /// Chunks to be revoked together.
@@ -213,7 +212,7 @@ impl Engine {
         thread::scope(|scope| {
             for _ in 0..helpers {
                 // Where no thread can be had, this one does all of it.
-                let _ = thread::Builder::new().name("peerfs-writeback".into()).spawn_scoped(scope, work);
+                let _ = spawn_scoped(scope, "peerfs-writeback", work);
             }
             work();
         });

@@ -2,8 +2,8 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
 
 use peerfs_sys::SequencePage;
 
@@ -12,7 +12,7 @@ use super::context::Context;
 use super::grant::{Grant, GrantKind};
 use super::home::Home;
 use crate::api::{BindError, BoundContext, Client, Event, SessionError, SessionId, Wake};
-use crate::sync::lock;
+use crate::sync::{Mutex, lock};
 use crate::types::{ContextId, GrantId, Importer, MappingId};
 
 pub(super) struct Session {

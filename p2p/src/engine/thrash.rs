@@ -2,10 +2,9 @@
 //! all the time: it falls back for a while.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Mutex;
 use std::time::Duration;
 
-use crate::sync::lock;
+use crate::sync::{Mutex, lock};
 use crate::types::ObjectId;
 
 /// Chunks remembered. Beyond it, further ones are not limited until others have calmed down.

@@ -1,13 +1,13 @@
 //! Windows after the cut. One that the device would not take stays the
 //! authoritative copy of its blocks and is tried again at the next flush.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use peerfs_blockdev::{DeviceError, Window};
 
 use super::Engine;
 use super::object::ChunkState;
-use crate::sync::lock;
+use crate::sync::{Mutex, lock};
 use crate::types::{ObjectId, Range};
 
 /// A window that was cut and could not be written back.

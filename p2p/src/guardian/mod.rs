@@ -9,7 +9,7 @@ mod keeper;
 mod process;
 mod protocol;
 
-#[cfg(test)]
+#[cfg(all(test, not(shuttle)))]
 mod tests;
 
 pub use keeper::run;

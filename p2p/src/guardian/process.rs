@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use peerfs_sys::ProcessHandle;
 
 use super::protocol::{Kind, receive, send};
 use crate::custody::Custody;
-use crate::sync::lock;
+use crate::sync::{Condvar, Mutex, lock};
 
 /// A guardian that does not answer for this long is replaced.
 const ANSWER_SECONDS: u32 = 5;

@@ -50,7 +50,7 @@ impl fmt::Display for PciAddress {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(shuttle)))]
 mod tests {
     use super::*;
 

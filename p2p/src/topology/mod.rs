@@ -114,5 +114,5 @@ impl Topology {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(shuttle)))]
 mod tests;

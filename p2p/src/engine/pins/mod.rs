@@ -20,10 +20,11 @@ mod reaper;
 mod records;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Weak};
 
 use super::Engine;
 use crate::clock::Gate;
+use crate::sync::Mutex;
 
 pub use end::PinReport;
 pub(super) use object::ObjectPins;

@@ -1,7 +1,7 @@
 //! One pin: its window, what of it the object still owns, and who holds it.
 
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use peerfs_blockdev::{Run, Window};
@@ -11,7 +11,7 @@ use super::quota::Charge;
 use crate::api::{Client, GrantError, GrantObject};
 use crate::clock::Gate;
 use crate::engine::mappings::Mapping;
-use crate::sync::lock;
+use crate::sync::{Mutex, lock};
 use crate::types::{GrantId, ObjectId, Range};
 
 /// See the module.

@@ -1,9 +1,9 @@
 //! How much may be pinned, by one user and on the whole mount.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use crate::sync::lock;
+use crate::sync::{Mutex, lock};
 use crate::types::ExportId;
 
 /// A limit of pinned bytes.
@@ -87,7 +87,7 @@ impl Drop for Charge {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(shuttle)))]
 mod tests {
     use super::*;
 

@@ -1,12 +1,11 @@
 //! The thread that finds pins that nobody holds any more. It runs while there are pins.
 
 use std::sync::{Arc, Weak};
-use std::thread;
 
 use super::{Pin, Pins};
 use crate::clock::{Clock, Gate};
 use crate::engine::Engine;
-use crate::sync::lock;
+use crate::sync::{lock, thread};
 
 impl Engine {
     /// A pin became live: it is looked at from now on.

@@ -3,8 +3,8 @@
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use peerfs_abi::{ImporterFlags, MapFlags, Reason, Trigger};
@@ -17,7 +17,7 @@ use crate::custody::MemoryCustody;
 use crate::engine::Engine;
 use crate::exporter::Exporter;
 use crate::moved::Moved;
-use crate::sync::lock;
+use crate::sync::{Mutex, lock};
 use crate::types::*;
 
 pub(super) const MIB: u64 = 1 << 20;
@@ -279,15 +279,31 @@ impl World {
     }
 
     pub(super) fn peer(&self) -> Peer {
-        let session = self.engine.open_session(me().uid, Arc::new(|| {})).expect("session");
+        self.peer_woken_by(Arc::new(|| {}))
+    }
+
+    pub(super) fn peer_woken_by(&self, wake: Wake) -> Peer {
+        let session = self.engine.open_session(me().uid, wake).expect("session");
         let bound = self.engine.bind_context(session, importer(), me(), None).expect("context");
         Peer { session, context: bound.id, sequence: bound.sequence_grant }
     }
 
     pub(super) fn map_flags(&self, peer: Peer, object: ObjectId, range: Range, flags: MapFlags) -> MapAnswer {
+        self.try_map(peer, None, object, range, flags).expect("map")
+    }
+
+    /// `mapping`: one to add to.
+    pub(super) fn try_map(
+        &self,
+        peer: Peer,
+        mapping: Option<MappingId>,
+        object: ObjectId,
+        range: Range,
+        flags: MapFlags,
+    ) -> Result<MapAnswer, MapError> {
         let request = MapRequest { object, range, flags, handle_writable: true, uid: me().uid, cache_probe: None };
-        let call = MapCall { context: peer.context, client: me(), request: &request, mapping: None, segments_max: 200 };
-        self.engine.device_map(&call).expect("map")
+        let call = MapCall { context: peer.context, client: me(), request: &request, mapping, segments_max: 200 };
+        self.engine.device_map(&call)
     }
 
     pub(super) fn map(&self, peer: Peer, range: Range) -> MapAnswer {
