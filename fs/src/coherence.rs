@@ -26,7 +26,7 @@ pub trait Coherence: Send + Sync {
     /// have looked at the old size.
     fn partial_write(&self, ino: Ino, range: Range) -> ClosedRange;
     /// Ends direct mappings that may write the range and keeps it closed to new ones while the guard lives: before its
-    /// blocks get a second owner, who must not see a peer's later stores. `None`: a pin may write them.
+    /// blocks get a second owner, who must not see a peer's later stores. `None`: a pin reaches them.
     fn before_sharing(&self, ino: Ino, range: Range) -> Option<ClosedRange>;
     /// Before the first writable cached handle of the file is opened.
     fn writable_cached_open(&self, ino: Ino);

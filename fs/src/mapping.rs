@@ -118,11 +118,13 @@ impl Exporter for FileExporter {
         self.drops_pages(object) && self.core.cached_handles(object.0).cached_handles == 0
     }
 
-    fn write_granted(&self, object: ObjectId) {
-        if let Err(error) = self.core.touch_written(object.0) {
-            tracing::warn!(ino = object.0, %error, "the times of a file mapped for writing were not updated");
-        }
+    fn write_granted(&self, object: ObjectId) -> Result<(), Reason> {
+        self.core.touch_written(object.0).map_err(|error| {
+            tracing::warn!(ino = object.0, %error, "a file cannot be mapped for writing: its times were not updated");
+            Reason::ReadOnly
+        })?;
         self.cache.invalidate_attributes(object.0);
+        Ok(())
     }
 
     fn release_blocks(&self, object: ObjectId, device_ranges: &[Range]) {

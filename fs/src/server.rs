@@ -62,6 +62,8 @@ pub struct ServerConfig {
     pub faults: bool,
     /// Live grants that one session may hold; `None`: the engine's default.
     pub importer_grants: Option<usize>,
+    /// Sessions of one user; `None`: the engine's default.
+    pub user_sessions: Option<usize>,
     /// The program that runs the guardian: `peerfs`.
     pub guardian_exe: PathBuf,
     /// Memory of a device to be handed out, if any.
@@ -185,9 +187,13 @@ impl Server {
             dmabuf_pins: dmabufs,
             ..EngineConfig::default()
         };
+        if let Some(sessions) = config.user_sessions {
+            engine_config.sessions_per_user = sessions;
+        }
         if let Some(grants) = config.importer_grants {
             engine_config.grants_per_session = grants;
             engine_config.mappings_per_session = engine_config.mappings_per_session.max(grants);
+            engine_config.mappings_per_user = engine_config.mappings_per_user.max(grants);
         }
         let engine = Engine::new(
             engine_config,

@@ -71,6 +71,8 @@ pub struct EngineConfig {
     pub grants_per_session: usize,
     /// Live mappings of one session.
     pub mappings_per_session: usize,
+    /// Live mappings of one user.
+    pub mappings_per_user: usize,
     /// Live mappings of the mount.
     pub mappings_max: usize,
     /// Events queued for one session; a client that lets them pile up is cut at the deadline without being told.
@@ -94,11 +96,12 @@ impl Default for EngineConfig {
             pin_quota: PinQuota::Percent(25),
             pin_quota_user: PinQuota::Percent(25),
             dmabuf_pins: false,
-            sessions_max: 1024,
-            sessions_per_user: 256,
+            sessions_max: 8192,
+            sessions_per_user: 1024,
             contexts_per_session: 64,
             grants_per_session: 1024 * 1024,
             mappings_per_session: 1024 * 1024,
+            mappings_per_user: 2 * 1024 * 1024,
             mappings_max: 4 * 1024 * 1024,
             events_per_session: 1024 * 1024,
             refusals_kept: 256,

@@ -188,7 +188,7 @@ fn piece_refusals(survey: &Survey, request: &MapRequest, blocked: &Blocked, piec
         .with_if(state == ExtentState::Unwritten, Reason::Unwritten)
         .with_if(!(blocked.aligned.start..blocked.aligned.end).contains(&at), Reason::Misaligned)
         .with_if(contains(&blocked.cached, at), Reason::PageCached)
-        .with_if(shared && request.flags.writes(), Reason::SharedExtent)
+        .with_if(shared && (request.flags.writes() || request.flags.contains(MapFlags::PIN)), Reason::SharedExtent)
         .with_if(contains(&blocked.closed, at), Reason::Busy)
         .with_if(state == ExtentState::Migrated, Reason::ApertureFull)
         .with_if(piece.device_offset(at).is_some_and(|offset| contains(bad, offset)), Reason::MediaError)

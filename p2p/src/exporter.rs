@@ -37,7 +37,7 @@ pub trait Exporter: Send + Sync {
     }
 
     /// A grant for writing was given: the object's times and set-id bits change as by an mmap store.
-    fn write_granted(&self, object: ObjectId);
+    fn write_granted(&self, object: ObjectId) -> Result<(), Reason>;
 
     /// A pin that kept device ranges (bytes) out of reuse has ended: what of them the object no longer uses may be
     /// given to others. An exporter that never frees below a pin has nothing to do.

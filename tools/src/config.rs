@@ -59,6 +59,7 @@ pub fn mount(args: &MountArgs) -> Result<MountConfig> {
         topology: options.topology.as_deref().map(absolute).transpose()?,
         faults: options.faults,
         importer_grants: options.importer_grants,
+        user_sessions: options.user_sessions,
         guardian_exe: own_program()?,
         device_memory,
     };

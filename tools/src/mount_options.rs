@@ -69,6 +69,8 @@ pub struct MountOptions {
     pub faults: bool,
     /// Live grants that one session may hold.
     pub importer_grants: Option<usize>,
+    /// Sessions of one user.
+    pub user_sessions: Option<usize>,
     /// Device memory, bytes.
     pub devmem_bytes: Option<u64>,
     /// Main memory that device memory may move to, bytes.
@@ -96,6 +98,7 @@ impl Default for MountOptions {
             topology: None,
             faults: false,
             importer_grants: None,
+            user_sessions: None,
             devmem_bytes: None,
             devmem_main_bytes: None,
             devmem_user_bytes: None,
@@ -178,6 +181,7 @@ impl MountOptions {
             "topology" if value.is_empty() => return Err(bad(name, value, "name a file")),
             "topology" => self.topology = Some(PathBuf::from(value)),
             "importer_grants" => self.importer_grants = Some(number(name, value, 1, 4 << 20)? as usize),
+            "user_sessions" => self.user_sessions = Some(number(name, value, 1, 8192)? as usize),
             "transport" if value == "fuse" => {}
             "transport" => return Err(bad(name, value, "only `fuse` is built into this version")),
             _ if name.starts_with("x-") || name == "comment" => {}
@@ -292,6 +296,7 @@ mod tests {
             "pin_quota_user=x",
             "topology=",
             "importer_grants=0",
+            "user_sessions=8193",
         ] {
             let error = parsed(bad).expect_err(bad);
             assert!(error.contains(bad.split('=').next().unwrap_or(bad)), "{error}");

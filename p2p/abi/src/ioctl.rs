@@ -242,7 +242,7 @@ pub mod reflink {
 ///
 /// EXDEV: no open file of this mount has the name. EINVAL: offsets or length are not multiples of 4096 (but for a
 /// range that ends where both files end), the range leaves the source, or the two ranges overlap. EISDIR, EBADF (not
-/// open for reading or writing), ETXTBSY (a pin may write the source), EFBIG, ENOSPC, EROFS.
+/// open for reading or writing), ETXTBSY (a pin reaches the source), EFBIG, ENOSPC, EROFS.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct Reflink {

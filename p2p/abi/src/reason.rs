@@ -36,7 +36,7 @@ pub enum Reason {
     PageCached = 7,
     /// A cached handle of the file is open for writing and may write behind the importer's back.
     CpuWriter = 8,
-    /// The blocks are shared with another file and must not be written in place.
+    /// The blocks are shared with another file: they must not be written in place, nor pinned.
     SharedExtent = 9,
     /// Direct mapping is switched off for this file or mount.
     Policy = 10,
@@ -195,7 +195,7 @@ impl Reason {
             Reason::PageCacheDirty => "dirty pages of the range are in the page cache and could not be written back",
             Reason::PageCached => "pages of the range are in the page cache and the policy is respect-cache",
             Reason::CpuWriter => "a cached handle of the file is open for writing and may write behind the importer's back",
-            Reason::SharedExtent => "the blocks are shared with another file and must not be written in place",
+            Reason::SharedExtent => "the blocks are shared with another file, which must not be written in place, nor pinned",
             Reason::Policy => "direct mapping is switched off for this file or mount",
             Reason::ReadOnly => "the file handle or the mount is read-only",
             Reason::Busy => "the range is being revoked, or pinned, or was used by the CPU each time the map was tried",
@@ -227,7 +227,7 @@ impl Reason {
             Reason::PageCacheDirty => "call fsync on the file, or close its shared mappings",
             Reason::PageCached => "drop them (POSIX_FADV_DONTNEED) or set the policy to prefer",
             Reason::CpuWriter => "close the other handles of the file",
-            Reason::SharedExtent => "copy the range first (rewrite it), or map read-only",
+            Reason::SharedExtent => "copy the range first (rewrite it), or map read-only, without PIN, while the other file is not mapped",
             Reason::Policy => "setfattr -n user.peerfs.direct -v prefer FILE, or mount with -o direct=prefer",
             Reason::ReadOnly => "open the file for writing on a writable mount",
             Reason::Busy => "try again later; keep CPU and device access to the range apart; `peerfs mappings` shows pins",

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal};
-use peerfs_abi::ioctl::Event;
+use peerfs_abi::ioctl::{ACKS_MAX, Event};
 use peerfs_sys::Window;
 
 use crate::grant::Grant;
@@ -36,8 +36,15 @@ pub(crate) fn run(core: &Core) {
             core.gone.store(true, Ordering::Release);
             return;
         }
-        pending.extend(events.drain(..).filter_map(|event| begin(core, &event)));
-        settle(core, &mut pending);
+        // Those that have ended are acknowledged before the next ones are begun: the deadline is the same for all.
+        for portion in events.chunks(ACKS_MAX) {
+            pending.extend(portion.iter().filter_map(|event| begin(core, event)));
+            settle(core, &mut pending);
+        }
+        if events.is_empty() {
+            settle(core, &mut pending);
+        }
+        events.clear();
     }
 }
 

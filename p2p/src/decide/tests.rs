@@ -55,7 +55,7 @@ fn reasons(
     add(inside && !whole, Reason::Misaligned);
     let touched = |ranges: &[Range]| ranges.iter().any(|r| r.overlaps(block));
     add(inside && survey.policy == DirectPolicy::RespectCache && touched(&survey.cached), Reason::PageCached);
-    add(inside && write && matches!(state, ExtentState::Mapped { shared: true, .. }), Reason::SharedExtent);
+    add(inside && (write || pin) && matches!(state, ExtentState::Mapped { shared: true, .. }), Reason::SharedExtent);
     add(survey.policy == DirectPolicy::Never, Reason::Policy);
     add(write && (survey.read_only || !request.handle_writable), Reason::ReadOnly);
     add(inside && touched(&survey.closed), Reason::Busy);

@@ -52,7 +52,9 @@ impl Exporter for Pool {
         Ok(())
     }
 
-    fn write_granted(&self, _object: ObjectId) {}
+    fn write_granted(&self, _object: ObjectId) -> Result<(), Reason> {
+        Ok(())
+    }
 
     fn release_blocks(&self, _object: ObjectId, device_ranges: &[Range]) {
         self.end_quarantine(device_ranges);

@@ -129,15 +129,16 @@ impl Engine {
         Refusal { reason: Reason::Busy, retry_after_ms: milliseconds(self.config.deadline) }
     }
 
-    /// The grant exists. If its session or mapping ended meanwhile nobody else knows of it: end it here.
-    fn granted(&self, job: &ChunkJob<'_>, ticket: Ticket, segments: Vec<MapSegment>) -> Result<Vec<MapSegment>, Refusal> {
+    /// The grant exists, and its client does not know of it yet. If its session or mapping ended meanwhile, or what a
+    /// writer changes could not be noted, it ends here.
+    pub(super) fn granted(&self, job: &ChunkJob<'_>, ticket: Ticket, segments: Vec<MapSegment>) -> Result<Vec<MapSegment>, Refusal> {
         let unmapped = || self.mappings.get(job.mapping.id).is_none();
         if job.context.session.is_closed() || unmapped() {
             self.release_grants(&[ticket.id], Trigger::ClientGone);
             return Err(Reason::StaleContext.into());
         }
         if is_write(job.request) && segments.iter().any(|segment| segment.access.is_ok()) {
-            job.exporter.write_granted(job.request.object);
+            job.exporter.write_granted(job.request.object).inspect_err(|_| self.release_grants(&[ticket.id], Trigger::Unmap))?;
         }
         Ok(segments)
     }
@@ -204,13 +205,23 @@ impl Engine {
         }
         opened.map_err(|err| match err {
             WindowError::Full { needed_bytes } => Failure::Full { needed_bytes },
-            WindowError::Overlap { .. } => Failure::Refused(Reason::Busy),
+            WindowError::Overlap { .. } => Failure::Refused(match self.is_mapped_elsewhere(job.request.object, &layout.runs) {
+                true => Reason::SharedExtent,
+                false => Reason::Busy,
+            }),
             WindowError::Unsupported { .. } => Failure::Refused(Reason::NoGrantObject),
             WindowError::Device(err) => {
                 tracing::warn!("object {}: a window could not be filled: {err}", job.request.object.0);
                 Failure::Refused(Reason::MediaError)
             }
         })
+    }
+
+    /// Blocks of these runs are in a window of another object, which shares them.
+    pub(super) fn is_mapped_elsewhere(&self, object: ObjectId, runs: &[Run]) -> bool {
+        let reverse = &self.export(object).reverse;
+        let keys = runs.iter().flat_map(|run| reverse.affected(Range::new(run.device_offset, run.length)));
+        keys.into_iter().any(|key| key.object != object)
     }
 
     fn custody_of(&self, claim: &Claim<'_>, window: &dyn Window) -> std::io::Result<()> {

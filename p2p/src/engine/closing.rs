@@ -59,7 +59,7 @@ impl Engine {
         concerned: impl Fn(&Chunk) -> bool,
     ) -> ClosedRange {
         let number = self.new_number();
-        let mut batch = Batch::default();
+        let mut batch = Batch::new(&*self.clock);
         let object = self.with_object(object, |object, state| {
             state.closed.push((number, range));
             state.pins.abort(range);
@@ -86,13 +86,14 @@ impl Engine {
     }
 
     /// Ends mappings that may write the range and keeps it closed to new ones: before its blocks get a second owner, who
-    /// must not see a peer's later stores. `None`: a pin may write them, which cannot be ended.
+    /// must not see a peer's later stores. `None`: a pin reaches them, which cannot be ended, and would be left behind
+    /// when one of the owners is given a copy.
     pub fn close_before_sharing(self: &Arc<Self>, object: ObjectId, range: Range) -> Option<ClosedRange> {
         let closed = self.close(object, range, Trigger::Reflink, |chunk| match &chunk.state {
             ChunkState::Pending(_) => true,
             ChunkState::Active(active) | ChunkState::Revoking(active) => active.writable,
         });
-        let pinned = lock(&closed.object.state).pins.may_write(range);
+        let pinned = !lock(&closed.object.state).pins.pinned(range).is_empty();
         (!pinned).then_some(closed)
     }
 
@@ -110,7 +111,7 @@ impl Engine {
     }
 
     pub(super) fn revoke_objects(&self, objects: Vec<Arc<Object>>, range: Range, trigger: Trigger) -> RevokeReport {
-        let mut batch = Batch::default();
+        let mut batch = Batch::new(&*self.clock);
         for object in &objects {
             let mut state = lock(&object.state);
             self.seize_range(object, &mut state, range, trigger, &mut batch);

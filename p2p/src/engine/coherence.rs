@@ -22,7 +22,7 @@ impl Engine {
             return;
         };
         let shares_reads = access == CpuAccess::CachedRead { cpu_writers: 0 };
-        let mut batch = Batch::default();
+        let mut batch = Batch::new(&*self.clock);
         {
             let mut state = lock(&object.state);
             for number in state.overlapping(range) {

@@ -13,6 +13,8 @@ const BAD_RANGES_MAX: usize = 1024;
 #[derive(Default)]
 pub(super) struct DeviceState {
     resetting: AtomicBool,
+    /// There are bad ranges; while there are none, nobody needs the lock.
+    any_bad: AtomicBool,
     /// Whole blocks, since a window holds whole ones; sorted, apart from each other.
     bad: Mutex<Vec<Range>>,
 }
@@ -24,6 +26,7 @@ impl DeviceState {
             DeviceEvent::MediaError { offset, length } => {
                 let mut bad = lock(&self.bad);
                 insert(&mut bad, to_blocks(Range::new(*offset, *length)));
+                self.any_bad.store(!bad.is_empty(), Ordering::SeqCst);
                 if bad.len() > BAD_RANGES_MAX {
                     *bad = vec![Range::ALL];
                 }
@@ -33,7 +36,9 @@ impl DeviceState {
 
     pub(super) fn clear(&self) {
         self.resetting.store(false, Ordering::SeqCst);
-        lock(&self.bad).clear();
+        let mut bad = lock(&self.bad);
+        bad.clear();
+        self.any_bad.store(false, Ordering::SeqCst);
     }
 
     /// Reasons that hold for every block of the device.
@@ -43,7 +48,7 @@ impl DeviceState {
 
     /// Ranges of the device that cannot be read or written: whole blocks, sorted, apart from each other.
     pub(super) fn bad(&self) -> Vec<Range> {
-        lock(&self.bad).clone()
+        if self.any_bad.load(Ordering::SeqCst) { lock(&self.bad).clone() } else { Vec::new() }
     }
 }
 

@@ -59,7 +59,7 @@ impl Engine {
                 self.revoke_objects(self.objects_of(export), Range::ALL, Trigger::DeviceEvent);
             }
             DeviceEvent::MediaError { offset, length } => {
-                let mut batch = Batch::default();
+                let mut batch = Batch::new(&*self.clock);
                 for key in self.exports[export.index()].reverse.affected(Range::new(*offset, *length)) {
                     let Some(object) = self.object_of(key.object) else {
                         continue;

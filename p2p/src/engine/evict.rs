@@ -12,7 +12,9 @@ use super::object::{ChunkState, Object, ObjectState};
 use super::order::ChunkKey;
 use super::revoke::Batch;
 use crate::sync::lock;
-use crate::types::GrantId;
+use super::plan::chunk_range;
+use crate::types::{GrantId, ObjectId, Range};
+use peerfs_blockdev::ApertureInfo;
 
 /// Windows looked at in one go.
 const PORTION: usize = 64;
@@ -43,7 +45,7 @@ impl Engine {
                 }
             }
         }
-        let mut batch = Batch::default();
+        let mut batch = Batch::new(&*self.clock);
         for (object, key) in victims {
             let mut state = lock(&object.state);
             if is_idle(self, &mut state, key, &own) {
@@ -52,6 +54,31 @@ impl Engine {
         }
         self.carry_out(batch, Trigger::AperturePressure);
         true
+    }
+
+    /// What a map of the range would find room for, bytes: free space, what makes way for it, what is mapped of it.
+    pub(super) fn room_for(&self, object: ObjectId, range: Range, info: &ApertureInfo) -> u64 {
+        let held = self.object_of(object).map_or(0, |object| lock(&object.state).held_bytes(range));
+        let room = info.capacity_bytes.saturating_sub(info.used_bytes).saturating_add(held);
+        if room >= range.length() || range.length() > info.capacity_bytes / 2 {
+            return room;
+        }
+        room + self.idle_bytes(object, range, range.length() - room)
+    }
+
+    /// Bytes of windows that would make way, until there are enough.
+    fn idle_bytes(&self, object: ObjectId, range: Range, enough: u64) -> u64 {
+        let nothing = HashSet::new();
+        let (mut found_bytes, mut after) = (0, 0);
+        while found_bytes < enough {
+            let portion = self.export(object).order.oldest(after, PORTION);
+            let Some(last) = portion.last() else { break };
+            after = last.tick;
+            let foreign = portion.iter().filter(|used| used.key.object != object || !chunk_range(used.key.number).overlaps(range));
+            let idle = foreign.filter(|used| self.idle_object(used.key, &nothing).is_some());
+            found_bytes += idle.map(|used| used.bytes).sum::<u64>();
+        }
+        found_bytes
     }
 
     /// Ids of the chunks that the mapping holds already.

@@ -310,14 +310,19 @@ impl Ledger {
         stats.write_back.add(write_back);
     }
 
-    /// Beyond the bound, bytes of further objects are counted in their mappings and the total only.
+    /// Beyond the bound, an object that nobody maps is forgotten; where there is none, bytes of further objects are
+    /// counted in their mappings and the total only.
     pub(super) fn moved(&self, object: ObjectId, moved: &Moved) {
         if moved.is_nothing() {
             return;
         }
         self.moved.add(moved);
         if !self.counters.contains_key(&object) && self.counters.len() >= self.counted_objects {
-            return;
+            let unmapped = self.counters.iter().map(|entry| *entry.key()).find(|other| !self.live.contains_key(other));
+            match unmapped {
+                Some(other) => self.counters.remove(&other),
+                None => return,
+            };
         }
         self.counters.entry(object).or_default().add(moved);
     }

@@ -88,8 +88,9 @@ impl Engine {
         }
         let now = self.clock.now();
         let (object, flags) = (call.request.object, call.request.flags);
-        let made =
-            self.mappings.insert(self.config.mappings_max, |id| Mapping::new(id, context.clone(), object, range, flags, now));
+        let Some(place) = context.session.user.take_mapping(self.config.mappings_per_user) else { return Ok(None) };
+        let make = |id| Mapping::new(id, context.clone(), object, range, flags, now, place);
+        let made = self.mappings.insert(self.config.mappings_max, make);
         Ok(made.filter(|mapping| {
             let limit = self.config.mappings_per_session;
             let added = context.session.add_mapping(mapping.id, limit);

@@ -9,6 +9,7 @@ use slab::Slab;
 
 use super::context::Context;
 use super::grant_set::GrantSet;
+use super::user::Share;
 use crate::moved::Moved;
 use crate::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Mutex, lock};
@@ -25,6 +26,8 @@ pub(super) struct Mapping {
     pub(super) object: ObjectId,
     pub(super) flags: MapFlags,
     pub(super) segments: AtomicU32,
+    /// Its place among the user's mappings.
+    _place: Share,
     /// Nothing yet, for most of their lives.
     moved: Mutex<Option<Box<Moved>>>,
     created_ns: u64,
@@ -44,6 +47,7 @@ impl Mapping {
         range: Range,
         flags: MapFlags,
         now: Duration,
+        place: Share,
     ) -> Mapping {
         Mapping {
             id,
@@ -51,6 +55,7 @@ impl Mapping {
             object,
             flags,
             segments: AtomicU32::new(0),
+            _place: place,
             moved: Mutex::default(),
             created_ns: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
             state: Mutex::new(MappingState { range, grants: GrantSet::default() }),

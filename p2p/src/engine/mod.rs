@@ -40,6 +40,7 @@ mod revoke;
 mod session;
 mod snapshot;
 mod thrash;
+mod user;
 mod wide;
 mod write_back;
 
@@ -62,6 +63,7 @@ use object::{Object, ObjectState};
 use pins::Pins;
 use session::Session;
 use thrash::Thrash;
+use user::User;
 use wide::WideObjects;
 use write_back::HeldWindow;
 
@@ -74,6 +76,8 @@ pub struct Engine {
     /// By [`ExportId`].
     exports: [Export; ExportId::COUNT],
     sessions: DashMap<SessionId, Arc<Session>>,
+    /// Users with sessions.
+    users: DashMap<u32, Arc<User>>,
     contexts: DashMap<ContextId, Arc<Context>>,
     grants: DashMap<GrantId, Arc<Grant>>,
     mappings: MappingTable,
@@ -103,6 +107,7 @@ impl Engine {
             context_ids: parts.context_ids,
             exports: [Export::of(parts.aperture), Export::default()],
             sessions: DashMap::new(),
+            users: DashMap::new(),
             contexts: DashMap::new(),
             grants: DashMap::new(),
             mappings: MappingTable::new(),

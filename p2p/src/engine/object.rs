@@ -101,6 +101,16 @@ impl ObjectState {
             .collect()
     }
 
+    /// Bytes of the range that are in live windows.
+    pub(super) fn held_bytes(&self, range: Range) -> u64 {
+        let live = self.overlapping(range).into_iter().filter_map(|number| match &self.chunks.get(&number)?.state {
+            ChunkState::Active(active) => Some(active),
+            ChunkState::Pending(_) | ChunkState::Revoking(_) => None,
+        });
+        let common = |part: &Range| if part.overlaps(range) { part.intersect(range).length() } else { 0 };
+        live.flat_map(|active| active.parts.iter().map(common)).sum()
+    }
+
     pub(super) fn is_closed(&self, range: Range) -> bool {
         self.closed.iter().any(|(_, closed)| closed.overlaps(range))
     }

@@ -4,8 +4,8 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use peerfs_abi::{Reason, ReasonSet};
-use peerfs_blockdev::{ApertureInfo, ApertureKind};
+use peerfs_abi::{Reason, ReasonSet, TriggerSet};
+use peerfs_blockdev::{ApertureInfo, ApertureKind, Run};
 
 use super::Engine;
 use super::context::Context;
@@ -174,10 +174,13 @@ impl Engine {
         let mut walk = self.walk(&*exporter, request, importer)?;
         let contested = self.thrash.blocked_chunks(request.object, self.clock.now());
         walk.outlook = self.outlook(request.object, context.as_deref(), &contested);
+        if let Some(info) = walk.aperture.as_mut().filter(|info| info.kind == ApertureKind::Windowed) {
+            info.capacity_bytes = self.room_for(request.object, walk.request.range, info).min(info.capacity_bytes);
+        }
         let mut decisions: Vec<Decision> = Vec::new();
         while !walk.is_done() && decisions.len() <= segments_max {
             for decision in self.next_slice(&mut walk)? {
-                push(&mut decisions, decision);
+                push(&mut decisions, self.unless_mapped_elsewhere(request.object, decision));
             }
         }
         decisions.truncate(segments_max);
@@ -189,6 +192,21 @@ impl Engine {
             retry_after_ms: self.retry_after(&contested, &decisions),
             decisions,
         })
+    }
+
+    /// Blocks in a window of another file, which shares them, cannot be in a second one.
+    fn unless_mapped_elsewhere(&self, object: ObjectId, decision: Decision) -> Decision {
+        let Placement::Direct { device_offset, .. } = decision.placement else { return decision };
+        let run = Run { window_offset: 0, device_offset, length: decision.range.length() };
+        if !self.is_mapped_elsewhere(object, &[run]) {
+            return decision;
+        }
+        Decision {
+            placement: Placement::Fallback(Reason::SharedExtent),
+            refusals: decision.refusals.with(Reason::SharedExtent),
+            triggers: TriggerSet::EMPTY,
+            ..decision
+        }
     }
 
     /// When the busy stretches are worth another try: after the back-off of contested chunks; the others are free

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use peerfs_abi::{Trigger, ioctl};
@@ -18,12 +18,14 @@ use super::object::{Active, Chunk, ChunkState, Object, ObjectState, Phase};
 use super::plan::milliseconds;
 use super::session::Session;
 use crate::api::{RevokeReport, SessionId};
+use crate::clock::Clock;
 use crate::sync::{Mutex, lock, spawn_scoped, thread};
 use crate::types::{GrantId, Range};
 
 /// Chunks to be revoked together.
-#[derive(Default)]
 pub(super) struct Batch {
+    /// When the trigger came: the deadline and all latencies count from here.
+    started: Duration,
     /// Ours to carry out.
     owned: Vec<Victim>,
     /// Being revoked or given up by others: wait until they are gone.
@@ -43,10 +45,17 @@ struct Victim {
 
 /// Holders told between two looks at the clock.
 const TOLD_AT_ONCE: usize = 1024;
-/// Windows written back at the same time.
+/// Windows that are worth another thread to cut them.
+const CUT_AT_ONCE: usize = 8;
+/// Threads that cut, or write back, at the same time.
 const WRITERS: usize = 4;
 
 impl Batch {
+    /// For a trigger that comes now.
+    pub(super) fn new(clock: &dyn Clock) -> Batch {
+        Batch { started: clock.now(), owned: Vec::new(), others: Vec::new(), acks: Arc::default() }
+    }
+
     fn is_empty(&self) -> bool {
         self.owned.is_empty() && self.others.is_empty()
     }
@@ -109,7 +118,7 @@ impl Engine {
             }
             ChunkState::Active(mut active) => {
                 batch.own(&mut active, gone);
-                if matches!(trigger, Trigger::CpuAccess | Trigger::AperturePressure) {
+                if matches!(trigger, Trigger::CpuAccess | Trigger::AperturePressure | Trigger::Relocation) {
                     self.thrash.record(object.id, number, self.clock.now());
                 }
                 ChunkState::Revoking(active)
@@ -123,7 +132,7 @@ impl Engine {
         if batch.is_empty() {
             return RevokeReport::default();
         }
-        let start = self.clock.now();
+        let start = batch.started;
         let mut report = RevokeReport::default();
         if !batch.owned.is_empty() {
             let deadline = start + self.config.deadline;
@@ -181,8 +190,10 @@ impl Engine {
             report.revoked += victim.grants.len() as u64;
             if left > 0 {
                 report.enforced += self.unacknowledged(victim) as u64;
-                victim.lent.cut();
             }
+        }
+        if left > 0 {
+            cut_all(victims);
         }
         if report.enforced > 0 {
             tracing::info!("{} grants were cut without an acknowledgement ({})", report.enforced, trigger.name());
@@ -237,7 +248,7 @@ impl Engine {
 
     /// Revokes this very chunk, if it is still there.
     pub(super) fn revoke_chunk(&self, object: &Arc<Object>, number: u64, id: u64, trigger: Trigger) {
-        let mut batch = Batch::default();
+        let mut batch = Batch::new(&*self.clock);
         {
             let mut state = lock(&object.state);
             if state.same(number, id).is_some() {
@@ -271,7 +282,7 @@ impl Engine {
     /// Grants that their holders gave up, or whose holders are gone: nobody is waited for. A window that others hold
     /// stays theirs.
     pub(super) fn release_grants(&self, grants: &[GrantId], trigger: Trigger) {
-        let mut batch = Batch::default();
+        let mut batch = Batch::new(&*self.clock);
         for id in grants {
             if let Some(grant) = self.grant_of(*id) {
                 self.release(&grant, trigger, &mut batch);
@@ -303,6 +314,24 @@ impl Engine {
             }
         }
     }
+}
+
+/// Cuts what is left, by several threads where there is much: for each holder the kernel has a mapping to take away.
+fn cut_all(victims: &[Victim]) {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        while let Some(victim) = victims.get(next.fetch_add(1, Ordering::Relaxed)) {
+            victim.lent.cut();
+        }
+    };
+    let helpers = (victims.len() / CUT_AT_ONCE).min(WRITERS - 1);
+    thread::scope(|scope| {
+        for _ in 0..helpers {
+            // Where no thread can be had, this one does all of it.
+            let _ = spawn_scoped(scope, "peerfs-cut", work);
+        }
+        work();
+    });
 }
 
 fn next_of(queue: &Mutex<Vec<Victim>>) -> Option<Victim> {

@@ -11,13 +11,20 @@ use super::Engine;
 use super::context::Context;
 use super::grant::{Grant, GrantKind};
 use super::home::Home;
+use super::user::{Share, User};
 use crate::api::{BindError, BoundContext, Client, Event, SessionError, SessionId, Wake};
 use crate::sync::{Mutex, lock};
 use crate::types::{ContextId, GrantId, Importer, MappingId};
 
+/// Events that are kept for any session, whatever it holds.
+const EVENTS_MIN: usize = 1024;
+
 pub(super) struct Session {
     pub(super) id: SessionId,
     pub(super) uid: u32,
+    pub(super) user: Arc<User>,
+    /// Its place among the user's sessions; freed when it is closed, though others may still know of it.
+    place: Mutex<Option<Share>>,
     pub(super) wake: Wake,
     pub(super) page: SequencePage,
     state: Mutex<SessionState>,
@@ -88,10 +95,11 @@ impl Session {
         state.grants -= 1;
     }
 
-    /// Tells the client of a revocation. A full queue loses the event: the grant is cut at the deadline.
+    /// Tells the client of a revocation. A full queue loses the event: the grant is cut at the deadline. The queue has
+    /// room for what the client holds, so that one that never reads cannot let it grow.
     pub(super) fn push_event(&self, event: Event, limit: usize) -> bool {
         let mut state = lock(&self.state);
-        let room = !state.closed && state.events.len() < limit;
+        let room = !state.closed && state.events.len() < limit.min(state.grants.max(EVENTS_MIN));
         if room {
             state.events.push_back(event);
         }
@@ -133,15 +141,14 @@ impl Engine {
             return Err(SessionError::TooMany { limit });
         }
         let limit = self.config.sessions_per_user;
-        if self.sessions.iter().filter(|entry| entry.value().uid == uid).count() >= limit {
-            return Err(SessionError::TooManyOfUser { uid, limit });
-        }
+        let user = self.users.entry(uid).or_default().value().clone();
+        let place = user.take_session(limit).ok_or(SessionError::TooManyOfUser { uid, limit })?;
         let failed = |err: std::io::Error| SessionError::NoSequencePage { reason: err.to_string() };
         let id = SessionId(self.next_number.fetch_add(1, Ordering::Relaxed));
         let page = SequencePage::create(self.config.grants_per_session + 1).map_err(failed)?;
         let writer = page.writer_fd().map_err(failed)?;
         self.custody.hold_sequence(id.0, writer).map_err(failed)?;
-        let session = Session { id, uid, wake, page, state: Mutex::default() };
+        let session = Session { id, uid, user, place: Mutex::new(Some(place)), wake, page, state: Mutex::default() };
         self.sessions.insert(id, Arc::new(session));
         Ok(id)
     }
@@ -215,6 +222,8 @@ impl Engine {
         let ended = remains.mappings.iter().filter_map(|mapping| self.mappings.remove(*mapping));
         let grants: Vec<GrantId> = ended.flat_map(|mapping| mapping.grants()).collect();
         self.release_grants(&grants, peerfs_abi::Trigger::ClientGone);
+        drop(lock(&session.place).take());
+        self.users.remove_if(&session.uid, |_, user| user.is_gone());
         self.custody.release_sequence(session.id.0);
     }
 

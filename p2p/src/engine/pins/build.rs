@@ -58,7 +58,7 @@ impl Engine {
             let claim = self.claim_pin(job).ok_or_else(|| self.pin_busy())?;
             let cover = claim.cover;
             match self.build_pin(job, claim, &mut ticket) {
-                Ok(segments) => return self.pinned(job, ticket, segments),
+                Ok(segments) => return self.granted(job, ticket, segments),
                 Err(Failure::Again) => {}
                 Err(Failure::Refused(reason)) => return Err(reason.into()),
                 Err(Failure::Full { needed_bytes }) => {
@@ -74,18 +74,6 @@ impl Engine {
 
     fn pin_busy(&self) -> Refusal {
         Refusal { reason: Reason::Busy, retry_after_ms: milliseconds(self.config.deadline) }
-    }
-
-    /// The pin exists. If its session or mapping ended meanwhile nobody else knows of it: end it here.
-    fn pinned(&self, job: &ChunkJob<'_>, ticket: Ticket, segments: Vec<MapSegment>) -> Result<Vec<MapSegment>, Refusal> {
-        if job.context.session.is_closed() || self.mappings.get(job.mapping.id).is_none() {
-            self.release_grants(&[ticket.id], Trigger::ClientGone);
-            return Err(Reason::StaleContext.into());
-        }
-        if is_write(job.request) && segments.iter().any(|segment| segment.access.is_ok()) {
-            job.exporter.write_granted(job.request.object);
-        }
-        Ok(segments)
     }
 
     /// Publishes the pin, once nobody has its range closed. `None`: that took too long, or it is pinned already.
@@ -158,7 +146,7 @@ impl Engine {
 
     /// Dynamic windows of the range make way.
     fn clear_the_way(&self, claim: &Claim<'_>) {
-        let mut batch = Batch::default();
+        let mut batch = Batch::new(&*self.clock);
         {
             let mut state = lock(&claim.object.state);
             self.seize_range(&claim.object, &mut state, claim.cover, Trigger::Relocation, &mut batch);
@@ -231,6 +219,7 @@ impl Engine {
             window,
             grant: ticket.id,
             charge,
+            gate: self.pins.gate.clone(),
         });
         let grant = ticket.redeem_pin(PinGrant { pin: pin.clone(), mapping: job.mapping.clone(), slot: ticket.slot.number });
         let part = self.admit_pin(grant, &pin, layout.path, ticket);

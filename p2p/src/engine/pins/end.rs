@@ -32,30 +32,39 @@ impl Engine {
     /// the time of any revocation.
     pub fn revoke_pins(&self, object: Option<ObjectId>, range: Range, trigger: Trigger) -> PinReport {
         let concerned = |pin: &&Arc<Pin>| object.is_none_or(|id| pin.object == id && pin.parts.iter().any(|p| p.overlaps(range)));
+        let start = self.clock.now();
         let pins: Vec<Arc<Pin>> = self.pins.all().iter().filter(concerned).cloned().collect();
         let ours: Vec<&Arc<Pin>> = pins.iter().filter(|pin| pin.begin_end()).collect();
-        let start = self.clock.now();
-        let deadline = start + self.config.deadline;
         ours.iter().for_each(|pin| self.tell_pin(pin, trigger));
-        let mut report = PinReport::default();
-        for pin in &ours {
-            // Nobody but the client it was made for is told, so nobody else is waited for.
-            let told = pin.grant().is_some();
-            if told {
-                self.clock.wait(&pin.gate, Some(deadline), &mut || pin.is_acknowledged());
-            }
-            pin.window.cut();
-            report.latency = self.clock.now().saturating_sub(start);
-            let detached = pin.window.is_dmabuf();
-            report.detached += u64::from(detached);
-            report.cut += u64::from(!detached);
-        }
+        let enforced = self.await_and_cut_pins(&ours, start + self.config.deadline);
+        let latency = self.clock.now().saturating_sub(start);
+        let detached = ours.iter().filter(|pin| pin.window.is_dmabuf()).count() as u64;
+        let report = PinReport { cut: ours.len() as u64 - detached, detached, latency };
         ours.iter().for_each(|pin| self.finish_pin(pin));
+        if !ours.is_empty() {
+            let write_back = self.clock.now().saturating_sub(start + latency);
+            self.ledger.revoked(trigger, ours.len() as u64, enforced, latency, write_back);
+        }
         // Those that others are ending.
         for pin in pins.iter().filter(|pin| !ours.iter().any(|own| Arc::ptr_eq(own, pin))) {
             self.clock.wait(&self.pins.gate, None, &mut || pin.phase() == Phase::Detached || !self.pins.has(pin));
         }
         report
+    }
+
+    /// Cuts each pin when it is acknowledged, and what is left at the deadline. Answers how many those were.
+    fn await_and_cut_pins(&self, pins: &[&Arc<Pin>], deadline: Duration) -> u64 {
+        // Nobody but the client it was made for is told, so nobody else is waited for.
+        let (mut waiting, silent): (Vec<&Arc<Pin>>, Vec<_>) = pins.iter().partition(|pin| pin.grant().is_some());
+        silent.iter().for_each(|pin| pin.window.cut());
+        self.clock.wait(&self.pins.gate, Some(deadline), &mut || {
+            for pin in waiting.extract_if(.., |pin| pin.is_acknowledged()) {
+                pin.window.cut();
+            }
+            waiting.is_empty()
+        });
+        waiting.iter().for_each(|pin| pin.window.cut());
+        waiting.len() as u64
     }
 
     /// Sequence number first: a holder that sees the event must find its grant stale.

@@ -40,12 +40,6 @@ impl ObjectPins {
         concerned.flat_map(|pin| pin.attached()).filter(|part| part.overlaps(range)).collect()
     }
 
-    /// A pin may write blocks of the range that are still the object's.
-    pub(in crate::engine) fn may_write(&self, range: Range) -> bool {
-        let writing = self.live.iter().filter(|pin| pin.writable && pin.range.overlaps(range));
-        writing.flat_map(|pin| pin.attached()).any(|part| part.overlaps(range))
-    }
-
     /// Pins on their way to the range have to start again: its blocks are about to change.
     pub(in crate::engine) fn abort(&mut self, range: Range) {
         for pending in self.pending.iter_mut().filter(|pending| pending.cover.overlaps(range)) {

@@ -30,8 +30,8 @@ pub(in crate::engine) struct Pin {
     pub(super) window: Arc<dyn Window>,
     /// The window's runs by place on the device.
     by_device: Vec<Run>,
-    /// Notified when the holder acknowledges a forced revocation.
-    pub(super) gate: Arc<Gate>,
+    /// Notified when the holder acknowledges a forced revocation: one for all pins.
+    gate: Arc<Gate>,
     state: Mutex<State>,
 }
 
@@ -77,6 +77,7 @@ pub(super) struct PinParts {
     pub(super) window: Arc<dyn Window>,
     pub(super) grant: GrantId,
     pub(super) charge: Charge,
+    pub(super) gate: Arc<Gate>,
 }
 
 impl Pin {
@@ -93,7 +94,7 @@ impl Pin {
             created: made.created,
             by_device: sorted_by_device(&*made.window),
             window: made.window,
-            gate: Arc::default(),
+            gate: made.gate,
             state: Mutex::new(State {
                 grant: Some(made.grant),
                 taken: false,

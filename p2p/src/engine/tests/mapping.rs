@@ -183,6 +183,58 @@ fn one_user_cannot_take_every_session() {
 }
 
 #[test]
+fn one_user_cannot_take_every_mapping() {
+    let world = World::with(EngineConfig { mappings_per_user: 2, ..Default::default() }, 64 * MIB);
+    let (peer, other) = (world.peer(), world.peer());
+    let first = world.map(peer, Range::new(0, 4096));
+    world.map(other, Range::new(0, 4096));
+    let refused = world.map(other, Range::new(0, 4096));
+    assert_eq!((refused.mapping, refusal(&refused)), (None, Some(Reason::ImporterQuota)), "the user's sessions share the limit");
+    world.unmap(peer, first.mapping.expect("mapping")).expect("unmap");
+    assert_eq!(refusal(&world.map(other, Range::new(0, 4096))), None, "room again");
+    world.engine.close_session(peer.session);
+    world.engine.close_session(other.session);
+    assert!(world.engine.users.is_empty(), "nobody is remembered");
+}
+
+#[test]
+fn a_grant_whose_side_effects_cannot_be_noted_is_not_given() {
+    let world = World::new();
+    let peer = world.peer();
+    *crate::sync::lock(&world.files.refuse_writes) = Some(Reason::ReadOnly);
+    let refused = world.map_write(peer, Range::new(0, 4096));
+    assert_eq!(refusal(&refused), Some(Reason::ReadOnly));
+    assert!(!world.engine.is_mapped(None), "the window is gone");
+    *crate::sync::lock(&world.files.refuse_writes) = None;
+    assert_eq!(refusal(&world.map_write(peer, Range::new(0, 4096))), None);
+}
+
+#[test]
+fn a_query_counts_what_is_in_use_as_a_map_does() {
+    let world = World::with(EngineConfig::default(), 4 * CHUNK_BYTES);
+    let peer = world.peer();
+    crate::sync::lock(&world.files.sizes).insert(FILE, 16 * MIB);
+    let asked = |range: Range| {
+        let request =
+            MapRequest { object: FILE, range, flags: MapFlags::QUERY, handle_writable: false, uid: 0, cache_probe: None };
+        let answer = world.engine.device_query(Asker::Context(peer.context, me()), &request, 100).expect("query");
+        answer.decisions.iter().map(|d| d.placement == Placement::Fallback(Reason::ApertureFull)).collect::<Vec<_>>()
+    };
+    let chunks = |from: u64, to: u64| Range { start: from * CHUNK_BYTES, end: to * CHUNK_BYTES };
+    let mapped = world.map(peer, chunks(0, 3));
+    assert_eq!(asked(chunks(0, 3)), [false], "what is mapped needs no more room");
+    assert_eq!(asked(chunks(3, 5)), [false, true], "what was granted just now does not make way");
+    let now = world.map(peer, chunks(3, 5));
+    assert_eq!(refusal(&now), None, "a part of it is direct");
+    assert!(now.segments.iter().any(|segment| segment.access == Err(Reason::ApertureFull)), "{now:?}");
+    world.unmap(peer, now.mapping.expect("mapping")).expect("unmap");
+    world.clock.advance(Duration::from_secs(1));
+    assert_eq!(asked(chunks(3, 5)), [false], "what was not used for long makes way");
+    assert_eq!(asked(chunks(3, 7)), [false, true], "but not for more than half of the aperture");
+    drop(mapped);
+}
+
+#[test]
 fn quotas_refuse_with_a_reason() {
     let config = EngineConfig { grants_per_session: 2, mappings_per_session: 3, sessions_max: 1, ..Default::default() };
     let world = World::with(config, 64 * MIB);

@@ -146,6 +146,8 @@ pub(super) struct Files {
     pub(super) during_quiesce: Mutex<Option<Arc<Hook>>>,
     pub(super) during_survey: Mutex<Option<Arc<Hook>>>,
     pub(super) refuse: Mutex<Option<Reason>>,
+    /// What a device's write would change cannot be noted.
+    pub(super) refuse_writes: Mutex<Option<Reason>>,
     /// A range whose pages cannot be dropped.
     pub(super) stuck: Mutex<Option<Range>>,
     pub(super) write_grants: AtomicU64,
@@ -196,8 +198,9 @@ impl Exporter for Files {
     fn release_blocks(&self, _object: ObjectId, device_ranges: &[Range]) {
         lock(&self.released).extend_from_slice(device_ranges);
     }
-    fn write_granted(&self, _object: ObjectId) {
+    fn write_granted(&self, _object: ObjectId) -> Result<(), Reason> {
         self.write_grants.fetch_add(1, Ordering::SeqCst);
+        lock(&self.refuse_writes).map_or(Ok(()), Err)
     }
 }
 

@@ -7,7 +7,7 @@
 use std::fmt::Write as _;
 
 use super::note::{Deed, NEVER, Note, Way};
-use super::plan::{FILE_CELLS, FILES, cell_offset};
+use super::plan::{CELLS, FILE_CELLS, FILES, cell_offset};
 
 #[derive(Debug, Clone, Copy)]
 struct Write {
@@ -63,20 +63,23 @@ pub(super) fn check(before: &Values, notes: &[Note]) -> Result<u64, String> {
         }
     }
     let mut checked = 0;
-    let mut earliest: Option<(u64, String)> = None;
+    let mut earliest: Option<(u64, (usize, usize, Read))> = None;
     for (file, cells) in histories.iter_mut().enumerate() {
         for (cell, history) in cells.iter_mut().enumerate() {
             checked += history.reads.len() as u64;
             if let Some(read) = history.first_illegal()
                 && earliest.as_ref().is_none_or(|(end, _)| read.end < *end)
             {
-                earliest = Some((read.end, history.describe(file, cell, &read)));
+                earliest = Some((read.end, (file, cell, read)));
             }
         }
     }
     match earliest {
         None => Ok(checked),
-        Some((_, text)) => Err(text),
+        Some((_, (file, cell, read))) => {
+            let history = &histories[file][cell];
+            Err(history.describe(file, cell, &read) + &neighbours(&histories[file], cell, history.origin(&read), &read))
+        }
     }
 }
 
@@ -103,6 +106,11 @@ impl History {
         self.reads.iter().filter(|read| !legal(read)).min_by_key(|read| read.end).copied()
     }
 
+    /// When what was read began to be written.
+    fn origin(&self, read: &Read) -> u64 {
+        self.writes.iter().rfind(|write| write.value == read.value && write.begin < read.end).map_or(0, |write| write.begin)
+    }
+
     fn describe(&self, file: usize, cell: usize, read: &Read) -> String {
         let mut text = String::new();
         // Writing to a string cannot fail.
@@ -115,8 +123,7 @@ impl History {
             read.way,
             interval(read.begin, read.end)
         );
-        let origin = self.writes.iter().find(|write| write.value == read.value);
-        let from = origin.map_or(0, |origin| origin.begin);
+        let from = self.origin(read);
         let lines = |begin: u64, end: u64| end >= from && begin <= read.end.saturating_add(2_000_000);
         let mut events: Vec<(u64, String)> = Vec::new();
         for write in self.writes.iter().filter(|write| lines(write.begin, write.end)) {
@@ -135,6 +142,27 @@ impl History {
         let _ = write!(text, "  ({} events, {} shown)", events.len(), events.len().min(SHOWN));
         text
     }
+}
+
+/// What was done to the other cells of the page meanwhile: the kernel and the server move whole pages and blocks.
+fn neighbours(cells: &[History], cell: usize, from: u64, read: &Read) -> String {
+    let first = cell - cell % CELLS.len();
+    let mut events: Vec<(u64, String)> = Vec::new();
+    for (place, history) in cells.iter().enumerate().skip(first).take(CELLS.len()).filter(|(place, _)| *place != cell) {
+        for write in history.writes.iter().filter(|write| write.end >= from && write.begin <= read.end) {
+            let what = format!("write {:#x} by {:?}, actor {}", write.value, write.way, write.actor);
+            events.push((write.begin, format!("  {} cell {place}: {what}", interval(write.begin, write.end))));
+        }
+        for read in history.reads.iter().filter(|other| other.end >= from && other.begin <= read.end) {
+            let what = format!("  read {:#x} by {:?}, actor {}", read.value, read.way, read.actor);
+            events.push((read.begin, format!("  {} cell {place}: {what}", interval(read.begin, read.end))));
+        }
+    }
+    events.sort();
+    let skipped = events.len().saturating_sub(SHOWN);
+    let shown = events.iter().skip(skipped).map(|(_, line)| line.as_str());
+    let lines: Vec<&str> = std::iter::once("\n  in the same page, before it:").chain(shown).collect();
+    lines.join("\n")
 }
 
 fn interval(begin: u64, end: u64) -> String {
