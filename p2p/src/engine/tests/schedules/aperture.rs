@@ -1,7 +1,8 @@
 //! The fake aperture, watched: each window is cut before it is written back, written
-//! back once, and no block is in two windows.
+//! back once where the device takes it, and no block is in two windows.
 
 use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use peerfs_blockdev::{Aperture, ApertureInfo, DeviceError, Run, Window, WindowError, WindowSpec};
@@ -27,11 +28,18 @@ struct Life {
     valid_length: u64,
     cut: bool,
     written_back: bool,
+    /// The device refused it once, so whoever flushes may try again, also side by side.
+    refused: bool,
 }
 
 impl WatchedAperture {
     pub(super) fn new(capacity: u64) -> Arc<WatchedAperture> {
         Arc::new(WatchedAperture { inner: FakeAperture::new(capacity), windows: Mutex::default() })
+    }
+
+    /// From now on the device takes nothing, or works again.
+    pub(super) fn refuse_write_back(&self, refuse: bool) {
+        self.inner.fail_write_back.store(refuse, Ordering::SeqCst);
     }
 
     /// Windows that still are the authority for their blocks.
@@ -70,7 +78,7 @@ impl Aperture for WatchedAperture {
     fn open_window(&self, spec: WindowSpec) -> Result<Arc<dyn Window>, WindowError> {
         let other = self.live().into_iter().find(|window| window.overlaps(&spec.runs));
         assert!(other.is_none(), "a second window over blocks of {other:?}");
-        let life = Life { valid_length: spec.valid_length, cut: false, written_back: false };
+        let life = Life { valid_length: spec.valid_length, cut: false, written_back: false, refused: false };
         let window = Arc::new(WatchedWindow { inner: self.inner.open_window(spec)?, life: Mutex::new(life) });
         held(&self.windows).push(window.clone());
         Ok(window)
@@ -124,9 +132,15 @@ impl Window for WatchedWindow {
     fn write_back(&self) -> Result<(), DeviceError> {
         let life = *held(&self.life);
         assert!(life.cut, "written back while its importer may still store into it");
+        if life.written_back && life.refused {
+            return Ok(());
+        }
         assert!(!life.written_back, "written back twice");
-        self.inner.write_back()?;
-        held(&self.life).written_back = true;
-        Ok(())
+        let done = self.inner.write_back();
+        match done {
+            Ok(()) => held(&self.life).written_back = true,
+            Err(_) => held(&self.life).refused = true,
+        }
+        done
     }
 }

@@ -77,6 +77,32 @@ fn a_pin_of_a_session_that_ends_leaves_nothing() {
     });
 }
 
+/// A window that the device would not take keeps the blocks that its file gave up: whoever writes it back at last gives
+/// them back, once.
+#[test]
+fn blocks_of_a_pin_wait_for_a_write_back_that_failed() {
+    explore(|| {
+        let aperture = WatchedAperture::new(64 * MIB);
+        let world = World::on(hasty(), aperture.clone());
+        let peer = world.peer();
+        world.map_flags(peer, FILE, BLOCK, MapFlags::PIN | MapFlags::WRITE);
+        let kept = world.engine.orphan_pinned(FILE, &[DEVICE_BLOCK]);
+        aperture.refuse_write_back(true);
+        thread::scope(|scope| {
+            scope.spawn(|| world.engine.close_session(peer.session));
+            // An error where the device does not work yet.
+            scope.spawn(|| world.engine.flush_object(FILE).ok());
+            scope.spawn(|| {
+                aperture.refuse_write_back(false);
+                world.engine.flush_object(FILE).expect("the device works again");
+            });
+        });
+        world.engine.flush_object(FILE).expect("the device works");
+        assert_eq!(*lock(&world.files.released), kept);
+        assert_nothing_left(&world, &aperture, &[]);
+    });
+}
+
 /// A pin, a dynamic map of the same block and a closer: never two windows over it, and none while it is closed.
 #[test]
 fn a_pin_makes_dynamic_windows_go_and_waits_for_closers() {
