@@ -6,6 +6,8 @@
 //! turning a C string, or a pointer and a length, into a slice, and the calls that change the caller's own memory map.
 
 mod address;
+mod callback;
+mod devmem;
 mod failure;
 mod file;
 mod guard;
@@ -13,3 +15,15 @@ mod mapping;
 mod raw;
 mod session;
 mod values;
+
+const fn may_be_shared<T: Send + Sync>() {}
+
+/// What the header says of threads.
+const _: () = {
+    may_be_shared::<file::PeerfsFile>();
+    may_be_shared::<session::PeerfsSession>();
+    may_be_shared::<mapping::PeerfsMapping>();
+    may_be_shared::<guard::PeerfsGuard>();
+    may_be_shared::<address::PeerfsAddresses>();
+    may_be_shared::<devmem::PeerfsDevmem>();
+};

@@ -154,6 +154,19 @@ impl AddressMapping {
         total
     }
 
+    /// Ends the device's side everywhere, for those who share the mapping, as [`crate::Mapping::end`]: an access answers
+    /// [`Error::AddressChanged`] from now on, and guards are not valid any more.
+    ///
+    /// # Errors
+    /// [`Error::StaleContext`] in a fork child.
+    pub fn end(&self) -> Result<(), Error> {
+        if !self.session.owner.core.is_home() {
+            return Err(Error::StaleContext);
+        }
+        self.view.table.end_in(&(0..u64::MAX));
+        Ok(())
+    }
+
     /// Resolves addresses and maps what is behind them.
     fn add(&self, addresses: Range<u64>) -> Result<(), Error> {
         let View { flags, maps, table } = &*self.view;
@@ -219,7 +232,8 @@ impl View {
 
 impl Drop for AddressMapping {
     fn drop(&mut self) {
-        self.view.table.end_in(&(0..u64::MAX));
+        // In a fork child there is nothing to end.
+        let _ = self.end();
     }
 }
 
