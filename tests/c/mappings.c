@@ -141,7 +141,7 @@ static void ended_by_its_callback(struct peerfs_session *session, struct peerfs_
   struct peerfs_mapping *mapping = map(session, file, 0);
   OK(peerfs_mapping_on_revoke(mapping, end_it, mapping));
   OK(peerfs_file_revoke(file, 0, 0, &revoked));
-  ASSERT(revoked.grants == 1);
+  ASSERT(revoked.grants == 1 && revoked.enforced == 0);
 }
 
 static void hung(const char *directory, struct peerfs_file *file) {

@@ -3,7 +3,8 @@
 //! Nothing is decided here: arguments are checked, and the calls of `peerfs-client` are made. No
 //! panic leaves the library, and every failure has a code and a message. Nullable references
 //! and boxes have the representation of C pointers, so most functions need no unsafe code; what is left is
-//! turning a C string, or a pointer and a length, into a slice, and the calls that change the caller's own memory map.
+//! turning a C string, or a pointer and a length, into a slice, the calls that change the caller's own memory map, and giving
+//! back what callbacks may use until then.
 
 mod address;
 mod callback;
