@@ -64,10 +64,15 @@ impl Prefix {
 
     /// Compiles an example against the shared library, or statically.
     fn compile(&self, example: &str, static_library: bool) -> PathBuf {
-        let program = self.path().join(format!("{example}-{static_library}"));
+        self.compile_file(&library_folder().join("examples").join(format!("{example}.c")), static_library)
+    }
+
+    fn compile_file(&self, source: &Path, static_library: bool) -> PathBuf {
+        let name = source.file_stem().expect("a program has a name").to_string_lossy();
+        let program = self.path().join(format!("{name}-{static_library}"));
         let mut command = Command::new("cc");
         command.args(["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-o"]).arg(&program);
-        command.arg(library_folder().join("examples").join(format!("{example}.c")));
+        command.arg(source);
         match static_library {
             false => command.args(self.flags(&["--cflags", "--libs"])),
             true => {
@@ -116,6 +121,32 @@ fn c_programs_query_map_hear_of_revocations_and_fall_back() {
         assert!(text.contains("1 revoked, 1 heard, 4096 bytes by fallback, the same bytes"), "{text}");
         assert!(text.contains("4096 bytes directly, 4096 by fallback"), "{text}");
     }
+}
+
+/// Every function of the library, called from C.
+#[test]
+fn c_programs_get_all_that_the_library_offers() {
+    let prefix = Prefix::new();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("c");
+    let mount = ScratchMount::new("64M", &["--cmb", "16M", "-o", "devmem=4M"]).expect("mount");
+    for (program, static_library) in [("mappings", false), ("addresses", true), ("device_memory", false), ("refusals", false)] {
+        let program = prefix.compile_file(&folder.join(format!("{program}.c")), static_library);
+        succeeded(&prefix.run(&program, &[&mount.path()]));
+    }
+}
+
+/// A function that the header declares is called by a program of these tests.
+#[test]
+fn no_function_is_left_out() {
+    let read = |path: &Path| fs::read_to_string(path).expect("a source file");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("c");
+    let programs: String = fs::read_dir(&folder).expect("programs").flatten().map(|entry| read(&entry.path())).collect();
+    let header = read(&library_folder().join("include/peerfs_client.h"));
+    // A declaration starts its line and names the function right before the first parenthesis.
+    let declared = header.lines().filter(|line| !line.starts_with(['/', ' ', '*', '#', '}']) && !line.starts_with("typedef"));
+    let names = declared.filter_map(|line| line.split_once('(')?.0.rsplit([' ', '*']).next());
+    let missing: Vec<&str> = names.filter(|name| !programs.contains(&format!("{name}("))).collect();
+    assert!(header.contains("peerfs_file_open(") && missing.is_empty(), "never called: {missing:?}");
 }
 
 #[test]

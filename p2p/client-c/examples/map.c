@@ -46,7 +46,7 @@ int main(int argc, char **argv) {
   struct peerfs_session *session;
   struct peerfs_mapping *mapping;
   struct peerfs_moved moved;
-  uint64_t grants;
+  struct peerfs_revoked revoked;
   if (argc != 3) {
     fprintf(stderr, "usage: map DIRECTORY FILE\n");
     return 2;
@@ -63,7 +63,7 @@ int main(int argc, char **argv) {
     return fail("the first piece is not direct");
 
   /* The answer comes after the acknowledgement, so the callback has run by then. */
-  if (peerfs_file_revoke(file, 0, 0, &grants) != PEERFS_OK)
+  if (peerfs_file_revoke(file, 0, 0, &revoked) != PEERFS_OK)
     return fail("revoke");
   if (read_by_address(mapping, second)) {
     fprintf(stderr, "map: the address was given out again after the revocation\n");
@@ -71,7 +71,7 @@ int main(int argc, char **argv) {
   }
   if (peerfs_mapping_read(mapping, 0, second, PIECE, &moved) != PEERFS_OK)
     return fail(argv[2]);
-  printf("%" PRIu64 " revoked, %d heard, %" PRIu64 " bytes by fallback, %s\n", grants, atomic_load(&heard),
+  printf("%" PRIu64 " revoked, %d heard, %" PRIu64 " bytes by fallback, %s\n", revoked.grants, atomic_load(&heard),
          moved.fallback, memcmp(first, second, PIECE) ? "different" : "the same bytes");
   if (peerfs_mapping_unmap(mapping, &moved) != PEERFS_OK)
     return fail("unmap");

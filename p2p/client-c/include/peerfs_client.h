@@ -14,62 +14,88 @@
  * The client library of peerfs: libpeerfs. Link with `pkg-config --cflags --libs peerfs`.
  *
  * Every call that can fail answers PEERFS_OK or an error code; peerfs_last_error() then has a message for
- * people, of the same thread. Results are stored through pointers, and only on success. Objects are made by
- * _open, _map and _access and must be given back exactly once; a NULL object is refused, or, when given back,
- * ignored. Objects may be used by several threads at once, unless they are being given back. In a child made by
- * fork(2) a session and all that comes from it answer PEERFS_STALE_CONTEXT.
+ * people, of the same thread. Results are stored through pointers, and only on success. Objects are handed over
+ * through a pointer to a pointer and must be given back exactly once, in any order; a NULL object is refused, or, when
+ * given back, ignored. In a child made by fork(2) a session and all that comes from it answer PEERFS_STALE_CONTEXT.
+ *
+ * Threads. Every object (file, session, mapping, guard, addresses, device memory) may be used by any number of threads
+ * at once, and be given back by another thread than the one that made it; but only when no thread uses it any more,
+ * callbacks apart. The last error, its number and its reason are each thread's own. What is passed by pointer (buffers,
+ * arrays, results) is the caller's, and of one call only.
+ *
+ * Callbacks. They run on the session's own thread, one at a time for each session, with the program's signals blocked.
+ * Giving a mapping (or addresses) back waits until a callback of it that runs has returned, so that afterwards nothing
+ * uses its `data`: hold no lock then that the callback takes. The callback may use the mapping until it returns. It may
+ * itself give mappings back, also its own: then it does not wait for itself, nor for a callback of another session
+ * that waits for it.
  */
 
-// What a call answers.
+// What a call answers. peerfs_last_error() names the object and what to do.
 enum peerfs_code {
   // It worked.
   PEERFS_OK = 0,
-  // The object is on no peerfs mount.
+  // The file or directory is on no peerfs mount, or is none that a device can map.
   PEERFS_NOT_PEERFS = 1,
-  // The session belongs to another process or has ended.
+  // The session belongs to another process (this one is a child made by fork(2)) or has ended: open a new one.
   PEERFS_STALE_CONTEXT = 2,
-  // The server of the mount has gone.
+  // The server of the mount has gone: nothing of it may be used any more.
   PEERFS_SERVER_GONE = 3,
-  // The direct mapping was taken back.
+  // The direct mapping was taken back: read and write by copying, or map again.
   PEERFS_REVOKED = 4,
   // The range was never direct; peerfs_last_reason() tells why.
   PEERFS_FALLBACK = 5,
-  // The range is direct, but in several pieces.
+  // The range is direct, but in several pieces: ask for each of peerfs_mapping_pieces().
   PEERFS_SPLIT = 6,
   // The range is empty or leaves what it has to lie in.
   PEERFS_RANGE = 7,
-  // The mapping was not made for writing.
+  // The mapping was not made with PEERFS_MAP_WRITE.
   PEERFS_READ_ONLY = 8,
   // No atomic operation is possible here; peerfs_last_reason() tells why.
   PEERFS_ATOMIC_UNSUPPORTED = 9,
-  // The word is not naturally aligned.
+  // The word is not naturally aligned: its offset is no multiple of its size.
   PEERFS_MISALIGNED = 10,
-  // The address cannot be accessed as a mapping for a device.
+  // The address cannot be accessed as a mapping for a device, or the placement cannot be.
   PEERFS_ADDRESS = 11,
-  // The processor's mapping at the address has changed.
+  // The processor's mapping at the address has changed, so the device has lost it: renew it.
   PEERFS_ADDRESS_CHANGED = 12,
-  // An access guard is held at the address.
+  // An access guard is held at the address: release it first.
   PEERFS_ADDRESS_IN_USE = 13,
   // No free addresses are left inside the limits.
   PEERFS_ADDRESS_SPACE_FULL = 14,
-  // A system call failed; peerfs_last_errno() has its error number.
+  // A system call, or the server, refused; peerfs_last_errno() has the error number.
   PEERFS_SYSTEM = 15,
-  // An argument is NULL or not valid.
+  // An argument is NULL or not valid; nothing was done.
   PEERFS_INVALID_ARGUMENT = 16,
   // The library has a bug, which was contained.
   PEERFS_PANIC = 17,
-  // Any other failure.
+  // Any other failure, such as an answer of the server that this version of the library does not understand.
   PEERFS_OTHER = 18,
+};
+
+// What is behind a stretch of addresses.
+enum peerfs_backing {
+  // A file of the mount, mapped for the device.
+  PEERFS_BACKING_FILE = 1,
+  // Memory that is no shared mapping of a regular file of the mount: it can be read, by fallback.
+  PEERFS_BACKING_MEMORY = 2,
+  // Nothing that the device may use: an access is an error.
+  PEERFS_BACKING_NOTHING = 3,
+  // The processor's mapping ended or changed: so did the device's.
+  PEERFS_BACKING_ENDED = 4,
 };
 
 // Addresses of this process that a device reaches too.
 struct peerfs_addresses;
 
+// Device memory that a session allocated. It ends when it is freed, or with its session; everybody's mappings of it are
+// revoked first.
+struct peerfs_devmem;
+
 // An open file. Its plain reads and writes go past the page cache.
 struct peerfs_file;
 
 // Access to a directly mapped range by address. A revocation waits for it, up to the deadline; after that an access by
-// address raises SIGBUS.
+// address raises SIGBUS. It may outlive the mapping, but is not valid any more then.
 struct peerfs_guard;
 
 // A mapped range of a file.
@@ -88,8 +114,28 @@ struct peerfs_piece {
   uint64_t device_offset;
   // `enum peerfs_path`.
   uint32_t path;
-  // `enum peerfs_reason` of a fallback, else 0.
+  // `enum peerfs_reason` of a fallback, the first in pipeline order, else 0.
   uint32_t reason;
+  // Every reason that refuses it, not only the first (query): bit n stands for peerfs_reason_of_bit(n).
+  uint32_t refusals;
+  // What could end a mapping of it later (query, direct): bit n stands for the `enum peerfs_trigger` n.
+  uint32_t triggers;
+  // What it is pinned as (map with PEERFS_MAP_PIN, direct): PEERFS_GRANT_PINNED_MEMFD or PEERFS_GRANT_PINNED_DMABUF, else 0.
+  uint32_t pin;
+};
+
+// What a revocation on demand did.
+struct peerfs_revoked {
+  // Grants that were revoked.
+  uint64_t grants;
+  // How many of them were cut without an acknowledgement.
+  uint64_t enforced;
+  // Pins that were cut.
+  uint64_t pins_cut;
+  // Dma-bufs that lost the file's blocks, while their holders keep the memory.
+  uint64_t pins_detached;
+  // Time to the cut, microseconds.
+  uint64_t latency_us;
 };
 
 // An importer: what a program says about the device it maps for.
@@ -106,6 +152,13 @@ struct peerfs_importer {
   uint32_t va_bits;
   // Its page size, bytes.
   uint32_t page_bytes;
+};
+
+// How a session behaves.
+struct peerfs_session_options {
+  // Honour revocations. Without it the session is a hung importer: it hears of revocations and calls back, but keeps its
+  // windows and never acknowledges.
+  bool acknowledge;
 };
 
 // Bytes moved, by path.
@@ -144,8 +197,25 @@ struct peerfs_revocation {
   uint32_t deadline_ms;
 };
 
-// Called on the library's own thread before a revocation is acknowledged. It must not block.
+// Called on the session's own thread before a revocation is acknowledged. It must not block, nor call what needs an answer
+// about the range from the server. It may use and end mappings; see "Callbacks" above.
 typedef void (*peerfs_revoke_callback)(const struct peerfs_revocation *revocation, void *data);
+
+// Addresses with one thing behind them.
+struct peerfs_stretch {
+  // First address.
+  uint64_t address;
+  // Length, bytes, in whole pages.
+  uint64_t length;
+  // Inode number of the file (PEERFS_BACKING_FILE), else 0.
+  uint64_t inode;
+  // Offset in the file of the first address, bytes (PEERFS_BACKING_FILE), else 0.
+  uint64_t file_offset;
+  // `enum peerfs_backing`.
+  uint32_t backing;
+  // Why it is no file that is mapped for the device, for people; ends with NUL.
+  char why[96];
+};
 
 // Where a range of addresses may be placed.
 struct peerfs_placement {
@@ -197,8 +267,30 @@ enum peerfs_code peerfs_file_write(const struct peerfs_file *file,
                                    const void *buffer,
                                    size_t length);
 
+// Size of the file, bytes.
+enum peerfs_code peerfs_file_size(const struct peerfs_file *file, uint64_t *bytes);
+
+// State of the server and of the file: space, mappings, revocations, and the bytes of the file moved directly and by
+// fallback, these also by reason: `file_fallback[n]` is for peerfs_reason_of_bit(n - 1), and `file_fallback[0]` for what
+// was direct when it was mapped, and was revoked since. Importers report to it when they unmap, and when they say so.
+enum peerfs_code peerfs_file_info(const struct peerfs_file *file,
+                                  struct peerfs_info *info);
+
+// Makes a range of `file`, open for writing, share the blocks of `source`, open for reading: nothing is copied until one of
+// the two is written. `length` 0 is to the end of the source; everything in multiples of 4096, but for a range that ends
+// where both files end. Stores the bytes shared, unless `shared` is NULL. Mappings for writing of the source's range and
+// all mappings of the file's range end. PEERFS_SYSTEM with EXDEV when the files are not on one mount, EINVAL when the range
+// is misaligned, beyond the source or overlapping, EISDIR, EBADF, ETXTBSY, EFBIG, ENOSPC.
+enum peerfs_code peerfs_file_reflink_from(const struct peerfs_file *file,
+                                          const struct peerfs_file *source,
+                                          uint64_t source_offset,
+                                          uint64_t offset,
+                                          uint64_t length,
+                                          uint64_t *shared);
+
 // The decision table of a range for an importer known by name (NULL: `cpu`); nothing changes. `length` 0 is to the end of
-// the file. `count` is the room in `pieces`, and becomes how many there are.
+// the file. `count` is the room in `pieces`, and becomes how many there are. `retry_after_ms`, unless NULL, becomes the
+// milliseconds after which it is worth asking again because something is PEERFS_REASON_BUSY, else 0.
 //
 // Strings end with NUL; `pieces` has room for `count`.
 enum peerfs_code peerfs_file_query(const struct peerfs_file *file,
@@ -207,13 +299,32 @@ enum peerfs_code peerfs_file_query(const struct peerfs_file *file,
                                    uint64_t length,
                                    uint32_t flags,
                                    struct peerfs_piece *pieces,
-                                   size_t *count);
+                                   size_t *count,
+                                   uint32_t *retry_after_ms);
 
-// Revokes every direct mapping of a range, of all processes (`length` 0: to the end); stores how many grants that were.
+// Revokes every direct mapping of a range, of all processes (`length` 0: to the end). Stores what that did, unless
+// `revoked` is NULL. PEERFS_SYSTEM with EPERM for those who may not.
 enum peerfs_code peerfs_file_revoke(const struct peerfs_file *file,
                                     uint64_t offset,
                                     uint64_t length,
-                                    uint64_t *grants);
+                                    struct peerfs_revoked *revoked);
+
+// As peerfs_file_revoke, and takes pins of the range back by force. For the owner of the mount only.
+enum peerfs_code peerfs_file_revoke_pins(const struct peerfs_file *file,
+                                         uint64_t offset,
+                                         uint64_t length,
+                                         struct peerfs_revoked *revoked);
+
+// Revokes every direct mapping of the mount that the file is on, as peerfs_file_revoke. For the owner of the mount only.
+enum peerfs_code peerfs_file_revoke_mount(const struct peerfs_file *file,
+                                          struct peerfs_revoked *revoked);
+
+// As peerfs_file_revoke_mount, and takes every pin of the mount back by force.
+enum peerfs_code peerfs_file_revoke_mount_pins(const struct peerfs_file *file,
+                                               struct peerfs_revoked *revoked);
+
+// Fills in the software importer `cpu`: no limits, honours revocation. A start for a device of one's own.
+enum peerfs_code peerfs_importer_cpu(struct peerfs_importer *importer);
 
 // Registers an importer (NULL: the software importer `cpu`) with the mount that `directory` is in.
 //
@@ -222,8 +333,22 @@ enum peerfs_code peerfs_session_open(const char *directory,
                                      const struct peerfs_importer *importer,
                                      struct peerfs_session **session);
 
-// Gives a session back. It ends with its last mapping.
+// As peerfs_session_open; `options` may be NULL.
+//
+// Strings end with NUL; pointers are valid or NULL.
+enum peerfs_code peerfs_session_open_with(const char *directory,
+                                          const struct peerfs_importer *importer,
+                                          const struct peerfs_session_options *options,
+                                          struct peerfs_session **session);
+
+// Gives a session back. It ends with its last mapping and device memory.
 void peerfs_session_close(struct peerfs_session *session);
+
+// Number of the session's context, never used again on this volume; 0 for a NULL session.
+uint64_t peerfs_session_context_id(const struct peerfs_session *session);
+
+// How long an importer may take to stop after a revocation, milliseconds; 0 for a NULL session.
+uint32_t peerfs_session_deadline_ms(const struct peerfs_session *session);
 
 // Revocations that the session has heard of.
 uint64_t peerfs_session_revocations(const struct peerfs_session *session);
@@ -237,7 +362,8 @@ enum peerfs_code peerfs_session_query(const struct peerfs_session *session,
                                       uint64_t length,
                                       uint32_t flags,
                                       struct peerfs_piece *pieces,
-                                      size_t *count);
+                                      size_t *count,
+                                      uint32_t *retry_after_ms);
 
 // Maps a range (`length` 0: to the end of the file). What cannot be direct falls back, which is no error.
 enum peerfs_code peerfs_session_map(const struct peerfs_session *session,
@@ -247,9 +373,25 @@ enum peerfs_code peerfs_session_map(const struct peerfs_session *session,
                                     uint32_t flags,
                                     struct peerfs_mapping **mapping);
 
-// Ends a mapping and gives it back, whatever the answer. Stores what has moved through it, unless `moved` is NULL.
+// Ends a mapping and gives it back, whatever the answer. Stores what has moved through it, unless `moved` is NULL. Waits for
+// a callback of the mapping that runs, which may use the mapping until it returns; see "Callbacks" above.
+//
+// The mapping is not given back by another thread too.
 enum peerfs_code peerfs_mapping_unmap(struct peerfs_mapping *mapping,
                                       struct peerfs_moved *moved);
+
+// The server's number of the mapping, as in revocations and `peerfs mappings`; 0 for a NULL mapping.
+uint64_t peerfs_mapping_id(const struct peerfs_mapping *mapping);
+
+// After a piece was refused because it is PEERFS_REASON_BUSY: milliseconds after which it is worth mapping again, else 0.
+uint32_t peerfs_mapping_retry_after_ms(const struct peerfs_mapping *mapping);
+
+// What has moved through the mapping so far.
+enum peerfs_code peerfs_mapping_moved(const struct peerfs_mapping *mapping,
+                                      struct peerfs_moved *moved);
+
+// Tells the server what has moved since the last report; unmapping does so too.
+enum peerfs_code peerfs_mapping_report(const struct peerfs_mapping *mapping);
 
 // The range in the file, bytes.
 enum peerfs_code peerfs_mapping_range(const struct peerfs_mapping *mapping,
@@ -296,9 +438,9 @@ enum peerfs_code peerfs_mapping_write(const struct peerfs_mapping *mapping,
                                       size_t length,
                                       struct peerfs_moved *moved);
 
-// Calls back with `data`, on the library's thread, when part of the mapping is revoked, before that is acknowledged. The
-// importer has to have stopped, or to hold a guard, when the callback returns. `data` has to live until the mapping is
-// given back and a callback that runs then has returned.
+// Calls back with `data`, on the session's own thread, when part of the mapping is revoked, before that is acknowledged. The
+// importer has to have stopped, or to hold a guard, when the callback returns. A revocation that came before is not told:
+// an access finds out. `data` has to live until peerfs_mapping_unmap() has returned, after which nothing calls back.
 enum peerfs_code peerfs_mapping_on_revoke(const struct peerfs_mapping *mapping,
                                           peerfs_revoke_callback callback,
                                           void *data);
@@ -342,6 +484,18 @@ const void *peerfs_guard_address(const struct peerfs_guard *guard);
 // Start address, for writing; NULL when not mapped with PEERFS_MAP_WRITE.
 void *peerfs_guard_address_for_writing(const struct peerfs_guard *guard);
 
+// Length of the range, bytes; 0 for a NULL guard.
+size_t peerfs_guard_length(const struct peerfs_guard *guard);
+
+// The `enum peerfs_path` of bytes that are moved through the guard; PEERFS_PATH_FALLBACK for a NULL guard.
+uint32_t peerfs_guard_path(const struct peerfs_guard *guard);
+
+// Loads the word at `index` bytes from the start, a multiple of 8, in one piece, without ever raising SIGBUS:
+// PEERFS_REVOKED when the memory was taken away.
+enum peerfs_code peerfs_guard_load_word(const struct peerfs_guard *guard,
+                                        size_t index,
+                                        uint64_t *word);
+
 // Was everything done through the guard until now done on the file's own bytes? What was read before counts only if so.
 bool peerfs_guard_still_valid(const struct peerfs_guard *guard);
 
@@ -359,8 +513,58 @@ enum peerfs_code peerfs_session_map_address(const struct peerfs_session *session
                                             uint32_t flags,
                                             struct peerfs_addresses **addresses);
 
-// Ends the device's side and gives it back; the processor's mappings stay.
+// Ends the device's side and gives it back; the processor's mappings stay. Waits for a callback of it that runs, which may
+// use it until it returns; see "Callbacks" above.
+//
+// The addresses are not given back by another thread too.
 void peerfs_addresses_close(struct peerfs_addresses *addresses);
+
+// What is behind the addresses, in order and without gaps. `count` is the room in `stretches`, and becomes how many there
+// are.
+//
+// `stretches` has room for `count`.
+enum peerfs_code peerfs_addresses_stretches(const struct peerfs_addresses *addresses,
+                                            struct peerfs_stretch *stretches,
+                                            size_t *count);
+
+// How each piece of the stretch that has the address was decided when it was mapped; none where it is no file's. `count` is
+// the room in `pieces`, and becomes how many there are.
+//
+// `pieces` has room for `count`.
+enum peerfs_code peerfs_addresses_pieces(const struct peerfs_addresses *addresses,
+                                         const void *address,
+                                         struct peerfs_piece *pieces,
+                                         size_t *count);
+
+// What has moved through the files' mappings that are alive.
+enum peerfs_code peerfs_addresses_moved(const struct peerfs_addresses *addresses,
+                                        struct peerfs_moved *moved);
+
+// Takes the device's address of a range, as peerfs_mapping_access. While the guard is held, what changes the processor's
+// mapping of the range through the library answers PEERFS_ADDRESS_IN_USE; a change behind the library's back shows in
+// peerfs_guard_still_valid().
+enum peerfs_code peerfs_addresses_access(const struct peerfs_addresses *addresses,
+                                         const void *address,
+                                         size_t length,
+                                         struct peerfs_guard **guard);
+
+// Calls back as peerfs_mapping_on_revoke when part of what is mapped at this moment is revoked: call it again for what is
+// renewed later. `data` has to live until peerfs_addresses_close() has returned, after which nothing calls back.
+enum peerfs_code peerfs_addresses_on_revoke(const struct peerfs_addresses *addresses,
+                                            peerfs_revoke_callback callback,
+                                            void *data);
+
+// Ends the device's side of every stretch that has one of these addresses, whole, before the program changes the processor's
+// in a way that has no call here. An access answers PEERFS_ADDRESS_CHANGED from now on. PEERFS_ADDRESS_IN_USE while a guard
+// is held there; nothing is ended then.
+enum peerfs_code peerfs_addresses_release(const struct peerfs_addresses *addresses,
+                                          const void *address,
+                                          size_t length);
+
+// Takes up again what is mapped at these addresses now.
+enum peerfs_code peerfs_addresses_renew(const struct peerfs_addresses *addresses,
+                                        const void *address,
+                                        size_t length);
 
 // The device reads at an address. PEERFS_ADDRESS_CHANGED when the processor's mapping is another one now.
 //
@@ -380,7 +584,7 @@ enum peerfs_code peerfs_addresses_write(const struct peerfs_addresses *addresses
                                         size_t length,
                                         struct peerfs_moved *moved);
 
-// munmap(2), the device's side first.
+// munmap(2), the device's side first; what is left is taken up again.
 //
 // As for munmap(2): nobody uses the memory any more.
 enum peerfs_code peerfs_addresses_munmap(const struct peerfs_addresses *addresses,
@@ -395,7 +599,8 @@ enum peerfs_code peerfs_addresses_mprotect(const struct peerfs_addresses *addres
                                            size_t length,
                                            int32_t protection);
 
-// mremap(2) with MREMAP_MAYMOVE, the device's side first; it follows to the new addresses.
+// mremap(2) with MREMAP_MAYMOVE, the device's side first; it follows to the new addresses. The new address is stored once the
+// mapping has moved, even if the device's side could not be taken up again.
 //
 // As for mremap(2): nobody uses the old addresses any more.
 enum peerfs_code peerfs_addresses_mremap(const struct peerfs_addresses *addresses,
@@ -410,6 +615,50 @@ enum peerfs_code peerfs_addresses_mremap(const struct peerfs_addresses *addresse
 enum peerfs_code peerfs_reserve(size_t length,
                                 const struct peerfs_placement *placement,
                                 void **address);
+
+// Allocates `bytes` of zeroed device memory, rounded up to 4096; `mode` has the permission bits with which others may open
+// it (0600: none but this user). PEERFS_SYSTEM with ENODEV when the mount has none, ENOMEM when it is used up, EDQUOT at a
+// limit, EFBIG for more than the device has.
+enum peerfs_code peerfs_session_allocate_devmem(const struct peerfs_session *session,
+                                                uint64_t bytes,
+                                                uint32_t mode,
+                                                struct peerfs_devmem **memory);
+
+// Opens device memory that any session allocated, by its number, if its permissions allow. It is mapped, read, written and
+// queried as a file. PEERFS_SYSTEM with what open(2) answers, ENOENT when it was freed.
+enum peerfs_code peerfs_session_open_devmem(const struct peerfs_session *session,
+                                            uint64_t id,
+                                            bool writable,
+                                            struct peerfs_file **file);
+
+// Frees device memory and gives it back, whatever the answer; where freeing failed it ends with the session.
+enum peerfs_code peerfs_devmem_free(struct peerfs_devmem *memory);
+
+// Its number N, by which another session opens it; its file is `.peerfs/devmem-N` in the mount. 0 for NULL.
+uint64_t peerfs_devmem_id(const struct peerfs_devmem *memory);
+
+// The file behind it, open for reading and writing, for everything that takes one; to be closed like any file.
+enum peerfs_code peerfs_devmem_file(const struct peerfs_devmem *memory,
+                                    struct peerfs_file **file);
+
+// Size now, bytes.
+enum peerfs_code peerfs_devmem_bytes(const struct peerfs_devmem *memory, uint64_t *bytes);
+
+// Is it in main memory at present, because the device had no room? It is served as before then, but by fallback.
+enum peerfs_code peerfs_devmem_is_migrated(const struct peerfs_devmem *memory,
+                                           bool *migrated);
+
+// Grows it to `bytes`; the new part is zero. Mappings stay, where it need not move. As peerfs_session_allocate_devmem, and
+// EINVAL for fewer bytes than it has.
+enum peerfs_code peerfs_devmem_grow(const struct peerfs_devmem *memory,
+                                    uint64_t bytes);
+
+// Maps a range (`length` 0: to the end) for the session that allocated it, as peerfs_session_map does a file's.
+enum peerfs_code peerfs_devmem_map(const struct peerfs_devmem *memory,
+                                   uint64_t offset,
+                                   uint64_t length,
+                                   uint32_t flags,
+                                   struct peerfs_mapping **mapping);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -4,18 +4,24 @@ use std::ffi::c_void;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-use peerfs_client::AddressMapping;
 use peerfs_client::svm::{self, Placement};
+use peerfs_client::{self as client, AddressMapping};
 
-use crate::failure::{Code, Failure, answer, give_back};
-use crate::file::map_flags;
-use crate::mapping::tell;
+use crate::callback::revoke_callback;
+use crate::failure::{Code, Failure, answer, end_and_give_back};
+use crate::file::{map_flags, store_pieces};
+use crate::guard::{Held, PeerfsGuard};
 use crate::raw;
-use crate::session::PeerfsSession;
-use crate::values::{PeerfsMoved, PeerfsPlacement};
+use crate::session::{self, PeerfsSession};
+use crate::values::{PeerfsMoved, PeerfsPiece, PeerfsPlacement, PeerfsStretch, RevokeCallback};
 
 /// Addresses of this process that a device reaches too.
 pub struct PeerfsAddresses(AddressMapping);
+
+/// The mapping behind an argument.
+fn of(addresses: Option<&PeerfsAddresses>) -> Result<&AddressMapping, Failure> {
+    Ok(&raw::object(addresses, "the addresses")?.0)
+}
 
 /// Maps for the device what the processor has mapped at `length` bytes from `address` on: shared mappings of files of the
 /// mount. Where the processor's mapping ends or changes the device's ends too, at the latest before its next access.
@@ -29,16 +35,121 @@ pub extern "C" fn peerfs_session_map_address(
 ) -> Code {
     answer(|| {
         let place = raw::place(addresses)?;
-        let session = &raw::object(session, "the session")?.0;
-        raw::hand_over(place, PeerfsAddresses(session.map_address(address.addr() as u64, length as u64, map_flags(flags)?)?));
+        let mapped = session::of(session)?.map_address(address.addr() as u64, length as u64, map_flags(flags)?)?;
+        raw::hand_over(place, PeerfsAddresses(mapped));
         Ok(())
     })
 }
 
-/// Ends the device's side and gives it back; the processor's mappings stay.
+/// Ends the device's side and gives it back; the processor's mappings stay. Waits for a callback of it that runs, which may
+/// use it until it returns; see "Callbacks" above.
+///
+/// # Safety
+/// The addresses are not given back by another thread too.
 #[unsafe(no_mangle)]
-pub extern "C" fn peerfs_addresses_close(addresses: Option<Box<PeerfsAddresses>>) {
-    give_back(addresses);
+pub unsafe extern "C" fn peerfs_addresses_close(addresses: *mut PeerfsAddresses) {
+    // SAFETY: the caller's promise. Nobody is left to tell of a failure.
+    let _ = unsafe { end_and_give_back(addresses, |addresses| Ok(addresses.0.end()?)) };
+}
+
+/// What is behind the addresses, in order and without gaps. `count` is the room in `stretches`, and becomes how many there
+/// are.
+///
+/// # Safety
+/// `stretches` has room for `count`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn peerfs_addresses_stretches(
+    addresses: Option<&PeerfsAddresses>,
+    stretches: *mut PeerfsStretch,
+    count: Option<&mut usize>,
+) -> Code {
+    answer(|| {
+        let known = of(addresses)?.stretches();
+        let found: Vec<PeerfsStretch> = known.iter().map(PeerfsStretch::from).collect();
+        // SAFETY: the caller's promise.
+        unsafe { raw::store(&found, stretches, count) }
+    })
+}
+
+/// How each piece of the stretch that has the address was decided when it was mapped; none where it is no file's. `count` is
+/// the room in `pieces`, and becomes how many there are.
+///
+/// # Safety
+/// `pieces` has room for `count`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn peerfs_addresses_pieces(
+    addresses: Option<&PeerfsAddresses>,
+    address: *const c_void,
+    pieces: *mut PeerfsPiece,
+    count: Option<&mut usize>,
+) -> Code {
+    answer(|| {
+        let known = of(addresses)?.stretches();
+        let found = known.iter().find(|stretch| stretch.addresses.contains(&(address.addr() as u64)));
+        let segments = match &found.ok_or_else(|| Failure::argument("the address"))?.backing {
+            client::Backing::File { segments, .. } => segments.as_slice(),
+            _ => &[],
+        };
+        // SAFETY: the caller's promise.
+        unsafe { store_pieces(segments, pieces, count) }
+    })
+}
+
+/// What has moved through the files' mappings that are alive.
+#[unsafe(no_mangle)]
+pub extern "C" fn peerfs_addresses_moved(
+    addresses: Option<&PeerfsAddresses>,
+    moved: Option<&mut MaybeUninit<PeerfsMoved>>,
+) -> Code {
+    answer(|| {
+        raw::place(moved)?.write(of(addresses)?.moved().into());
+        Ok(())
+    })
+}
+
+/// Takes the device's address of a range, as peerfs_mapping_access. While the guard is held, what changes the processor's
+/// mapping of the range through the library answers PEERFS_ADDRESS_IN_USE; a change behind the library's back shows in
+/// peerfs_guard_still_valid().
+#[unsafe(no_mangle)]
+pub extern "C" fn peerfs_addresses_access(
+    addresses: Option<&PeerfsAddresses>,
+    address: *const c_void,
+    length: usize,
+    guard: Option<&mut MaybeUninit<*mut PeerfsGuard>>,
+) -> Code {
+    answer(|| {
+        let place = raw::place(guard)?;
+        raw::hand_over(place, PeerfsGuard(Held::Addresses(of(addresses)?.access(span(address, length)?)?)));
+        Ok(())
+    })
+}
+
+/// Calls back as peerfs_mapping_on_revoke when part of what is mapped at this moment is revoked: call it again for what is
+/// renewed later. `data` has to live until peerfs_addresses_close() has returned, after which nothing calls back.
+#[unsafe(no_mangle)]
+pub extern "C" fn peerfs_addresses_on_revoke(
+    addresses: Option<&PeerfsAddresses>,
+    callback: RevokeCallback,
+    data: *mut c_void,
+) -> Code {
+    answer(|| {
+        of(addresses)?.on_revoke(revoke_callback(callback, data)?);
+        Ok(())
+    })
+}
+
+/// Ends the device's side of every stretch that has one of these addresses, whole, before the program changes the processor's
+/// in a way that has no call here. An access answers PEERFS_ADDRESS_CHANGED from now on. PEERFS_ADDRESS_IN_USE while a guard
+/// is held there; nothing is ended then.
+#[unsafe(no_mangle)]
+pub extern "C" fn peerfs_addresses_release(addresses: Option<&PeerfsAddresses>, address: *const c_void, length: usize) -> Code {
+    answer(|| Ok(of(addresses)?.release(span(address, length)?)?))
+}
+
+/// Takes up again what is mapped at these addresses now.
+#[unsafe(no_mangle)]
+pub extern "C" fn peerfs_addresses_renew(addresses: Option<&PeerfsAddresses>, address: *const c_void, length: usize) -> Code {
+    answer(|| Ok(of(addresses)?.renew(span(address, length)?)?))
 }
 
 /// The device reads at an address. PEERFS_ADDRESS_CHANGED when the processor's mapping is another one now.
@@ -56,8 +167,7 @@ pub unsafe extern "C" fn peerfs_addresses_read(
     answer(|| {
         // SAFETY: the caller's promise.
         let target = unsafe { raw::target(buffer, length) }?;
-        let done = raw::object(addresses, "the addresses")?.0.read_at(address.addr() as u64, target)?;
-        tell(moved, done.into());
+        raw::tell(moved, of(addresses)?.read_at(address.addr() as u64, target)?.into());
         Ok(())
     })
 }
@@ -77,13 +187,12 @@ pub unsafe extern "C" fn peerfs_addresses_write(
     answer(|| {
         // SAFETY: the caller's promise.
         let source = unsafe { raw::source(buffer, length) }?;
-        let done = raw::object(addresses, "the addresses")?.0.write_at(address.addr() as u64, source)?;
-        tell(moved, done.into());
+        raw::tell(moved, of(addresses)?.write_at(address.addr() as u64, source)?.into());
         Ok(())
     })
 }
 
-/// munmap(2), the device's side first.
+/// munmap(2), the device's side first; what is left is taken up again.
 ///
 /// # Safety
 /// As for munmap(2): nobody uses the memory any more.
@@ -94,11 +203,9 @@ pub unsafe extern "C" fn peerfs_addresses_munmap(
     length: usize,
 ) -> Code {
     answer(|| {
-        let mapping = &raw::object(addresses, "the addresses")?.0;
-        mapping.release(span(address, length)?)?;
         // SAFETY: the caller's promise.
-        check(unsafe { libc::munmap(address, length) }, "unmap")?;
-        Ok(mapping.renew(span(address, length)?)?)
+        let unmap = || check(unsafe { libc::munmap(address, length) }, "unmap");
+        of(addresses)?.change(span(address, length)?, unmap)?
     })
 }
 
@@ -114,16 +221,14 @@ pub unsafe extern "C" fn peerfs_addresses_mprotect(
     protection: i32,
 ) -> Code {
     answer(|| {
-        let mapping = &raw::object(addresses, "the addresses")?.0;
-        mapping.release(span(address, length)?)?;
         // SAFETY: the caller's promise.
-        let protected = check(unsafe { libc::mprotect(address, length, protection) }, "protect");
-        mapping.renew(span(address, length)?)?;
-        protected
+        let protect = || check(unsafe { libc::mprotect(address, length, protection) }, "protect");
+        of(addresses)?.change(span(address, length)?, protect)?
     })
 }
 
-/// mremap(2) with MREMAP_MAYMOVE, the device's side first; it follows to the new addresses.
+/// mremap(2) with MREMAP_MAYMOVE, the device's side first; it follows to the new addresses. The new address is stored once the
+/// mapping has moved, even if the device's side could not be taken up again.
 ///
 /// # Safety
 /// As for mremap(2): nobody uses the old addresses any more.
@@ -137,18 +242,18 @@ pub unsafe extern "C" fn peerfs_addresses_mremap(
 ) -> Code {
     answer(|| {
         let place = raw::place(new_address)?;
-        let mapping = &raw::object(addresses, "the addresses")?.0;
-        mapping.release(span(address, old_length)?)?;
-        // SAFETY: the caller's promise.
-        let moved = unsafe { libc::mremap(address, old_length, new_length, libc::MREMAP_MAYMOVE) };
-        let failure = (moved == libc::MAP_FAILED).then(|| Failure::system("move the mapping"));
-        mapping.renew(span(address, old_length)?)?;
-        if let Some(failure) = failure {
-            return Err(failure);
-        }
-        mapping.renew(span(moved, new_length)?)?;
-        place.write(moved);
-        Ok(())
+        let mapping = of(addresses)?;
+        let remap = || {
+            // SAFETY: the caller's promise.
+            let moved = unsafe { libc::mremap(address, old_length, new_length, libc::MREMAP_MAYMOVE) };
+            if moved == libc::MAP_FAILED {
+                return Err(Failure::system("move the mapping"));
+            }
+            // It has moved, whatever comes now.
+            Ok(*place.write(moved))
+        };
+        let moved = mapping.change(span(address, old_length)?, remap)??;
+        Ok(mapping.renew(span(moved, new_length)?)?)
     })
 }
 
@@ -169,10 +274,8 @@ pub extern "C" fn peerfs_reserve(
     })
 }
 
-fn span(address: *mut c_void, length: usize) -> Result<Range<u64>, Failure> {
-    let start = address.addr() as u64;
-    let end = start.checked_add(length as u64).ok_or_else(|| Failure::argument("the range"))?;
-    Ok(start..end)
+fn span(address: *const c_void, length: usize) -> Result<Range<u64>, Failure> {
+    raw::span(address.addr() as u64, length as u64)
 }
 
 fn check(result: i32, operation: &str) -> Result<(), Failure> {

@@ -6,47 +6,47 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use peerfs_client::{Error, Reason};
 
-/// What a call answers.
+/// What a call answers. peerfs_last_error() names the object and what to do.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Code {
     /// It worked.
     Ok = 0,
-    /// The object is on no peerfs mount.
+    /// The file or directory is on no peerfs mount, or is none that a device can map.
     NotPeerfs = 1,
-    /// The session belongs to another process or has ended.
+    /// The session belongs to another process (this one is a child made by fork(2)) or has ended: open a new one.
     StaleContext = 2,
-    /// The server of the mount has gone.
+    /// The server of the mount has gone: nothing of it may be used any more.
     ServerGone = 3,
-    /// The direct mapping was taken back.
+    /// The direct mapping was taken back: read and write by copying, or map again.
     Revoked = 4,
     /// The range was never direct; peerfs_last_reason() tells why.
     Fallback = 5,
-    /// The range is direct, but in several pieces.
+    /// The range is direct, but in several pieces: ask for each of peerfs_mapping_pieces().
     Split = 6,
     /// The range is empty or leaves what it has to lie in.
     Range = 7,
-    /// The mapping was not made for writing.
+    /// The mapping was not made with PEERFS_MAP_WRITE.
     ReadOnly = 8,
     /// No atomic operation is possible here; peerfs_last_reason() tells why.
     AtomicUnsupported = 9,
-    /// The word is not naturally aligned.
+    /// The word is not naturally aligned: its offset is no multiple of its size.
     Misaligned = 10,
-    /// The address cannot be accessed as a mapping for a device.
+    /// The address cannot be accessed as a mapping for a device, or the placement cannot be.
     Address = 11,
-    /// The processor's mapping at the address has changed.
+    /// The processor's mapping at the address has changed, so the device has lost it: renew it.
     AddressChanged = 12,
-    /// An access guard is held at the address.
+    /// An access guard is held at the address: release it first.
     AddressInUse = 13,
     /// No free addresses are left inside the limits.
     AddressSpaceFull = 14,
-    /// A system call failed; peerfs_last_errno() has its error number.
+    /// A system call, or the server, refused; peerfs_last_errno() has the error number.
     System = 15,
-    /// An argument is NULL or not valid.
+    /// An argument is NULL or not valid; nothing was done.
     InvalidArgument = 16,
     /// The library has a bug, which was contained.
     Panic = 17,
-    /// Any other failure.
+    /// Any other failure, such as an answer of the server that this version of the library does not understand.
     Other = 18,
 }
 
@@ -61,6 +61,11 @@ pub(crate) struct Failure {
 impl Failure {
     pub(crate) fn argument(what: &str) -> Failure {
         Failure { code: Code::InvalidArgument, message: format!("{what} is NULL or not valid"), errno: libc::EINVAL, reason: 0 }
+    }
+
+    pub(crate) fn revoked() -> Failure {
+        let message = "the direct mapping was revoked: read and write by copying, or map again".to_owned();
+        Failure { code: Code::Revoked, message, errno: 0, reason: 0 }
     }
 
     pub(crate) fn system(operation: &str) -> Failure {
@@ -98,7 +103,7 @@ fn code(error: &Error) -> (Code, Option<Reason>) {
         Error::AddressInUse { .. } => Code::AddressInUse,
         Error::AddressSpaceFull { .. } => Code::AddressSpaceFull,
         Error::System { .. } => Code::System,
-        Error::ImporterName { .. } => Code::InvalidArgument,
+        Error::ImporterName { .. } | Error::PciAddress { .. } => Code::InvalidArgument,
         _ => Code::Other,
     };
     (code, None)
@@ -132,6 +137,21 @@ pub(crate) fn answer(call: impl FnOnce() -> Result<(), Failure>) -> Code {
 pub(crate) fn give_back<T>(object: Option<Box<T>>) {
     // Nobody could do anything about it.
     let _ = catch_unwind(AssertUnwindSafe(|| drop(object)));
+}
+
+/// Ends an object that callbacks may use until `end` has returned, and then gives it back, whatever `end` answers.
+///
+/// # Safety
+/// `object` is NULL, or was handed over, is not being given back by anybody else, and is used by callbacks only.
+pub(crate) unsafe fn end_and_give_back<T>(object: *mut T, end: impl FnOnce(&T) -> Result<(), Failure>) -> Code {
+    answer(|| {
+        // SAFETY: the caller's promise: it lives until it is given back below, and callbacks only share it.
+        let Some(shared) = (unsafe { object.as_ref() }) else { return Ok(()) };
+        let ended = end(shared);
+        // SAFETY: it was handed over, so a box made it, and after `end` nobody else uses it.
+        give_back(Some(unsafe { Box::from_raw(object) }));
+        ended
+    })
 }
 
 /// What went wrong in the last call of this thread that failed, and what to do. Valid until the next call that fails.
@@ -200,10 +220,10 @@ mod tests {
         unsafe {
             assert_eq!(file::peerfs_file_open(std::ptr::null(), false, None), Code::InvalidArgument);
             assert_eq!(file::peerfs_file_read(None, 0, std::ptr::null_mut(), 1, None), Code::InvalidArgument);
+            assert_eq!(mapping::peerfs_mapping_unmap(std::ptr::null_mut(), None), Code::Ok);
             assert_eq!(mapping::peerfs_mapping_read(None, 0, std::ptr::null_mut(), 0, None), Code::InvalidArgument);
         }
         assert_eq!(mapping::peerfs_mapping_fetch_add_u64(None, 0, 1, None), Code::InvalidArgument);
-        assert_eq!(mapping::peerfs_mapping_unmap(None, None), Code::Ok);
         assert!(guard::peerfs_guard_address(None).is_null() && !guard::peerfs_guard_still_valid(None));
         file::peerfs_file_close(None);
         guard::peerfs_guard_release(None);

@@ -5,26 +5,61 @@ use std::mem::MaybeUninit;
 
 use peerfs_client::{AtomicWord, Mapping, Reason};
 
-use crate::failure::{Code, Failure, answer};
-use crate::guard::PeerfsGuard;
+use crate::callback::revoke_callback;
+use crate::failure::{Code, Failure, answer, end_and_give_back};
+use crate::file::store_pieces;
+use crate::guard::{Held, PeerfsGuard};
 use crate::raw;
-use crate::values::{PeerfsMoved, PeerfsPiece, PeerfsPin, PeerfsRevocation, RevokeCallback};
+use crate::values::{PeerfsMoved, PeerfsPiece, PeerfsPin, RevokeCallback, milliseconds};
 
 /// A mapped range of a file.
 pub struct PeerfsMapping(pub(crate) Mapping);
 
-/// Ends a mapping and gives it back, whatever the answer. Stores what has moved through it, unless `moved` is NULL.
+/// The mapping behind an argument.
+fn of(mapping: Option<&PeerfsMapping>) -> Result<&Mapping, Failure> {
+    Ok(&raw::object(mapping, "the mapping")?.0)
+}
+
+/// Ends a mapping and gives it back, whatever the answer. Stores what has moved through it, unless `moved` is NULL. Waits for
+/// a callback of the mapping that runs, which may use the mapping until it returns; see "Callbacks" above.
+///
+/// # Safety
+/// The mapping is not given back by another thread too.
 #[unsafe(no_mangle)]
-pub extern "C" fn peerfs_mapping_unmap(
-    mapping: Option<Box<PeerfsMapping>>,
-    moved: Option<&mut MaybeUninit<PeerfsMoved>>,
-) -> Code {
+pub unsafe extern "C" fn peerfs_mapping_unmap(mapping: *mut PeerfsMapping, moved: Option<&mut MaybeUninit<PeerfsMoved>>) -> Code {
+    let end = |mapping: &PeerfsMapping| {
+        raw::tell(moved, mapping.0.end()?.into());
+        Ok(())
+    };
+    // SAFETY: the caller's promise.
+    unsafe { end_and_give_back(mapping, end) }
+}
+
+/// The server's number of the mapping, as in revocations and `peerfs mappings`; 0 for a NULL mapping.
+#[unsafe(no_mangle)]
+pub extern "C" fn peerfs_mapping_id(mapping: Option<&PeerfsMapping>) -> u64 {
+    mapping.map_or(0, |mapping| mapping.0.id())
+}
+
+/// After a piece was refused because it is PEERFS_REASON_BUSY: milliseconds after which it is worth mapping again, else 0.
+#[unsafe(no_mangle)]
+pub extern "C" fn peerfs_mapping_retry_after_ms(mapping: Option<&PeerfsMapping>) -> u32 {
+    mapping.and_then(|mapping| mapping.0.retry_after()).map_or(0, milliseconds)
+}
+
+/// What has moved through the mapping so far.
+#[unsafe(no_mangle)]
+pub extern "C" fn peerfs_mapping_moved(mapping: Option<&PeerfsMapping>, moved: Option<&mut MaybeUninit<PeerfsMoved>>) -> Code {
     answer(|| {
-        let Some(mapping) = mapping else { return Ok(()) };
-        let total = mapping.0.unmap()?;
-        tell(moved, total.into());
+        raw::place(moved)?.write(of(mapping)?.moved().into());
         Ok(())
     })
+}
+
+/// Tells the server what has moved since the last report; unmapping does so too.
+#[unsafe(no_mangle)]
+pub extern "C" fn peerfs_mapping_report(mapping: Option<&PeerfsMapping>) -> Code {
+    answer(|| Ok(of(mapping)?.report()?))
 }
 
 /// The range in the file, bytes.
@@ -35,9 +70,9 @@ pub extern "C" fn peerfs_mapping_range(
     end: Option<&mut MaybeUninit<u64>>,
 ) -> Code {
     answer(|| {
-        let range = raw::object(mapping, "the mapping")?.0.range();
-        tell(start, range.start);
-        tell(end, range.end);
+        let range = of(mapping)?.range();
+        raw::tell(start, range.start);
+        raw::tell(end, range.end);
         Ok(())
     })
 }
@@ -53,10 +88,8 @@ pub unsafe extern "C" fn peerfs_mapping_pieces(
     count: Option<&mut usize>,
 ) -> Code {
     answer(|| {
-        let segments = raw::object(mapping, "the mapping")?.0.segments();
-        let found: Vec<PeerfsPiece> = segments.iter().map(PeerfsPiece::from).collect();
         // SAFETY: the caller's promise.
-        unsafe { raw::store(&found, pieces, count) }
+        unsafe { store_pieces(of(mapping)?.segments(), pieces, count) }
     })
 }
 
@@ -72,7 +105,7 @@ pub unsafe extern "C" fn peerfs_mapping_pins(
     count: Option<&mut usize>,
 ) -> Code {
     answer(|| {
-        let pinned = raw::object(mapping, "the mapping")?.0.pins();
+        let pinned = of(mapping)?.pins();
         let found: Vec<PeerfsPin> = pinned.iter().map(PeerfsPin::from).collect();
         // SAFETY: the caller's promise.
         unsafe { raw::store(&found, pins, count) }
@@ -88,10 +121,10 @@ pub extern "C" fn peerfs_mapping_fallback_bytes(
     bytes: Option<&mut MaybeUninit<u64>>,
 ) -> Code {
     answer(|| {
-        let reasons = raw::object(mapping, "the mapping")?.0.fallback_reasons();
+        let reasons = of(mapping)?.fallback_reasons();
         let code = |reason: Option<Reason>| reason.map_or(0, Reason::code);
         let found = reasons.into_iter().find(|(known, _)| code(*known) == reason);
-        tell(bytes, found.map_or(0, |(_, bytes)| bytes));
+        raw::tell(bytes, found.map_or(0, |(_, bytes)| bytes));
         Ok(())
     })
 }
@@ -112,7 +145,7 @@ pub unsafe extern "C" fn peerfs_mapping_read(
     answer(|| {
         // SAFETY: the caller's promise.
         let target = unsafe { raw::target(buffer, length) }?;
-        tell(moved, raw::object(mapping, "the mapping")?.0.read_at(offset, target)?.into());
+        raw::tell(moved, of(mapping)?.read_at(offset, target)?.into());
         Ok(())
     })
 }
@@ -132,35 +165,18 @@ pub unsafe extern "C" fn peerfs_mapping_write(
     answer(|| {
         // SAFETY: the caller's promise.
         let source = unsafe { raw::source(buffer, length) }?;
-        tell(moved, raw::object(mapping, "the mapping")?.0.write_at(offset, source)?.into());
+        raw::tell(moved, of(mapping)?.write_at(offset, source)?.into());
         Ok(())
     })
 }
 
-/// A pointer that the caller says may be used on the library's thread.
-struct Data(*mut c_void);
-
-// SAFETY: the pointer is not used here, only handed to the caller's function, whose business it is.
-unsafe impl Send for Data {}
-// SAFETY: as above.
-unsafe impl Sync for Data {}
-
-impl Data {
-    fn pointer(&self) -> *mut c_void {
-        self.0
-    }
-}
-
-/// Calls back with `data`, on the library's thread, when part of the mapping is revoked, before that is acknowledged. The
-/// importer has to have stopped, or to hold a guard, when the callback returns. `data` has to live until the mapping is
-/// given back and a callback that runs then has returned.
+/// Calls back with `data`, on the session's own thread, when part of the mapping is revoked, before that is acknowledged. The
+/// importer has to have stopped, or to hold a guard, when the callback returns. A revocation that came before is not told:
+/// an access finds out. `data` has to live until peerfs_mapping_unmap() has returned, after which nothing calls back.
 #[unsafe(no_mangle)]
 pub extern "C" fn peerfs_mapping_on_revoke(mapping: Option<&PeerfsMapping>, callback: RevokeCallback, data: *mut c_void) -> Code {
     answer(|| {
-        let callback = callback.ok_or_else(|| Failure::argument("the callback"))?;
-        let data = Data(data);
-        let call = move |revocation: &_| callback(&PeerfsRevocation::from(revocation), data.pointer());
-        raw::object(mapping, "the mapping")?.0.on_revoke(call);
+        of(mapping)?.on_revoke(revoke_callback(callback, data)?);
         Ok(())
     })
 }
@@ -174,9 +190,8 @@ pub extern "C" fn peerfs_mapping_access(
     guard: Option<&mut MaybeUninit<*mut PeerfsGuard>>,
 ) -> Code {
     answer(|| {
-        let end = offset.checked_add(length).ok_or_else(|| Failure::argument("the range"))?;
         let place = raw::place(guard)?;
-        raw::hand_over(place, PeerfsGuard(raw::object(mapping, "the mapping")?.0.access(offset..end)?));
+        raw::hand_over(place, PeerfsGuard(Held::Range(of(mapping)?.access(raw::span(offset, length)?)?)));
         Ok(())
     })
 }
@@ -234,7 +249,7 @@ fn fetch_add<W: AtomicWord>(
     value: W,
     was: Option<&mut MaybeUninit<W>>,
 ) -> Result<(), Failure> {
-    tell(was, raw::object(mapping, "the mapping")?.0.fetch_add(offset, value)?);
+    raw::tell(was, of(mapping)?.fetch_add(offset, value)?);
     Ok(())
 }
 
@@ -244,14 +259,7 @@ fn compare_exchange<W: AtomicWord>(
     (current, wanted): (W, W),
     was: Option<&mut MaybeUninit<W>>,
 ) -> Result<(), Failure> {
-    let found = raw::object(mapping, "the mapping")?.0.compare_exchange(offset, current, wanted)?;
-    tell(was, found.unwrap_or_else(|other| other));
+    let found = of(mapping)?.compare_exchange(offset, current, wanted)?;
+    raw::tell(was, found.unwrap_or_else(|other| other));
     Ok(())
-}
-
-/// Stores a result that the caller may not want.
-pub(crate) fn tell<T>(place: Option<&mut MaybeUninit<T>>, value: T) {
-    if let Some(place) = place {
-        place.write(value);
-    }
 }

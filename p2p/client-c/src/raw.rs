@@ -2,6 +2,7 @@
 
 use std::ffi::{CStr, c_char, c_void};
 use std::mem::MaybeUninit;
+use std::ops::Range;
 use std::slice;
 
 use crate::failure::Failure;
@@ -76,6 +77,19 @@ pub(crate) fn object<'a, T>(object: Option<&'a T>, what: &str) -> Result<&'a T, 
 /// A place for a result that the caller wants.
 pub(crate) fn place<T>(place: Option<&mut MaybeUninit<T>>) -> Result<&mut MaybeUninit<T>, Failure> {
     place.ok_or_else(|| Failure::argument("the place for the result"))
+}
+
+/// Stores a result that the caller may not want.
+pub(crate) fn tell<T>(place: Option<&mut MaybeUninit<T>>, value: T) {
+    if let Some(place) = place {
+        place.write(value);
+    }
+}
+
+/// From a start and a length, which must not overflow.
+pub(crate) fn span(start: u64, length: u64) -> Result<Range<u64>, Failure> {
+    let end = start.checked_add(length).ok_or_else(|| Failure::argument("the range"))?;
+    Ok(start..end)
 }
 
 /// Hands an object over to the caller.

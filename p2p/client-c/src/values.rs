@@ -2,10 +2,13 @@
 
 use std::ffi::{c_char, c_void};
 use std::os::fd::AsRawFd;
+use std::ptr;
+use std::time::Duration;
 
 use peerfs_abi::ioctl::grant_kind;
 use peerfs_client::svm::{Direction, Placement};
-use peerfs_client::{Attestation, ImporterFlags, ImporterSpec, PinKind, Pinned, Revocation, Segment, Trigger};
+use peerfs_client::{self as client, Attestation, ImporterFlags, ImporterSpec, PinKind, Pinned, Revocation, Revoked};
+use peerfs_client::{Segment, SessionOptions, Stretch, Trigger};
 
 use crate::failure::Failure;
 use crate::raw;
@@ -28,6 +31,19 @@ pub struct PeerfsImporter {
 }
 
 impl PeerfsImporter {
+    /// The software importer.
+    pub(crate) fn cpu() -> PeerfsImporter {
+        let spec = ImporterSpec::cpu();
+        PeerfsImporter {
+            name: ptr::null(),
+            pci_address: ptr::null(),
+            flags: spec.flags.bits(),
+            dma_bits: spec.dma_bits,
+            va_bits: spec.va_bits,
+            page_bytes: spec.page_bytes,
+        }
+    }
+
     /// # Safety
     /// The strings are NULL or end with NUL.
     pub(crate) unsafe fn spec(&self) -> Result<ImporterSpec, Failure> {
@@ -58,8 +74,14 @@ pub struct PeerfsPiece {
     pub device_offset: u64,
     /// `enum peerfs_path`.
     pub path: u32,
-    /// `enum peerfs_reason` of a fallback, else 0.
+    /// `enum peerfs_reason` of a fallback, the first in pipeline order, else 0.
     pub reason: u32,
+    /// Every reason that refuses it, not only the first (query): bit n stands for peerfs_reason_of_bit(n).
+    pub refusals: u32,
+    /// What could end a mapping of it later (query, direct): bit n stands for the `enum peerfs_trigger` n.
+    pub triggers: u32,
+    /// What it is pinned as (map with PEERFS_MAP_PIN, direct): PEERFS_GRANT_PINNED_MEMFD or PEERFS_GRANT_PINNED_DMABUF, else 0.
+    pub pin: u32,
 }
 
 impl From<&Segment> for PeerfsPiece {
@@ -70,6 +92,9 @@ impl From<&Segment> for PeerfsPiece {
             device_offset: segment.device_offset.unwrap_or(0),
             path: segment.path as u32,
             reason: segment.reason.map_or(0, |reason| reason.code()),
+            refusals: segment.refusals.bits(),
+            triggers: segment.triggers.bits(),
+            pin: segment.pin.map_or(0, pin_kind),
         }
     }
 }
@@ -90,11 +115,14 @@ pub struct PeerfsPin {
 
 impl From<&Pinned<'_>> for PeerfsPin {
     fn from(pin: &Pinned<'_>) -> Self {
-        let kind = match pin.kind {
-            PinKind::Memfd => grant_kind::PINNED_MEMFD,
-            PinKind::Dmabuf => grant_kind::PINNED_DMABUF,
-        };
-        PeerfsPin { file_offset: pin.file_offset, length: pin.length, kind, fd: pin.fd.as_raw_fd() }
+        PeerfsPin { file_offset: pin.file_offset, length: pin.length, kind: pin_kind(pin.kind), fd: pin.fd.as_raw_fd() }
+    }
+}
+
+fn pin_kind(kind: PinKind) -> u32 {
+    match kind {
+        PinKind::Memfd => grant_kind::PINNED_MEMFD,
+        PinKind::Dmabuf => grant_kind::PINNED_DMABUF,
     }
 }
 
@@ -138,13 +166,122 @@ impl From<&Revocation> for PeerfsRevocation {
             file_offset: revocation.file_offset,
             length: revocation.length,
             trigger: revocation.trigger.map_or(0, Trigger::code),
-            deadline_ms: u32::try_from(revocation.deadline.as_millis()).unwrap_or(u32::MAX),
+            deadline_ms: milliseconds(revocation.deadline),
         }
     }
 }
 
-/// Called on the library's own thread before a revocation is acknowledged. It must not block.
+/// What a revocation on demand did.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct PeerfsRevoked {
+    /// Grants that were revoked.
+    pub grants: u64,
+    /// How many of them were cut without an acknowledgement.
+    pub enforced: u64,
+    /// Pins that were cut.
+    pub pins_cut: u64,
+    /// Dma-bufs that lost the file's blocks, while their holders keep the memory.
+    pub pins_detached: u64,
+    /// Time to the cut, microseconds.
+    pub latency_us: u64,
+}
+
+impl From<Revoked> for PeerfsRevoked {
+    fn from(revoked: Revoked) -> Self {
+        PeerfsRevoked {
+            grants: revoked.grants,
+            enforced: revoked.enforced,
+            pins_cut: revoked.pins_cut,
+            pins_detached: revoked.pins_detached,
+            latency_us: u64::try_from(revoked.latency.as_micros()).unwrap_or(u64::MAX),
+        }
+    }
+}
+
+/// Called on the session's own thread before a revocation is acknowledged. It must not block, nor call what needs an answer
+/// about the range from the server. It may use and end mappings; see "Callbacks" above.
 pub type RevokeCallback = Option<extern "C" fn(revocation: &PeerfsRevocation, data: *mut c_void)>;
+
+/// A duration as C gets it.
+pub(crate) fn milliseconds(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
+}
+
+/// What is behind a stretch of addresses.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backing {
+    /// A file of the mount, mapped for the device.
+    File = 1,
+    /// Memory that is no shared mapping of a regular file of the mount: it can be read, by fallback.
+    Memory = 2,
+    /// Nothing that the device may use: an access is an error.
+    Nothing = 3,
+    /// The processor's mapping ended or changed: so did the device's.
+    Ended = 4,
+}
+
+/// Addresses with one thing behind them.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct PeerfsStretch {
+    /// First address.
+    pub address: u64,
+    /// Length, bytes, in whole pages.
+    pub length: u64,
+    /// Inode number of the file (PEERFS_BACKING_FILE), else 0.
+    pub inode: u64,
+    /// Offset in the file of the first address, bytes (PEERFS_BACKING_FILE), else 0.
+    pub file_offset: u64,
+    /// `enum peerfs_backing`.
+    pub backing: u32,
+    /// Why it is no file that is mapped for the device, for people; ends with NUL.
+    pub why: [c_char; 96],
+}
+
+impl From<&Stretch> for PeerfsStretch {
+    fn from(stretch: &Stretch) -> Self {
+        let (backing, inode, file_offset, why) = match &stretch.backing {
+            client::Backing::File { inode, file_offset, .. } => (Backing::File, *inode, *file_offset, ""),
+            client::Backing::Memory { why } => (Backing::Memory, 0, 0, *why),
+            client::Backing::Nothing { why } => (Backing::Nothing, 0, 0, *why),
+            client::Backing::Ended => (Backing::Ended, 0, 0, "the mapping was changed or removed"),
+        };
+        let addresses = &stretch.addresses;
+        PeerfsStretch {
+            address: addresses.start,
+            length: addresses.end - addresses.start,
+            inode,
+            file_offset,
+            backing: backing as u32,
+            why: text(why),
+        }
+    }
+}
+
+/// A text as a field, cut off where it does not fit.
+fn text<const N: usize>(text: &str) -> [c_char; N] {
+    let mut field = [0; N];
+    for (to, from) in field[..N - 1].iter_mut().zip(text.bytes()) {
+        *to = from as c_char;
+    }
+    field
+}
+
+/// How a session behaves.
+#[repr(C)]
+pub struct PeerfsSessionOptions {
+    /// Honour revocations. Without it the session is a hung importer: it hears of revocations and calls back, but keeps its
+    /// windows and never acknowledges.
+    pub acknowledge: bool,
+}
+
+impl From<&PeerfsSessionOptions> for SessionOptions {
+    fn from(options: &PeerfsSessionOptions) -> Self {
+        SessionOptions { acknowledge: options.acknowledge }
+    }
+}
 
 /// Where a range of addresses may be placed.
 #[repr(C)]

@@ -12,7 +12,7 @@ fn folder() -> &'static Path {
 fn generate() -> String {
     let settings = cbindgen::Config::from_file(folder().join("cbindgen.toml")).expect("cbindgen.toml is valid");
     let mut builder = cbindgen::Builder::new().with_config(settings);
-    for source in ["failure.rs", "values.rs", "file.rs", "session.rs", "mapping.rs", "guard.rs", "address.rs"] {
+    for source in ["failure.rs", "values.rs", "file.rs", "session.rs", "mapping.rs", "guard.rs", "address.rs", "devmem.rs"] {
         builder = builder.with_src(folder().join("src").join(source));
     }
     let mut text = Vec::new();

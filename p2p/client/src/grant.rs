@@ -11,6 +11,7 @@ use peerfs_sys::Window;
 
 use crate::Error;
 use crate::attestation::Counters;
+use crate::callbacks::Callbacks;
 use crate::registry::lock;
 use crate::segment::GrantPlace;
 use crate::session::Core;
@@ -30,23 +31,17 @@ pub struct Revocation {
     pub deadline: Duration,
 }
 
-type Callback = Arc<dyn Fn(&Revocation) + Send + Sync>;
-
 /// What the grants of one mapping have in common.
 #[derive(Default)]
 pub(crate) struct Shared {
     /// The server's number of the mapping; 0 until it has answered.
     pub(crate) mapping_id: AtomicU64,
-    callbacks: Mutex<Vec<Callback>>,
+    pub(crate) callbacks: Callbacks,
     pub(crate) counters: Counters,
 }
 
 impl Shared {
-    pub(crate) fn on_revoke(&self, callback: Callback) {
-        lock(&self.callbacks).push(callback);
-    }
-
-    /// Calls them without holding a lock: they may use the mapping.
+    /// Calls back.
     pub(crate) fn notify(&self, event: &Event) {
         let revocation = Revocation {
             mapping_id: self.mapping_id.load(Ordering::Acquire),
@@ -55,10 +50,7 @@ impl Shared {
             trigger: Trigger::from_code(event.trigger),
             deadline: Duration::from_millis(event.deadline_ms.into()),
         };
-        let callbacks = lock(&self.callbacks).clone();
-        for callback in callbacks {
-            callback(&revocation);
-        }
+        self.callbacks.run(&revocation);
     }
 }
 

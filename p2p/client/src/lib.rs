@@ -29,6 +29,7 @@ mod atomics;
 mod attestation;
 mod backend;
 mod by_address;
+mod callbacks;
 pub mod cpu;
 mod device_memory;
 mod error;
@@ -43,6 +44,7 @@ mod segment;
 mod service;
 mod session;
 pub mod svm;
+mod waiting;
 
 #[cfg(test)]
 mod fake;

@@ -17,7 +17,7 @@ use crate::segment::Granted;
 use crate::session::Owner;
 use crate::{AccessGuard, Attestation, Error, File, PinKind, Segment};
 
-/// A mapped range of a file. Dropping it ends the mapping.
+/// A mapped range of a file. Dropping it ends the mapping, and waits for a callback of it that runs, as [`Mapping::unmap`].
 pub struct Mapping {
     owner: Arc<Owner>,
     file: File,
@@ -171,9 +171,10 @@ impl Mapping {
     /// Calls back from the session's service thread when part of the mapping is revoked, before
     /// the revocation is acknowledged. The importer must have stopped using the range, or at
     /// least hold an [`AccessGuard`], when the callback returns. It must not block. A revocation
-    /// that came before this call is not reported: an access finds out.
+    /// that came before this call is not reported: an access finds out. Nothing calls back once the
+    /// mapping has ended, see [`Mapping::unmap`].
     pub fn on_revoke(&self, callback: impl Fn(&Revocation) + Send + Sync + 'static) {
-        self.shared.on_revoke(Arc::new(callback));
+        self.shared.callbacks.add(Arc::new(callback));
     }
 
     /// Reads from the file offset on until the buffer is full or the file ends. Never raises SIGBUS:
@@ -272,23 +273,42 @@ impl Mapping {
 
     /// Ends the mapping and answers what has moved through it.
     ///
+    /// No callback of the mapping starts after it has ended, and one that runs on the service thread at that moment is
+    /// waited for: hold no lock here that it takes. A callback may end mappings too, its own and others: it then waits
+    /// for callbacks of other sessions only, and not for one that waits for it.
+    ///
     /// # Errors
-    /// As [`Mapping::report`].
+    /// As [`Mapping::report`]; the mapping has ended for this process nevertheless.
     pub fn unmap(self) -> Result<Attestation, Error> {
-        self.owner.core.check()?;
-        self.end_now()?;
-        Ok(self.moved())
+        self.end()
     }
 
-    fn end_now(&self) -> Result<(), Error> {
-        if self.ended.swap(true, Ordering::AcqRel) || self.id == 0 {
-            return Ok(());
+    /// As [`Mapping::unmap`], for those who share the mapping. It can be used as before, but everything falls back, and what
+    /// moves from now on is not reported. Ending it again waits for callbacks again, and does nothing else.
+    ///
+    /// # Errors
+    /// As [`Mapping::unmap`].
+    pub fn end(&self) -> Result<Attestation, Error> {
+        let core = &self.owner.core;
+        if !core.is_home() {
+            // The service thread does not exist in a fork child, and may have left locks behind.
+            return Err(Error::StaleContext);
         }
-        for place in self.places.iter().flatten() {
-            self.owner.core.registry.remove(&place.grant);
-            place.grant.close();
+        let first = !self.ended.swap(true, Ordering::AcqRel);
+        if first {
+            for place in self.places.iter().flatten() {
+                core.registry.remove(&place.grant);
+                place.grant.close();
+            }
         }
-        self.send(false)
+        if let Some(service) = self.owner.service() {
+            self.shared.callbacks.end(service);
+        }
+        core.check()?;
+        if first && self.id != 0 {
+            self.send(false)?;
+        }
+        Ok(self.moved())
     }
 
     fn send(&self, report_only: bool) -> Result<(), Error> {
@@ -368,10 +388,8 @@ pub(crate) fn direct(
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        if self.owner.core.check().is_ok() {
-            // Nobody is left to tell; the server ends the mapping with the session at the latest.
-            let _ = self.end_now();
-        }
+        // Nobody is left to tell; the server ends the mapping with the session at the latest.
+        let _ = self.end();
     }
 }
 

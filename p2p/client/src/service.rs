@@ -14,6 +14,7 @@ use peerfs_sys::Window;
 
 use crate::grant::Grant;
 use crate::session::Core;
+use crate::waiting;
 
 /// A revocation that somebody is still inside of.
 struct Pending {
@@ -27,6 +28,7 @@ struct Pending {
 /// Serves until the session is dropped or the server is gone.
 pub(crate) fn run(core: &Core) {
     block_signals();
+    waiting::serve();
     let mut pending = Vec::new();
     let mut events = Vec::new();
     while !core.stopping.load(Ordering::Acquire) {

@@ -6,7 +6,7 @@ use std::ops::RangeBounds;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::{self, JoinHandle};
+use std::thread::{self, JoinHandle, ThreadId};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -22,6 +22,7 @@ use crate::kernel::KernelSession;
 use crate::range::Span;
 use crate::registry::Registry;
 use crate::segment::{DecisionTable, GrantPlace, Granted, collect, retry_after};
+use crate::waiting::Waiting;
 use crate::{Error, File, ImporterSpec, Mapping, service};
 
 /// How a session behaves.
@@ -257,6 +258,13 @@ pub(crate) struct Owner {
     thread: Option<JoinHandle<()>>,
 }
 
+impl Owner {
+    /// The thread that runs callbacks.
+    pub(crate) fn service(&self) -> Option<ThreadId> {
+        self.thread.as_ref().map(|thread| thread.thread().id())
+    }
+}
+
 impl Drop for Owner {
     fn drop(&mut self) {
         let Some(thread) = self.thread.take() else {
@@ -269,8 +277,8 @@ impl Drop for Owner {
         }
         self.core.stopping.store(true, Ordering::Release);
         self.core.wake();
-        // A callback may drop the last mapping: the thread cannot wait for itself.
-        if thread.thread().id() != thread::current().id() {
+        // A callback may drop the last mapping: the thread cannot wait for itself, nor for one that waits for it.
+        if let Some(_waiting) = Waiting::begin(thread.thread().id()) {
             // It ends normally: callbacks that panic are caught.
             let _ = thread.join();
         }

@@ -1,13 +1,14 @@
 //! The library against a server in memory.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
 use crate::cpu::{Device, DeviceConfig};
 use crate::fake::{CHUNK, FakeServer, Outcome};
-use crate::{Error, MapFlags, Path, Reason, SessionOptions};
+use crate::registry::lock;
+use crate::{Error, MapFlags, Mapping, Path, Reason, Session, SessionOptions};
 
 /// Far longer than any acknowledgement takes.
 const PATIENT: Duration = Duration::from_secs(20);
@@ -322,4 +323,121 @@ fn the_device_adds_across_revocations() {
     assert!(matches!(refused, Err(Error::AtomicUnsupported { reason: Reason::Hole, .. })), "{refused:?}");
     assert!(matches!(device.fetch_add(base + CHUNK, 1_u32), Err(Error::AtomicUnsupported { .. })));
     assert!(matches!(device.fetch_add(base + CHUNK - 4, 1_u64), Err(Error::Misaligned { .. })));
+}
+
+/// A mapping that a callback ends.
+type Slot = Arc<Mutex<Option<(Mapping, Option<Session>)>>>;
+
+#[test]
+fn the_end_of_a_mapping_waits_for_its_callback() {
+    let server = FakeServer::new(pattern(CHUNK));
+    let session = server.session(SessionOptions::default());
+    let mapping = session.map(&server.file(), .., MapFlags::empty()).expect("map");
+    let returned = Arc::new(AtomicBool::new(false));
+    let (entered, inside) = mpsc::channel();
+    let (leave, left) = mpsc::channel();
+    let (left, flag) = (Mutex::new(left), Arc::clone(&returned));
+    mapping.on_revoke(move |_| {
+        entered.send(()).expect("receiver");
+        lock(&left).recv().expect("sender");
+        flag.store(true, Ordering::Release);
+    });
+    thread::scope(|scope| {
+        let revoking = scope.spawn(|| server.revoke(0..1, PATIENT));
+        inside.recv().expect("the callback runs");
+        let ending = scope.spawn(|| {
+            mapping.end().expect("end");
+            returned.load(Ordering::Acquire)
+        });
+        while mapping.shared().callbacks.waiters() == 0 {
+            assert!(!ending.is_finished(), "it did not wait");
+            thread::yield_now();
+        }
+        leave.send(()).expect("the callback waits for it");
+        assert!(ending.join().expect("no panic"), "it has ended while the callback ran");
+        assert_eq!(revoking.join().expect("no panic"), outcome(1, 0));
+    });
+    // Also when the server is gone, which is the same to a callback that runs.
+    server.die();
+    assert!(matches!(mapping.end(), Err(Error::ServerGone)));
+}
+
+#[test]
+fn an_ended_mapping_does_not_call_back() {
+    let server = FakeServer::new(pattern(2 * CHUNK));
+    let session = server.session(SessionOptions::default());
+    let mapping = session.map(&server.file(), .., MapFlags::empty()).expect("map");
+    let calls = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&calls);
+    mapping.on_revoke(move |_| _ = count.fetch_add(1, Ordering::Relaxed));
+    assert_eq!(server.revoke(0..1, PATIENT), outcome(1, 0));
+    mapping.end().expect("end");
+    assert_eq!(Arc::strong_count(&calls), 1, "the callback is kept");
+    mapping.on_revoke(|_| panic!("added too late"));
+    assert_eq!(server.revoke(CHUNK..CHUNK + 1, PATIENT), outcome(1, 0));
+    assert_eq!((calls.load(Ordering::Relaxed), server.unmapped().len()), (1, 1));
+    mapping.end().expect("end again");
+    drop(mapping);
+    assert_eq!(server.unmapped().len(), 1, "told once");
+}
+
+#[test]
+fn a_callback_may_end_its_own_mapping_and_others() {
+    let server = FakeServer::new(pattern(CHUNK));
+    let session = server.session(SessionOptions::default());
+    let map = || session.map(&server.file(), .., MapFlags::empty()).expect("map");
+    // Both have the same grant; the first is told first.
+    let (first, second) = (map(), map());
+    let slots: [Slot; 2] = Default::default();
+    let own = slots.clone();
+    first.on_revoke(move |_| own.iter().for_each(|slot| drop(lock(slot).take())));
+    first.on_revoke(|_| panic!("its mapping has ended"));
+    second.on_revoke(|_| panic!("its mapping has ended"));
+    *lock(&slots[0]) = Some((first, None));
+    *lock(&slots[1]) = Some((second, None));
+    assert_eq!(server.revoke(0..1, PATIENT), outcome(1, 0));
+    assert_eq!(server.unmapped().len(), 2);
+}
+
+/// Callbacks on two service threads, each of which ends the other's mapping, and then perhaps session, while it runs.
+fn crosswise(with_sessions: bool) {
+    let servers = [FakeServer::new(pattern(CHUNK)), FakeServer::new(pattern(CHUNK))];
+    let slots: [Slot; 2] = Default::default();
+    let returned: [Arc<AtomicBool>; 2] = Default::default();
+    let both_run = Arc::new(Barrier::new(2));
+    let (tell, told) = mpsc::channel();
+    let mut kept = Vec::new();
+    for (index, server) in servers.iter().enumerate() {
+        let session = server.session(SessionOptions::default());
+        let mapping = session.map(&server.file(), .., MapFlags::empty()).expect("map");
+        let (own, other) = (Arc::clone(&returned[index]), Arc::clone(&returned[1 - index]));
+        let (slot, barrier, tell) = (Arc::clone(&slots[1 - index]), Arc::clone(&both_run), tell.clone());
+        mapping.on_revoke(move |_| {
+            barrier.wait();
+            drop(lock(&slot).take());
+            tell.send(other.load(Ordering::Acquire)).expect("receiver");
+            own.store(true, Ordering::Release);
+        });
+        let session = if with_sessions {
+            Some(session)
+        } else {
+            kept.push(session);
+            None
+        };
+        *lock(&slots[index]) = Some((mapping, session));
+    }
+    thread::scope(|scope| {
+        let revoking = servers.each_ref().map(|server| scope.spawn(|| server.revoke(0..1, PATIENT)));
+        for thread in revoking {
+            assert_eq!(thread.join().expect("no panic"), outcome(1, 0));
+        }
+    });
+    let waited = [told.recv().expect("told"), told.recv().expect("told")];
+    assert_ne!(waited[0], waited[1], "one of them waits for the other");
+}
+
+#[test]
+fn callbacks_that_end_each_others_mappings_do_not_wait_in_a_circle() {
+    crosswise(false);
+    crosswise(true);
 }

@@ -17,8 +17,7 @@ impl AddressMapping {
     /// [`Error::AddressInUse`] while an access guard is held there; nothing is ended then.
     pub fn release(&self, addresses: Range<u64>) -> Result<(), Error> {
         self.session.owner.core.check()?;
-        // The last user of a mapping tells the server: drop it without a lock.
-        self.table.release(&addresses).map(drop)
+        self.view.table.release(&addresses).map(drop)
     }
 
     /// Takes up again what is mapped at these addresses now.
@@ -29,6 +28,22 @@ impl AddressMapping {
         self.session.owner.core.check()?;
         let length = addresses.end.saturating_sub(addresses.start);
         self.add(super::whole_pages(addresses.start, length)?)
+    }
+
+    /// Ends the device's side of every stretch that has one of these addresses, whole, lets `change` change the processor's
+    /// mappings, and takes up again what is there then.
+    ///
+    /// # Errors
+    /// Before `change` is called as [`AddressMapping::release`], after it as [`AddressMapping::renew`].
+    pub fn change<R>(&self, addresses: Range<u64>, change: impl FnOnce() -> R) -> Result<R, Error> {
+        let asked = super::whole_pages(addresses.start, addresses.end.saturating_sub(addresses.start))?;
+        let before = self.let_go(asked.clone())?;
+        let changed = change();
+        // Each of them has an address of `asked`, so all of it is one range.
+        let start = before.iter().map(|ended| ended.start).fold(asked.start, u64::min);
+        let end = before.iter().map(|ended| ended.end).fold(asked.end, u64::max);
+        self.add(start..end)?;
+        Ok(changed)
     }
 
     /// munmap(2) of a part of `cpu` (offsets in it, whole pages), the device's side first. What is left of a
@@ -61,7 +76,7 @@ impl AddressMapping {
     /// # Errors
     /// As [`AddressMapping::release`], and what mprotect(2) answers.
     pub fn mprotect(&self, cpu: &mut CpuMapping, range: Range<usize>, to: Protection) -> Result<(), Error> {
-        let enough = match self.flags.writes() {
+        let enough = match self.view.flags.writes() {
             true => to == Protection::ReadWrite,
             false => to != Protection::None,
         };
@@ -73,7 +88,7 @@ impl AddressMapping {
         let protected = cpu.protect(range, to).map_err(|source| self.failed("protect", source));
         self.renew_all(before)?;
         // What was closed to the processor, and so to the device, may be open now.
-        if enough && !matches!(self.table.find(addresses.start), Ok((Known::File(_), _))) {
+        if enough && !matches!(self.view.table.find(addresses.start), Ok((Known::File(_), _))) {
             self.renew(addresses)?;
         }
         protected
@@ -82,8 +97,7 @@ impl AddressMapping {
     /// Ends stretches and answers where they were.
     fn let_go(&self, addresses: Range<u64>) -> Result<Vec<Range<u64>>, Error> {
         self.session.owner.core.check()?;
-        let ended = self.table.release(&addresses)?;
-        Ok(ended.iter().map(|stretch| stretch.addresses.clone()).collect())
+        self.view.table.release(&addresses)
     }
 
     fn renew_all(&self, places: Vec<Range<u64>>) -> Result<(), Error> {

@@ -5,38 +5,39 @@ use std::ops::{Deref, Range};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::AddressMapping;
+use super::View;
 use super::table::FileStretch;
 use crate::AccessGuard;
 
-/// An [`AccessGuard`] for a range of addresses. What was moved through it counts only if
+/// An [`AccessGuard`] for a range of addresses. It is not valid any more when the mapping is dropped. What was moved through it counts only if
 /// [`AddressGuard::still_valid`] answers `true` afterwards.
-pub struct AddressGuard<'m> {
-    of: &'m AddressMapping,
+pub struct AddressGuard {
+    view: Arc<View>,
     stretch: Arc<FileStretch>,
     addresses: Range<u64>,
     guard: AccessGuard,
 }
 
-impl<'m> AddressGuard<'m> {
+impl AddressGuard {
     /// The stretch has counted the guard.
-    pub(super) fn new(of: &'m AddressMapping, stretch: Arc<FileStretch>, addresses: Range<u64>, guard: AccessGuard) -> Self {
-        AddressGuard { of, stretch, addresses, guard }
+    pub(super) fn new(view: &Arc<View>, stretch: Arc<FileStretch>, addresses: Range<u64>, guard: AccessGuard) -> Self {
+        AddressGuard { view: Arc::clone(view), stretch, addresses, guard }
     }
 
     /// As [`AccessGuard::still_valid`], and the processor's mapping is the one that it was. About a microsecond.
     pub fn still_valid(&self) -> bool {
-        self.guard.still_valid() && self.of.table.holds(&self.stretch) && self.of.verify(&self.stretch, &self.addresses).is_ok()
+        let intact = || matches!(self.view.verify(&self.stretch, &self.addresses), Ok(None));
+        self.guard.still_valid() && self.view.table.holds(&self.stretch) && intact()
     }
 }
 
-impl Drop for AddressGuard<'_> {
+impl Drop for AddressGuard {
     fn drop(&mut self) {
         self.stretch.guards.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
-impl Deref for AddressGuard<'_> {
+impl Deref for AddressGuard {
     type Target = AccessGuard;
 
     fn deref(&self) -> &AccessGuard {
@@ -44,7 +45,7 @@ impl Deref for AddressGuard<'_> {
     }
 }
 
-impl fmt::Debug for AddressGuard<'_> {
+impl fmt::Debug for AddressGuard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "AddressGuard({:#x}..{:#x})", self.addresses.start, self.addresses.end)
     }

@@ -15,16 +15,24 @@ pub use guard::AddressGuard;
 pub use table::{Backing, Stretch};
 
 use std::fmt;
+use std::io;
 use std::ops::Range;
+use std::sync::Arc;
 
 use peerfs_sys::{AddressMap, read_own_memory};
 
 use self::table::{FileStretch, Known, Table};
 use crate::{Attestation, Error, MapFlags, Revocation, Session};
 
-/// Addresses of this process that a device reaches too. Dropping it ends the device's side only.
+/// Addresses of this process that a device reaches too. Dropping it ends the device's side only, as
+/// [`crate::Mapping::unmap`] does for each stretch.
 pub struct AddressMapping {
     session: Session,
+    view: Arc<View>,
+}
+
+/// What guards need, too: they may outlive the mapping.
+struct View {
     flags: MapFlags,
     maps: AddressMap,
     table: Table,
@@ -42,7 +50,8 @@ impl Session {
         let name = &self.owner.core.name;
         let maps = AddressMap::open().map_err(|source| Error::system("open the address map for", name, source))?;
         let addresses = whole_pages(address, length)?;
-        let mapping = AddressMapping { session: self.clone(), flags, maps, table: Table::default() };
+        let view = View { flags, maps, table: Table::default() };
+        let mapping = AddressMapping { session: self.clone(), view: Arc::new(view) };
         mapping.add(addresses)?;
         Ok(mapping)
     }
@@ -51,7 +60,7 @@ impl Session {
 impl AddressMapping {
     /// What is behind the addresses, in order and without gaps inside what was asked for.
     pub fn stretches(&self) -> Vec<Stretch> {
-        self.table.list()
+        self.view.table.list()
     }
 
     /// Reads from an address on, until the buffer is full. Never raises a signal.
@@ -65,7 +74,7 @@ impl AddressMapping {
         let mut done = 0;
         while done < target.len() {
             let at = offset(address, done)?;
-            let (known, room) = self.table.find(at)?;
+            let (known, room) = self.view.table.find(at)?;
             let piece = &mut target[done..];
             let length = piece.len().min(room);
             let piece = &mut piece[..length];
@@ -85,14 +94,14 @@ impl AddressMapping {
     /// memory that is no file of the mount.
     pub fn write_at(&self, address: u64, source: &[u8]) -> Result<Attestation, Error> {
         self.session.owner.core.check()?;
-        if !self.flags.writes() {
+        if !self.view.flags.writes() {
             return Err(Error::ReadOnly);
         }
         let mut moved = Attestation::default();
         let mut done = 0;
         while done < source.len() {
             let at = offset(address, done)?;
-            let (known, room) = self.table.find(at)?;
+            let (known, room) = self.view.table.find(at)?;
             let length = (source.len() - done).min(room);
             let Known::File(stretch) = known else {
                 return Err(Error::Address {
@@ -112,9 +121,9 @@ impl AddressMapping {
     ///
     /// # Errors
     /// As [`AddressMapping::read_at`] and [`crate::Mapping::access`].
-    pub fn access(&self, addresses: Range<u64>) -> Result<AddressGuard<'_>, Error> {
+    pub fn access(&self, addresses: Range<u64>) -> Result<AddressGuard, Error> {
         self.session.owner.core.check()?;
-        let (known, room) = self.table.find(addresses.start)?;
+        let (known, room) = self.view.table.find(addresses.start)?;
         let Known::File(stretch) = known else {
             return Err(Error::Address { address: addresses.start, what: "this memory is no file of the mount" });
         };
@@ -125,15 +134,15 @@ impl AddressMapping {
         self.verify(&stretch, &addresses)?;
         let start = stretch.file_offset_of(addresses.start);
         let guard = stretch.mapping.access(start..start + length)?;
-        if !self.table.enter(&stretch) {
+        if !self.view.table.enter(&stretch) {
             return Err(Error::AddressChanged { address: addresses.start });
         }
-        Ok(AddressGuard::new(self, stretch, addresses, guard))
+        Ok(AddressGuard::new(&self.view, stretch, addresses, guard))
     }
 
     /// Calls back when part of it is revoked, as [`crate::Mapping::on_revoke`], for what is mapped at this moment.
     pub fn on_revoke(&self, callback: impl Fn(&Revocation) + Clone + Send + Sync + 'static) {
-        for stretch in self.table.files() {
+        for stretch in self.view.table.files() {
             stretch.mapping.on_revoke(callback.clone());
         }
     }
@@ -141,17 +150,29 @@ impl AddressMapping {
     /// What has moved through the files' mappings that are alive.
     pub fn moved(&self) -> Attestation {
         let mut total = Attestation::default();
-        self.table.files().iter().for_each(|stretch| total += stretch.mapping.moved());
+        self.view.table.files().iter().for_each(|stretch| total += stretch.mapping.moved());
         total
+    }
+
+    /// Ends the device's side everywhere, for those who share the mapping, as [`crate::Mapping::end`]: an access answers
+    /// [`Error::AddressChanged`] from now on, and guards are not valid any more.
+    ///
+    /// # Errors
+    /// [`Error::StaleContext`] in a fork child.
+    pub fn end(&self) -> Result<(), Error> {
+        if !self.session.owner.core.is_home() {
+            return Err(Error::StaleContext);
+        }
+        self.view.table.end_in(&(0..u64::MAX));
+        Ok(())
     }
 
     /// Resolves addresses and maps what is behind them.
     fn add(&self, addresses: Range<u64>) -> Result<(), Error> {
-        let stretches = resolve::resolve(&self.session, &self.maps, addresses, self.flags)?;
-        let replaced = self.table.insert(stretches);
-        drop(replaced);
+        let View { flags, maps, table } = &*self.view;
+        table.insert(resolve::resolve(&self.session, maps, addresses, *flags)?);
         // What changed while we mapped it is no longer what was resolved.
-        for stretch in self.table.files() {
+        for stretch in table.files() {
             match self.verify(&stretch, &stretch.addresses) {
                 Ok(()) | Err(Error::AddressChanged { .. }) => {}
                 Err(error) => return Err(error),
@@ -190,15 +211,29 @@ impl AddressMapping {
 
     /// Is the processor's mapping of these addresses still the one that was mapped? If not, the device loses it.
     fn verify(&self, stretch: &FileStretch, addresses: &Range<u64>) -> Result<(), Error> {
-        let write = self.flags.writes();
-        match stretch.is_intact(&self.maps, addresses, write) {
+        match self.view.verify(stretch, addresses) {
             Ok(None) => Ok(()),
-            Ok(Some(address)) => {
-                self.table.end(stretch);
-                Err(Error::AddressChanged { address })
-            }
+            Ok(Some(address)) => Err(Error::AddressChanged { address }),
             Err(source) => Err(Error::system("look into the address map for", &self.session.owner.core.name, source)),
         }
+    }
+}
+
+impl View {
+    /// Where the processor's mapping is no longer the one that was mapped, if anywhere: then the device loses the stretch.
+    fn verify(&self, stretch: &FileStretch, addresses: &Range<u64>) -> io::Result<Option<u64>> {
+        let changed = stretch.is_intact(&self.maps, addresses, self.flags.writes())?;
+        if changed.is_some() {
+            self.table.end(stretch);
+        }
+        Ok(changed)
+    }
+}
+
+impl Drop for AddressMapping {
+    fn drop(&mut self) {
+        // In a fork child there is nothing to end.
+        let _ = self.end();
     }
 }
 

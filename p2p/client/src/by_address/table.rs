@@ -146,7 +146,8 @@ impl Entry {
     }
 }
 
-/// Stretches by address. A stretch is taken out by whoever finds that it has changed; its mapping ends with its last user.
+/// Stretches by address. A stretch is taken out, and its mapping ended, by whoever finds that it has changed. What calls
+/// the server, or waits, does so without the table's lock.
 #[derive(Default)]
 pub(super) struct Table {
     /// Sorted, without overlaps.
@@ -182,12 +183,9 @@ impl Table {
         }
     }
 
-    /// New stretches, which are adjacent, replace what was known of their addresses. Answers the files' stretches that
-    /// were replaced: drop them without locks.
-    pub(super) fn insert(&self, stretches: Vec<Entry>) -> Vec<Arc<FileStretch>> {
-        let (Some(first), Some(last)) = (stretches.first(), stretches.last()) else {
-            return Vec::new();
-        };
+    /// New stretches, which are adjacent, replace what was known of their addresses.
+    pub(super) fn insert(&self, stretches: Vec<Entry>) {
+        let (Some(first), Some(last)) = (stretches.first(), stretches.last()) else { return };
         let span = first.addresses().start..last.addresses().end;
         let mut entries = lock(&self.entries);
         let replaced = take_files(&mut entries, &span);
@@ -199,20 +197,25 @@ impl Table {
         }
         entries.extend(stretches);
         entries.sort_by_key(|entry| entry.addresses().start);
-        replaced
+        drop(entries);
+        end_all(&replaced);
     }
 
     /// Ends a stretch that turned out to be changed.
     pub(super) fn end(&self, stretch: &FileStretch) {
-        let mut entries = lock(&self.entries);
-        let ended = take_files(&mut entries, &stretch.addresses);
-        drop(entries);
-        drop(ended);
+        self.end_in(&stretch.addresses);
     }
 
-    /// Ends every file's stretch that has an address of the range, whole, unless a guard is held in one. Drop the answer
-    /// without locks.
-    pub(super) fn release(&self, addresses: &Range<u64>) -> Result<Vec<Arc<FileStretch>>, Error> {
+    /// Ends every file's stretch that has an address of the range, whole.
+    pub(super) fn end_in(&self, addresses: &Range<u64>) {
+        let mut entries = lock(&self.entries);
+        let ended = take_files(&mut entries, addresses);
+        drop(entries);
+        end_all(&ended);
+    }
+
+    /// As `end_in`, unless a guard is held in one of them; answers where they were.
+    pub(super) fn release(&self, addresses: &Range<u64>) -> Result<Vec<Range<u64>>, Error> {
         let mut entries = lock(&self.entries);
         for entry in entries.iter() {
             if let Entry::File(stretch) = entry
@@ -222,7 +225,10 @@ impl Table {
                 return Err(Error::AddressInUse { address: stretch.addresses.start });
             }
         }
-        Ok(take_files(&mut entries, addresses))
+        let ended = take_files(&mut entries, addresses);
+        drop(entries);
+        end_all(&ended);
+        Ok(ended.iter().map(|stretch| stretch.addresses.clone()).collect())
     }
 
     /// Counts a guard, unless the stretch has ended.
@@ -253,6 +259,14 @@ fn take_files(entries: &mut [Entry], addresses: &Range<u64>) -> Vec<Arc<FileStre
         }
     }
     taken
+}
+
+/// Ends the mappings now, though others may still hold the stretches: nothing calls back for them any more.
+fn end_all(stretches: &[Arc<FileStretch>]) {
+    for stretch in stretches {
+        // Nobody is left to tell; the server ends the mapping with the session at the latest.
+        let _ = stretch.mapping.end();
+    }
 }
 
 fn overlap(one: &Range<u64>, other: &Range<u64>) -> bool {
