@@ -6,5 +6,5 @@ use peerfs_tests::{seed, torture::killed};
 #[test]
 fn clients_killed_at_random_moments_leave_nothing() -> Result<()> {
     let clients = std::env::var("PEERFS_CLIENTS").ok().and_then(|text| text.parse().ok()).unwrap_or(200);
-    killed::all(seed(1), clients)
+    killed::all(seed(1), clients, killed::CROWD)
 }

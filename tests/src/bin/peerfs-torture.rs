@@ -41,6 +41,9 @@ enum Task {
         seed: u64,
         #[arg(long, default_value_t = 1000)]
         clients: u64,
+        /// Clients alive at one time
+        #[arg(long, default_value_t = killed::CROWD)]
+        crowd: usize,
     },
     /// The last store before the cut
     LastStore {
@@ -114,7 +117,7 @@ fn perform(task: Task) -> Result<()> {
             attack::all(seed, SOCKET)
         }),
         Task::Hung { seed } => hung::all(seed),
-        Task::Killed { seed, clients } => killed::all(seed, clients),
+        Task::Killed { seed, clients, crowd } => killed::all(seed, clients, crowd),
         Task::LastStore { seed, rounds } => {
             last_store::rounds(seed, rounds, &[])?;
             last_store::rounds(seed, rounds, SOCKET)

@@ -15,8 +15,8 @@ use crate::{Random, ScratchMount, words};
 
 const FILES: u64 = 4;
 const FILE_BYTES: u64 = 8 << 20;
-/// Clients alive at one time.
-const CROWD: usize = 16;
+/// Clients alive at one time, unless told otherwise.
+pub const CROWD: usize = 16;
 /// Longest life of a client: enough to map a few dozen times.
 const LIFE_US: u64 = 60_000;
 /// How long the kernel may take to tell the server of the last death.
@@ -25,11 +25,12 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// What a server holds for its clients, by name.
 type Counts = BTreeMap<String, u64>;
 
-/// Starts `clients` programs in turn and kills each after a random time. Prints the counts before and after.
+/// Starts `clients` programs in turn, `crowd` of them alive at one time, and kills each after a random time. Prints the
+/// counts before and after.
 ///
 /// # Errors
 /// When something is left.
-pub fn all(seed: u64, clients: u64) -> Result<()> {
+pub fn all(seed: u64, clients: u64, crowd: usize) -> Result<()> {
     let scratch = ScratchMount::new("256M", &["--cmb", "24M", "-o", "deadline_ms=20"])?;
     let mut random = Random::new(seed);
     let content = vec![7; FILE_BYTES as usize];
@@ -38,11 +39,11 @@ pub fn all(seed: u64, clients: u64) -> Result<()> {
     }
     let nursery = Nursery::new(&scratch)?;
     // Whatever the server opens once and keeps is open after the first client.
-    live_and_die(&nursery, &scratch, &mut random, CROWD as u64)?;
+    live_and_die(&nursery, &scratch, &mut random, CROWD as u64, CROWD)?;
     let before = settled(&scratch, None)?;
-    live_and_die(&nursery, &scratch, &mut random, clients)?;
+    live_and_die(&nursery, &scratch, &mut random, clients, crowd)?;
     let after = settled(&scratch, Some(&before))?;
-    println!("{clients} clients killed; before: {before:?}\nafter: {after:?}");
+    println!("{clients} clients killed, {crowd} alive at one time; before: {before:?}\nafter: {after:?}");
     let total = scratch.info()?["revocations"].clone();
     println!("revocations: {}", serde_json::to_string(&total)?);
     if before != after {
@@ -51,11 +52,11 @@ pub fn all(seed: u64, clients: u64) -> Result<()> {
     Ok(())
 }
 
-fn live_and_die(nursery: &Nursery, scratch: &ScratchMount, random: &mut Random, clients: u64) -> Result<()> {
+fn live_and_die(nursery: &Nursery, scratch: &ScratchMount, random: &mut Random, clients: u64, most: usize) -> Result<()> {
     let mut crowd: Vec<(Instant, Worker)> = Vec::new();
     for _ in 0..clients {
-        if crowd.len() >= CROWD {
-            let victim = random.below(CROWD as u64) as usize;
+        if crowd.len() >= most {
+            let victim = random.below(most as u64) as usize;
             let (dies, worker) = crowd.swap_remove(victim);
             thread::sleep(dies.saturating_duration_since(Instant::now()));
             // Dropping it kills it with SIGKILL and waits.
