@@ -330,6 +330,7 @@ fn limits(privileged: bool) -> Vec<String> {
         "processes of the server's own user can reopen a granted memfd for writing: use separate users".into(),
         "read-ahead stays at the kernel's default: raising it needs privilege".into(),
         "only the mounting user can use the mount".into(),
+        "the server may not look into its clients: that pages were dropped at a map is the kernel's word alone".into(),
     ]
 }
 

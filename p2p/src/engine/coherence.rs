@@ -62,6 +62,8 @@ impl Engine {
                 ChunkState::Active(_) | ChunkState::Revoking(_) => {}
             }
         }
+        // No proof by cachestat(2): there is no descriptor to look through. The pages are clean, since nobody could write
+        // them through the cache until now, and clean pages always go.
         for range in readable {
             let quiet = match self.exporter(object) {
                 Ok(exporter) => exporter.quiesce(object, range, None).is_ok(),
