@@ -7,10 +7,12 @@ mod contexts;
 mod cpu_handles;
 mod death;
 mod device_memory;
+mod dmabuf;
 mod effects;
 mod faults;
 mod ids;
 mod importers;
+mod metrics;
 mod partial;
 mod pin_quarantine;
 mod pins;
@@ -21,6 +23,7 @@ mod reasons_peer;
 mod revocation;
 mod shared_addresses;
 mod sharing;
+mod signals;
 mod triggers;
 mod trust;
 
@@ -34,6 +37,7 @@ pub fn all() -> Vec<Case> {
         reasons_peer::CASES,
         faults::CASES,
         answers::CASES,
+        metrics::CASES,
         addresses::CASES,
         shared_addresses::CASES,
         device_memory::CASES,
@@ -47,10 +51,12 @@ pub fn all() -> Vec<Case> {
         triggers::CASES,
         revocation::CASES,
         partial::CASES,
+        signals::CASES,
         importers::CASES,
         death::CASES,
         pins::CASES,
         pin_quarantine::CASES,
+        dmabuf::CASES,
         trust::CASES,
     ]
     .concat()
