@@ -40,11 +40,15 @@ impl Books {
     fn left(&self, scratch: &ScratchMount) -> Result<Vec<String>> {
         let info = scratch.info()?;
         let counted = COUNTED.iter().filter(|key| info[**key] != 0).map(|key| format!("{} {key}", info[*key]));
-        let open = descriptors(scratch)?;
-        let had = |what: &String| self.0.get(what).copied().unwrap_or(0);
-        let kept = open.iter().filter(|(what, count)| **count > had(what));
-        Ok(counted.chain(kept.map(|(what, count)| format!("{count} instead of {} {what}", had(what)))).collect())
+        Ok(counted.chain(more(&self.0, &descriptors(scratch)?)).collect())
     }
+}
+
+/// Of what there is more than before.
+fn more(before: &Descriptors, now: &Descriptors) -> Vec<String> {
+    let had = |what: &String| before.get(what).copied().unwrap_or(0);
+    let kept = now.iter().filter(|(what, count)| **count > had(what));
+    kept.map(|(what, count)| format!("{count} instead of {} {what}", had(what))).collect()
 }
 
 /// Of the server and of its guardian, which holds windows too.
@@ -52,8 +56,8 @@ fn descriptors(scratch: &ScratchMount) -> Result<Descriptors> {
     let server = scratch.server_pid()?;
     let mut found = Descriptors::new();
     for process in [server].into_iter().chain(children(server)?) {
-        // One may be closed between the listing and the look.
-        for entry in fs::read_dir(format!("/proc/{process}/fd"))?.flatten() {
+        // A child may end, and a descriptor be closed, between the listing and the look.
+        for entry in fs::read_dir(format!("/proc/{process}/fd")).into_iter().flatten().flatten() {
             if let Ok(target) = fs::read_link(entry.path()) {
                 *found.entry(kind(&target.to_string_lossy())).or_default() += 1;
             }
@@ -73,4 +77,23 @@ fn children(parent: i32) -> Result<Vec<i32>> {
     let numbers = fs::read_dir("/proc")?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     let is_child = |process: &i32| fs::read_to_string(format!("/proc/{process}/status")).is_ok_and(|status| of_parent(&status));
     Ok(numbers.filter(is_child).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of<const N: usize>(open: [(&str, usize); N]) -> Descriptors {
+        open.into_iter().map(|(what, count)| (kind(what), count)).collect()
+    }
+
+    #[test]
+    fn what_came_is_left_and_what_went_is_not() {
+        let before = of([("/memfd:window (deleted)", 2), ("socket:[17]", 3)]);
+        assert!(more(&before, &of([("/memfd:window (deleted)", 2), ("socket:[4711]", 2)])).is_empty());
+        assert_eq!(
+            more(&before, &of([("socket:[1]", 4), ("/proc/12/mem", 1)])),
+            ["1 instead of 0 /proc//mem", "4 instead of 3 socket:[]"]
+        );
+    }
 }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use nix::errno::Errno;
@@ -253,11 +253,16 @@ fn ends_with_server(scene: &mut Scene<'_>) -> Result<()> {
 
 /// Another process, as another user, that has nothing of a pin but a mapping of its memory.
 fn keeper(scene: &Scene<'_>, file: &Subject, flags: MapFlags) -> Result<Puppet> {
-    let puppet = Puppet::start(scene, NOBODY)?;
     let session = scene.session()?;
     let mapping = pin(scene, &session, file, flags)?;
-    puppet.give(&mapping.pins()[0].fd)?;
-    puppet.obey(&format!("keep-given {}", file.length()))?;
+    keeps(scene, &mapping.pins()[0].fd)
+}
+
+/// The same, of a pin of [`PAGES`] that is at hand.
+fn keeps(scene: &Scene<'_>, memory: &impl AsRawFd) -> Result<Puppet> {
+    let puppet = Puppet::start(scene, NOBODY)?;
+    puppet.give(memory)?;
+    puppet.obey(&format!("keep-given {}", PAGES * PAGE))?;
     Ok(puppet)
 }
 
@@ -305,9 +310,7 @@ fn ends_with_forced_unmount(scene: &mut Scene<'_>) -> Result<()> {
     let file = scene.file("file", PAGES * PAGE)?;
     let server = ProcessHandle::open(scene.mount.server_pid()?.cast_unsigned())?;
     let witness = Witness::map(scene, &file, 0..PAGES * PAGE, MapFlags::PIN)?;
-    let mut puppet = Puppet::start(scene, NOBODY)?;
-    puppet.give(&witness.held[0].fd)?;
-    puppet.obey(&format!("keep-given {}", PAGES * PAGE))?;
+    let [mut puppet, mut idle] = [keeps(scene, &witness.held[0].fd)?, keeps(scene, &witness.held[0].fd)?];
     spins(&puppet)?;
     let start = Instant::now();
     scene.mount.umount_force()?;
@@ -317,6 +320,9 @@ fn ends_with_forced_unmount(scene: &mut Scene<'_>) -> Result<()> {
     witness.expect_cut()?;
     dies_of_sigbus(&mut puppet)?;
     drop((witness, file));
+    // Whoever does not touch the memory does not notice, and keeps what is left of the mount.
+    ensure!(idle.obey("pid")? == idle.pid().to_string() && !server.wait_exit(Duration::ZERO)?, "the server ends beside a holder");
+    idle.kill()?;
     await_end(&server)?;
     scene.backend.mount_again(scene.mount, "")
 }
