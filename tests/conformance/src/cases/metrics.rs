@@ -69,10 +69,7 @@ fn totals(scene: &mut Scene<'_>) -> Result<()> {
 
     let metrics = Metrics::read(scene)?;
     moved(scene, &metrics)?;
-    let refused = &scene.mount.info()?["refused"];
-    ensure!(*refused == serde_json::json!({ "Hole": 1 }), "the mount refused {refused}");
-    metrics.expect("refused_total{reason=\"Hole\"}", 1)?;
-    ensure!(metrics.value("refused_total{reason=\"Busy\"}").is_none(), "it counts a reason that never was");
+    refused(scene, &metrics)?;
     metrics.expect("revoked_grants_total{trigger=\"Administrator\"}", 1 + REVOCATIONS)?;
     metrics.expect("enforced_grants_total{trigger=\"Administrator\"}", REVOCATIONS)?;
     histogram(scene, &metrics)
@@ -98,6 +95,17 @@ fn moved(scene: &Scene<'_>, metrics: &Metrics) -> Result<()> {
     metrics.expect("moved_bytes_total{path=\"fallback\"}", 3 * PAGE)?;
     metrics.expect("fallback_bytes_total{reason=\"Hole\"}", 2 * PAGE)?;
     metrics.expect("fallback_bytes_total{reason=\"revoked\"}", PAGE)
+}
+
+/// The map of the hole, and whatever was busy for a moment.
+fn refused(scene: &Scene<'_>, metrics: &Metrics) -> Result<()> {
+    let refused = &scene.mount.info()?["refused"];
+    ensure!(refused["Hole"] == 1, "the mount refused {refused}");
+    for reason in Reason::ALL {
+        let found = metrics.value(&format!("refused_total{{reason=\"{reason}\"}}"));
+        ensure!(found == refused[reason.name()].as_f64(), "{found:?} refusals by {reason}, and {refused}");
+    }
+    Ok(())
 }
 
 fn histogram(scene: &Scene<'_>, metrics: &Metrics) -> Result<()> {
