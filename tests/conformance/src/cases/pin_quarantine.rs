@@ -11,7 +11,9 @@ use anyhow::{Context, Result, ensure};
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::mount::{MntFlags, umount2};
+use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use nix::unistd::Pid;
 use peerfs_abi::{MapFlags, Reason, Trigger};
 use peerfs_client::Error;
 use peerfs_sys::{FileView, ProcessHandle, Sharing, Window};
@@ -73,6 +75,13 @@ pub const CASES: &[Case] = &[
         ends_with_forced_unmount,
     )
     .revoking(Trigger::Administrator),
+    Case::new(
+        "pin-ends-with-asked-server",
+        "a server that is asked to end tells who made a pin, waits, cuts it, and ends, whoever still has one mapped",
+        Setup::PATIENT.alone(),
+        ends_with_asked_server,
+    )
+    .revoking(Trigger::Unmount),
     Case::new(
         "pin-ends-with-unmount",
         "a pin that was handed over on a socket keeps no mount busy: unmounting cuts it, and holders get SIGBUS",
@@ -324,6 +333,24 @@ fn ends_with_forced_unmount(scene: &mut Scene<'_>) -> Result<()> {
     ensure!(idle.obey("pid")? == idle.pid().to_string() && !server.wait_exit(Duration::ZERO)?, "the server ends beside a holder");
     idle.kill()?;
     await_end(&server)?;
+    scene.backend.mount_again(scene.mount, "")
+}
+
+fn ends_with_asked_server(scene: &mut Scene<'_>) -> Result<()> {
+    let file = scene.file("file", PAGES * PAGE)?;
+    let pid = scene.mount.server_pid()?;
+    let server = ProcessHandle::open(pid.cast_unsigned())?;
+    let witness = Witness::map(scene, &file, 0..PAGES * PAGE, MapFlags::PIN)?;
+    let [mut puppet, _idle] = [keeps(scene, &witness.held[0].fd)?, keeps(scene, &witness.held[0].fd)?];
+    spins(&puppet)?;
+    kill(Pid::from_raw(pid), Signal::SIGTERM)?;
+    let event = witness.expect_event(scene, Trigger::Unmount)?;
+    witness.expect_still_alive(scene)?;
+    witness.acknowledge(&event)?;
+    wait_until(|| witness.expect_cut().is_ok()).context("the pin outlives the mount")?;
+    dies_of_sigbus(&mut puppet)?;
+    await_end(&server)?;
+    scene.mount.has_unmounted_itself();
     scene.backend.mount_again(scene.mount, "")
 }
 
