@@ -39,11 +39,11 @@ pub const MUTANTS: &[Mutant] = &[
         case: "revoke-order",
     },
     Mutant {
-        name: "cut-long-after-the-deadline",
+        name: "cut-after-the-deadline",
         rule: "who has not acknowledged is cut at the deadline",
         file: "p2p/src/engine/revoke.rs",
         find: "let deadline = start + self.config.deadline;",
-        replace: "let deadline = start + 100 * self.config.deadline;",
+        replace: "let deadline = start + 3 * self.config.deadline;",
         backend: "image",
         case: "revoke-deadline-enforced",
     },

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use peerfs_abi::Path;
 
-use crate::kit::ScratchMount;
+use crate::kit::{GraphicsDevice, ScratchMount};
 
 /// How large an aperture a case needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -27,6 +27,10 @@ pub enum Capability {
     Persistent,
     /// It can be made to fail on command.
     Faults,
+    /// The kernel makes dma-bufs of memory files. This is the machine's, not the backend's.
+    DmaBuf,
+    /// A driver of the kernel imports dma-bufs for programs. This is the machine's, not the backend's.
+    KernelImporter,
 }
 
 impl Capability {
@@ -37,6 +41,8 @@ impl Capability {
             Capability::NoAperture => "it cannot be mounted without an aperture",
             Capability::Persistent => "its volume ends with the mount",
             Capability::Faults => "it cannot be made to fail on command",
+            Capability::DmaBuf => "this kernel has no /dev/udmabuf, or root may not use it",
+            Capability::KernelImporter => "no driver of this kernel imports dma-bufs for programs (vgem does)",
         }
     }
 }
@@ -80,6 +86,15 @@ pub fn software_backends() -> Vec<Box<dyn Backend>> {
 
 const VOLUME: &str = "96M";
 
+/// What does not depend on the backend.
+fn machine_has(capability: Capability) -> bool {
+    match capability {
+        Capability::DmaBuf => peerfs_sys::has_udmabuf(),
+        Capability::KernelImporter => GraphicsDevice::any().is_some(),
+        _ => false,
+    }
+}
+
 fn arguments(cmb: Option<String>, options: &str) -> Vec<String> {
     let mut arguments = Vec::new();
     if let Some(cmb) = cmb {
@@ -104,8 +119,11 @@ impl Backend for ImageBackend {
         Path::DirectWindow
     }
 
-    fn has(&self, _: Capability) -> bool {
-        true
+    fn has(&self, capability: Capability) -> bool {
+        match capability {
+            Capability::DmaBuf | Capability::KernelImporter => machine_has(capability),
+            Capability::SizedAperture | Capability::NoAperture | Capability::Persistent | Capability::Faults => true,
+        }
     }
 
     fn mount(&self, aperture: ApertureSize, options: &str) -> Result<ScratchMount> {
@@ -134,6 +152,7 @@ impl Backend for MemBackend {
     fn has(&self, capability: Capability) -> bool {
         match capability {
             Capability::Persistent => false,
+            Capability::DmaBuf | Capability::KernelImporter => machine_has(capability),
             Capability::SizedAperture | Capability::NoAperture | Capability::Faults => true,
         }
     }

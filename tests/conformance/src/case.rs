@@ -1,8 +1,10 @@
 //! A rule and the case that tries it.
 
 use anyhow::Result;
+use peerfs_abi::{Reason, Trigger};
 
 use crate::backend::{ApertureSize, Capability};
+use crate::evidence::Fact;
 use crate::scene::Scene;
 use crate::topology::Topology;
 
@@ -57,15 +59,27 @@ pub struct Case {
     pub setup: Setup,
     /// What the backend must have.
     pub needs: &'static [Capability],
+    /// What it must have seen to pass: the reason or the trigger that it is there for.
+    pub proves: Option<Fact>,
     pub(crate) run: fn(&mut Scene<'_>) -> Result<()>,
 }
 
 impl Case {
     pub(crate) const fn new(name: &'static str, rule: &'static str, setup: Setup, run: fn(&mut Scene<'_>) -> Result<()>) -> Case {
-        Case { name, rule, setup, needs: &[], run }
+        Case { name, rule, setup, needs: &[], proves: None, run }
     }
 
     pub(crate) const fn needing(self, needs: &'static [Capability]) -> Case {
         Case { needs, ..self }
+    }
+
+    /// The case is there for this reason: a stretch must fall back for it.
+    pub(crate) const fn refusing(self, reason: Reason) -> Case {
+        Case { proves: Some(Fact::Refused(reason)), ..self }
+    }
+
+    /// The case is there for this trigger: it must revoke.
+    pub(crate) const fn revoking(self, trigger: Trigger) -> Case {
+        Case { proves: Some(Fact::Revoked(trigger)), ..self }
     }
 }

@@ -1,7 +1,9 @@
-//! What a case has asserted of paths and reasons. A case that asserts none proves nothing.
+//! What a case has asserted of paths and reasons. A case that asserts none proves nothing, and one that is there for a
+//! certain reason or trigger proves nothing without that one.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::fmt;
 
 use peerfs_abi::{Path, Reason, Trigger};
 
@@ -14,28 +16,49 @@ pub enum Way {
     Fallback(Reason),
 }
 
+/// Something that was seen to happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fact {
+    /// Bytes went, or a stretch was answered, this way.
+    Went(Path),
+    /// A stretch fell back for this reason.
+    Refused(Reason),
+    /// A mapping was revoked by this trigger.
+    Revoked(Trigger),
+}
+
+impl fmt::Display for Fact {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Fact::Went(path) => write!(f, "{path}"),
+            Fact::Refused(reason) => write!(f, "{} {reason}", Path::Fallback),
+            Fact::Revoked(trigger) => write!(f, "revoked {trigger}"),
+        }
+    }
+}
+
 /// The assertions of one case.
 #[derive(Default)]
-pub struct Evidence(RefCell<BTreeSet<String>>);
+pub struct Evidence(RefCell<BTreeSet<Fact>>);
 
 impl Evidence {
     pub(crate) fn path(&self, path: Path) {
-        self.add(path.name().to_owned());
+        self.add(Fact::Went(path));
     }
 
     pub(crate) fn reason(&self, reason: Reason) {
-        self.add(format!("{} {}", Path::Fallback, reason.name()));
+        self.add(Fact::Refused(reason));
     }
 
     pub(crate) fn trigger(&self, trigger: Trigger) {
-        self.add(format!("revoked {}", trigger.name()));
+        self.add(Fact::Revoked(trigger));
     }
 
-    fn add(&self, what: String) {
+    fn add(&self, what: Fact) {
         self.0.borrow_mut().insert(what);
     }
 
-    pub(crate) fn into_lines(self) -> Vec<String> {
-        self.0.into_inner().into_iter().collect()
+    pub(crate) fn into_facts(self) -> BTreeSet<Fact> {
+        self.0.into_inner()
     }
 }

@@ -1,21 +1,20 @@
 //! Runs cases one after the other. Cases that want the same mount share it, each in a directory of its own; after each
 //! nothing may be left of what it mapped.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, ensure};
 
 use crate::backend::Backend;
 use crate::case::{Case, Setup};
+use crate::evidence::Fact;
 use crate::kit::ScratchMount;
+use crate::leftovers::Books;
 use crate::report::{Line, Report, Verdict};
 use crate::scene::Scene;
-
-/// What is asked to end is gone after so long, or never.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Runs these cases on a backend; each line is shown as it comes.
 pub fn run(backend: &dyn Backend, cases: &[Case], seed: u64, mut show: impl FnMut(&Line)) -> Report {
@@ -43,7 +42,7 @@ fn one(backend: &dyn Backend, case: &Case, seed: u64, mounts: &mut HashMap<Setup
         return line(Verdict::Skipped(missing.lack().to_owned()), Vec::new(), start);
     }
     let (verdict, asserted) = match on_mount(backend, case, seed, mounts) {
-        Ok(asserted) => (Verdict::Passed, asserted),
+        Ok(asserted) => (Verdict::Passed, asserted.iter().map(Fact::to_string).collect()),
         // Whatever went wrong may have left the mount in disorder.
         Err(error) => {
             mounts.remove(&case.setup);
@@ -53,20 +52,21 @@ fn one(backend: &dyn Backend, case: &Case, seed: u64, mounts: &mut HashMap<Setup
     line(verdict, asserted, start)
 }
 
-fn on_mount(backend: &dyn Backend, case: &Case, seed: u64, mounts: &mut HashMap<Setup, ScratchMount>) -> Result<Vec<String>> {
+fn on_mount(backend: &dyn Backend, case: &Case, seed: u64, mounts: &mut HashMap<Setup, ScratchMount>) -> Result<BTreeSet<Fact>> {
     let mut scratch = match mounts.remove(&case.setup) {
         Some(shared) => shared,
         None => mounted(backend, case.setup)?,
     };
+    let books = Books::of(&scratch)?;
     let directory = scratch.join(case.name);
     fs::create_dir(&directory).with_context(|| directory.display().to_string())?;
     let mut scene = Scene::new(backend, &mut scratch, directory.clone(), seed);
     let outcome = catch_unwind(AssertUnwindSafe(|| (case.run)(&mut scene)));
     let asserted = scene.into_evidence();
     outcome.map_err(|_| anyhow!("the case itself panicked"))??;
-    ensure!(!asserted.is_empty(), "the case asserts no path and no reason");
+    proven(case, &asserted)?;
     if !case.setup.private {
-        nothing_left(&scratch)?;
+        books.expect_balance(&scratch)?;
         fs::remove_dir_all(&directory)?;
         mounts.insert(case.setup, scratch);
     }
@@ -82,16 +82,29 @@ fn mounted(backend: &dyn Backend, setup: Setup) -> Result<ScratchMount> {
     backend.mount(setup.aperture, &options)
 }
 
-/// Sessions end in the background once their last descriptor is closed.
-fn nothing_left(scratch: &ScratchMount) -> Result<()> {
-    let start = Instant::now();
-    loop {
-        let info = scratch.info()?;
-        let left: Vec<&str> = ["sessions", "contexts", "mappings", "windows"].into_iter().filter(|key| info[key] != 0).collect();
-        if left.is_empty() {
-            return Ok(());
-        }
-        ensure!(start.elapsed() < PATIENCE, "left behind: {left:?} in {info}");
-        std::thread::yield_now();
+/// A case that did not see what it is there for proves nothing, whatever else it asserted.
+fn proven(case: &Case, asserted: &BTreeSet<Fact>) -> Result<()> {
+    ensure!(!asserted.is_empty(), "the case asserts no path and no reason");
+    if let Some(fact) = case.proves {
+        ensure!(asserted.contains(&fact), "the case passes without having seen `{fact}`, only {asserted:?}");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use peerfs_abi::{Path, Reason, Trigger};
+
+    use super::*;
+
+    #[test]
+    fn other_evidence_than_the_reason_or_trigger_is_none() {
+        let case = Case::new("a", "b", Setup::USUAL, |_| Ok(()));
+        let seen = BTreeSet::from([Fact::Went(Path::Fallback), Fact::Refused(Reason::Hole), Fact::Revoked(Trigger::Punch)]);
+        assert!(proven(&case, &BTreeSet::new()).is_err() && proven(&case, &seen).is_ok());
+        assert!(proven(&case.refusing(Reason::Hole), &seen).is_ok());
+        assert!(proven(&case.refusing(Reason::Busy), &seen).is_err());
+        assert!(proven(&case.revoking(Trigger::Punch), &seen).is_ok());
+        assert!(proven(&case.revoking(Trigger::Truncate), &seen).is_err());
     }
 }

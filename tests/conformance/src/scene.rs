@@ -1,6 +1,7 @@
 //! What a case works with: its directory on the mount, files that no cached handle was ever open on, and the
 //! assertions, which all leave evidence.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::ops::Range;
 use std::os::fd::AsFd;
@@ -14,7 +15,7 @@ use peerfs_client::{DecisionTable, ImporterSpec, Mapping, Session};
 use peerfs_sys::{FileView, Sharing};
 
 use crate::backend::Backend;
-use crate::evidence::{Evidence, Way};
+use crate::evidence::{Evidence, Fact, Way};
 use crate::kit::raw::segments;
 use crate::kit::{Random, ScratchMount};
 
@@ -73,8 +74,8 @@ impl<'a> Scene<'a> {
         Scene { backend, mount, directory, evidence: Evidence::default(), seed }
     }
 
-    pub(crate) fn into_evidence(self) -> Vec<String> {
-        self.evidence.into_lines()
+    pub(crate) fn into_evidence(self) -> BTreeSet<Fact> {
+        self.evidence.into_facts()
     }
 
     /// Choices that the seed of the run decides.

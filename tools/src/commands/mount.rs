@@ -132,7 +132,9 @@ fn end_on_signal(signals: SigSet, engine: Arc<Engine>, mountpoint: std::path::Pa
         while let Ok(signal) = signals.wait() {
             tracing::info!(%signal, "unmounting");
             let report = engine.revoke(None, Range::ALL, Trigger::Unmount);
-            tracing::debug!(?report, "direct mappings ended");
+            // While the mount still carries events and acknowledgements; the end of the server would be too late.
+            let pins = engine.revoke_pins(None, Range::ALL, Trigger::Unmount);
+            tracing::debug!(?report, ?pins, "direct mappings ended");
             if let Err(error) = unmount_finally(&mountpoint) {
                 tracing::error!(mountpoint = %mountpoint.display(), %error, "cannot unmount");
             }

@@ -13,7 +13,8 @@ use crate::scene::{PAGE, Scene, Subject};
 
 pub const CASES: &[Case] = &[
     Case::new("context-thread", "every thread of the process may use its context", Setup::USUAL, thread),
-    Case::new("context-fork", "in a child of fork the context is stale, while the inherited file works", Setup::USUAL, fork),
+    Case::new("context-fork", "in a child of fork the context is stale, while the inherited file works", Setup::USUAL, fork)
+        .refusing(Reason::StaleContext),
     Case::new("context-vfork", "a child of vfork shares the address space, so the context is its own", Setup::USUAL, vfork),
     Case::new(
         "context-sibling",
@@ -21,26 +22,31 @@ pub const CASES: &[Case] = &[
         Setup::USUAL,
         sibling,
     ),
-    Case::new("context-exec", "after exec the context is stale, while the inherited file works", Setup::USUAL, exec),
+    Case::new("context-exec", "after exec the context is stale, while the inherited file works", Setup::USUAL, exec)
+        .refusing(Reason::StaleContext),
     Case::new(
         "context-exec-with-sibling",
         "after exec the context is stale even while a sibling keeps the old address space alive",
         Setup::USUAL,
         exec_with_sibling,
-    ),
-    Case::new("context-exit", "a context whose process has ended is stale for whoever still has its session", Setup::USUAL, exit),
+    )
+    .refusing(Reason::StaleContext),
+    Case::new("context-exit", "a context whose process has ended is stale for whoever still has its session", Setup::USUAL, exit)
+        .refusing(Reason::StaleContext),
     Case::new(
         "context-passed-session",
         "a session passed to another process takes no context along",
         Setup::USUAL,
         passed_session,
-    ),
+    )
+    .refusing(Reason::StaleContext),
     Case::new(
         "context-pid-reuse",
         "a new process with the number of the old one does not inherit its context",
         Setup::USUAL.alone(),
         pid_reuse,
-    ),
+    )
+    .refusing(Reason::StaleContext),
 ];
 
 const STALE: [(std::ops::Range<u64>, crate::evidence::Way); 1] = [(0..PAGE, Fallback(Reason::StaleContext))];

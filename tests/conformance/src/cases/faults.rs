@@ -19,6 +19,7 @@ pub const CASES: &[Case] = &[
         FAILING,
         resetting,
     )
+    .refusing(Reason::DeviceResetting)
     .needing(&[Capability::Faults]),
     Case::new(
         "reason-media-error",
@@ -26,6 +27,7 @@ pub const CASES: &[Case] = &[
         FAILING,
         media_error,
     )
+    .refusing(Reason::MediaError)
     .needing(&[Capability::Faults]),
     Case::new(
         "reason-page-cache-dirty",
@@ -33,8 +35,10 @@ pub const CASES: &[Case] = &[
         FAILING,
         page_cache_dirty,
     )
+    .refusing(Reason::PageCacheDirty)
     .needing(&[Capability::Faults]),
     Case::new("trigger-device-reset", "the block device's reset revokes every mapping of it, in order", FAILING, reset_revokes)
+        .revoking(Trigger::DeviceEvent)
         .needing(&[Capability::Faults]),
     Case::new(
         "trigger-device-removed",
@@ -42,6 +46,7 @@ pub const CASES: &[Case] = &[
         FAILING,
         removal_revokes,
     )
+    .revoking(Trigger::DeviceEvent)
     .needing(&[Capability::Faults]),
     Case::new(
         "trigger-media-error",
@@ -49,6 +54,7 @@ pub const CASES: &[Case] = &[
         FAILING,
         media_error_revokes,
     )
+    .revoking(Trigger::DeviceEvent)
     .needing(&[Capability::Faults]),
 ];
 

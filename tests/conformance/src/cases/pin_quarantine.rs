@@ -5,15 +5,21 @@ use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
+use nix::mount::{MntFlags, umount2};
+use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
-use peerfs_abi::{MapFlags, Reason};
+use nix::unistd::Pid;
+use peerfs_abi::{MapFlags, Reason, Trigger};
 use peerfs_client::Error;
-use peerfs_sys::{FileView, Sharing, Window};
+use peerfs_sys::{FileView, ProcessHandle, Sharing, Window};
 
-use super::pins::{WRITE_PIN, memory, none_left, pin};
+use super::pins::{WRITE_PIN, expect_quarantined, memory, none_left, pin};
+use super::revocation::DEADLINE;
 use super::triggers::wait_until;
 use crate::backend::Capability;
 use crate::case::{Case, Setup};
@@ -22,6 +28,7 @@ use crate::kit::raw::readable;
 use crate::kit::worker::NOBODY;
 use crate::puppet::Puppet;
 use crate::scene::{PAGE, Scene, Subject, cached_pages, cpu_reads, page_of, same_bytes};
+use crate::witness::{PATIENCE, Witness};
 
 /// Three pages of pins, of which one user may hold two.
 const SHARED_QUOTA: Setup = Setup::with("pin_quota=12K,pin_quota_user=8K");
@@ -56,11 +63,38 @@ pub const CASES: &[Case] = &[
     )
     .needing(&[Capability::Persistent]),
     Case::new(
+        "pin-keeps-mount-busy",
+        "unmounting is refused with EBUSY while a process has a pin of the mount mapped, and disturbs nobody",
+        Setup::USUAL.alone(),
+        keeps_mount_busy,
+    ),
+    Case::new(
+        "pin-ends-with-forced-unmount",
+        "unmounting by force tells who made a pin, waits until the deadline, and cuts it; holders get SIGBUS and the mount ends",
+        Setup::USUAL.alone(),
+        ends_with_forced_unmount,
+    )
+    .revoking(Trigger::Administrator),
+    Case::new(
+        "pin-ends-with-asked-server",
+        "a server that is asked to end tells who made a pin, waits, cuts it, and ends, whoever still has one mapped",
+        Setup::PATIENT.alone(),
+        ends_with_asked_server,
+    )
+    .revoking(Trigger::Unmount),
+    Case::new(
+        "pin-ends-with-unmount",
+        "a pin that was handed over on a socket keeps no mount busy: unmounting cuts it, and holders get SIGBUS",
+        Setup::with("grants=socket").alone(),
+        ends_with_unmount,
+    ),
+    Case::new(
         "pin-quota-of-user",
         "one user's pins are charged to that user, and what all have together to the mount",
         SHARED_QUOTA,
         quota_of_user,
-    ),
+    )
+    .refusing(Reason::PinQuota),
 ];
 
 fn pins(scene: &Scene<'_>) -> Result<u64> {
@@ -68,7 +102,7 @@ fn pins(scene: &Scene<'_>) -> Result<u64> {
 }
 
 /// The server has looked for pins without holders, and this many are left: it ended another one meanwhile.
-fn expect_alive(scene: &Scene<'_>, count: u64) -> Result<()> {
+pub fn expect_alive(scene: &Scene<'_>, count: u64) -> Result<()> {
     let other = scene.file(&format!("other-{count}-{}", std::process::id()), PAGE)?;
     let session = scene.session()?;
     let mapping = pin(scene, &session, &other, MapFlags::PIN)?;
@@ -119,6 +153,7 @@ fn quarantined(scene: &Scene<'_>, file: Subject, kept: Range<u64>, give_up: impl
         Ok(ledger["pins"][0]["state"] == "orphaned")
     };
     wait_until(|| state().unwrap_or(false)).context("the ledger does not say that the file gave blocks up")?;
+    expect_quarantined(scene, kept.end - kept.start)?;
     let others: Vec<Subject> = (0..8).map(|number| scene.file(&format!("next-{number}"), PAGES * PAGE)).collect::<Result<_>>()?;
     let whole = kept.start as usize..kept.end as usize;
     let mut found = vec![0; whole.len()];
@@ -127,6 +162,7 @@ fn quarantined(scene: &Scene<'_>, file: Subject, kept: Range<u64>, give_up: impl
     window.write(whole.start, &vec![0xEE; whole.len()]).ok().context("the pin was cut")?;
     drop((fd, window));
     none_left(scene)?;
+    expect_quarantined(scene, 0)?;
     for other in &others {
         let mut found = vec![0; other.content.len()];
         other.open(libc::O_DIRECT | libc::O_NONBLOCK)?.read_exact_at(&mut found, 0)?;
@@ -221,6 +257,112 @@ fn ends_with_server(scene: &mut Scene<'_>) -> Result<()> {
     wait_until(freed).context("the blocks of the dead pin are not free")?;
     scene.mount.umount()?;
     scene.mount.fsck()?;
+    scene.backend.mount_again(scene.mount, "")
+}
+
+/// Another process, as another user, that has nothing of a pin but a mapping of its memory.
+fn keeper(scene: &Scene<'_>, file: &Subject, flags: MapFlags) -> Result<Puppet> {
+    let session = scene.session()?;
+    let mapping = pin(scene, &session, file, flags)?;
+    keeps(scene, &mapping.pins()[0].fd)
+}
+
+/// The same, of a pin of [`PAGES`] that is at hand.
+fn keeps(scene: &Scene<'_>, memory: &impl AsRawFd) -> Result<Puppet> {
+    let puppet = Puppet::start(scene, NOBODY)?;
+    puppet.give(memory)?;
+    puppet.obey(&format!("keep-given {}", PAGES * PAGE))?;
+    Ok(puppet)
+}
+
+fn keeps_mount_busy(scene: &mut Scene<'_>) -> Result<()> {
+    let file = scene.file("file", PAGES * PAGE)?;
+    let (path, content) = (file.path.clone(), file.content.clone());
+    let mut puppet = keeper(scene, &file, WRITE_PIN)?;
+    drop(file);
+    wait_until(|| scene.mount.info().is_ok_and(|info| info["sessions"] == 0)).context("a session stays")?;
+    let refused = umount2(&scene.mount.path(), MntFlags::empty());
+    ensure!(refused == Err(Errno::EBUSY), "umount(2) answers {refused:?}");
+    ensure!(scene.mount.umount().is_err(), "`peerfs umount` takes it off");
+    expect_alive(scene, 1)?;
+    let seen = puppet.obey(&format!("kept-loads {}", 5 * PAGE))?;
+    ensure!(seen == content[5 * PAGE as usize].to_string(), "the holder reads {seen}");
+    puppet.kill()?;
+    none_left(scene)?;
+    scene.mount.umount()?;
+    scene.backend.mount_again(scene.mount, "")?;
+    ensure!(!scene.backend.has(Capability::Persistent) || std::fs::read(path)? == content, "the file has other bytes");
+    Ok(())
+}
+
+/// The process is killed by SIGBUS at its next access.
+fn dies_of_sigbus(puppet: &mut Puppet) -> Result<()> {
+    let status = puppet.end()?;
+    let signal = std::os::unix::process::ExitStatusExt::signal(&status);
+    ensure!(signal == Some(libc::SIGBUS), "the holder ended with {status} instead of SIGBUS");
+    Ok(())
+}
+
+fn spins(puppet: &Puppet) -> Result<()> {
+    puppet.send("spin")?;
+    ensure!(puppet.hear()? == "spinning", "it does not start");
+    Ok(())
+}
+
+/// The server is gone, so that the volume is free.
+fn await_end(server: &ProcessHandle) -> Result<()> {
+    ensure!(server.wait_exit(PATIENCE)?, "the server goes on");
+    Ok(())
+}
+
+fn ends_with_forced_unmount(scene: &mut Scene<'_>) -> Result<()> {
+    let file = scene.file("file", PAGES * PAGE)?;
+    let server = ProcessHandle::open(scene.mount.server_pid()?.cast_unsigned())?;
+    let witness = Witness::map(scene, &file, 0..PAGES * PAGE, MapFlags::PIN)?;
+    let [mut puppet, mut idle] = [keeps(scene, &witness.held[0].fd)?, keeps(scene, &witness.held[0].fd)?];
+    spins(&puppet)?;
+    let start = Instant::now();
+    scene.mount.umount_force()?;
+    // Nobody acknowledges.
+    ensure!(start.elapsed() >= DEADLINE, "it did not wait for who made the pin");
+    witness.expect_event(scene, Trigger::Administrator)?;
+    witness.expect_cut()?;
+    dies_of_sigbus(&mut puppet)?;
+    drop((witness, file));
+    // Whoever does not touch the memory does not notice, and keeps what is left of the mount.
+    ensure!(idle.obey("pid")? == idle.pid().to_string() && !server.wait_exit(Duration::ZERO)?, "the server ends beside a holder");
+    idle.kill()?;
+    await_end(&server)?;
+    scene.backend.mount_again(scene.mount, "")
+}
+
+fn ends_with_asked_server(scene: &mut Scene<'_>) -> Result<()> {
+    let file = scene.file("file", PAGES * PAGE)?;
+    let pid = scene.mount.server_pid()?;
+    let server = ProcessHandle::open(pid.cast_unsigned())?;
+    let witness = Witness::map(scene, &file, 0..PAGES * PAGE, MapFlags::PIN)?;
+    let [mut puppet, _idle] = [keeps(scene, &witness.held[0].fd)?, keeps(scene, &witness.held[0].fd)?];
+    spins(&puppet)?;
+    kill(Pid::from_raw(pid), Signal::SIGTERM)?;
+    let event = witness.expect_event(scene, Trigger::Unmount)?;
+    witness.expect_still_alive(scene)?;
+    witness.acknowledge(&event)?;
+    wait_until(|| witness.expect_cut().is_ok()).context("the pin outlives the mount")?;
+    dies_of_sigbus(&mut puppet)?;
+    await_end(&server)?;
+    scene.mount.has_unmounted_itself();
+    scene.backend.mount_again(scene.mount, "")
+}
+
+fn ends_with_unmount(scene: &mut Scene<'_>) -> Result<()> {
+    let file = scene.file("file", PAGES * PAGE)?;
+    let mut puppet = keeper(scene, &file, WRITE_PIN)?;
+    drop(file);
+    wait_until(|| scene.mount.info().is_ok_and(|info| info["sessions"] == 0)).context("a session stays")?;
+    expect_alive(scene, 1)?;
+    spins(&puppet)?;
+    scene.mount.umount()?;
+    dies_of_sigbus(&mut puppet)?;
     scene.backend.mount_again(scene.mount, "")
 }
 

@@ -22,24 +22,33 @@ pub const WRITE_PIN: MapFlags = MapFlags::PIN.union(MapFlags::WRITE);
 
 pub const CASES: &[Case] = &[
     Case::new("flag-pin", "PIN gives memory of its own, direct, and says what it is", Setup::USUAL, pinned),
-    Case::new("pin-static-importer", "a static importer may hold pins", Setup::USUAL, static_importer),
+    Case::new("pin-static-importer", "a static importer may hold pins", Setup::USUAL, static_importer)
+        .refusing(Reason::NotifierRequired),
     Case::new(
         "reason-cpu-writer",
         "a WRITE pin needs that no cached handle is open, a read pin that no cached writer is, else CpuWriter",
         Setup::USUAL,
         cpu_writer,
-    ),
+    )
+    .refusing(Reason::CpuWriter),
     Case::new(
         "reason-pin-quota",
         "what exceeds the quota of pins falls back with PinQuota, and is granted when another pin ends",
         CRAMPED,
         quota,
-    ),
+    )
+    .refusing(Reason::PinQuota),
     Case::new(
         "pin-write-opens-direct",
         "while a WRITE pin lives every open is direct and a shared mmap answers ENODEV",
         Setup::USUAL,
         opens_direct,
+    ),
+    Case::new(
+        "pin-write-open-stays-direct",
+        "a handle that was opened beside a WRITE pin stays direct as long as it is open, also after the pin",
+        Setup::USUAL,
+        open_stays_direct,
     ),
     Case::new(
         "pin-write-direct-handle",
@@ -97,6 +106,16 @@ pub fn memory(mapping: &Mapping, writable: bool) -> Result<(OwnedFd, Window)> {
 /// No pin is left on the mount.
 pub fn none_left(scene: &Scene<'_>) -> Result<()> {
     wait_until(|| scene.mount.info().is_ok_and(|info| info["pins"] == 0)).context("a pin outlives its holders")
+}
+
+/// So much of the volume is neither a file's nor free: an aperture that is no home of blocks would not show by its bytes
+/// that they are used again.
+pub fn expect_quarantined(scene: &Scene<'_>, bytes: u64) -> Result<()> {
+    // What is freed comes back with the next commit.
+    std::fs::File::open(scene.mount.path())?.sync_all()?;
+    let quarantined = || Ok::<_, anyhow::Error>(scene.mount.info()?["volume"]["quarantined_bytes"].clone());
+    wait_until(|| quarantined().is_ok_and(|found| found == bytes))
+        .with_context(|| format!("{:?} bytes are in quarantine instead of {bytes}", quarantined()))
 }
 
 fn pinned(scene: &mut Scene<'_>) -> Result<()> {
@@ -177,6 +196,27 @@ fn opens_direct(scene: &mut Scene<'_>) -> Result<()> {
     Ok(())
 }
 
+fn open_stays_direct(scene: &mut Scene<'_>) -> Result<()> {
+    let file = scene.file("file", 4 * PAGE)?;
+    let session = scene.session()?;
+    let mapping = pin(scene, &session, &file, WRITE_PIN)?;
+    let handles = [file.reader()?, file.writer()?];
+    drop(mapping);
+    none_left(scene)?;
+    for handle in &handles {
+        cpu_reads(handle, 0, &file.content)?;
+        ensure!(cached_pages(handle)? == 0, "it reads through the cache after the pin");
+        let refused = FileView::map(handle, PAGE as usize, Sharing::Shared, false).err().and_then(|error| error.raw_os_error());
+        ensure!(refused == Some(libc::ENODEV), "after the pin a shared mmap of it answers {refused:?}");
+    }
+    // Since they are no cached handles they are in nobody's way, and a new open is as always.
+    drop(pin(scene, &session, &file, WRITE_PIN)?);
+    none_left(scene)?;
+    let reader = file.reader()?;
+    ensure!(FileView::map(&reader, PAGE as usize, Sharing::Shared, false).is_ok(), "opens stay direct after the pin");
+    Ok(())
+}
+
 fn direct_handle(scene: &mut Scene<'_>) -> Result<()> {
     let file = scene.file("file", 4 * PAGE)?;
     let session = scene.session()?;
@@ -248,12 +288,14 @@ fn quarantine(scene: &mut Scene<'_>) -> Result<()> {
     let mapping = pin(scene, &session, &file, WRITE_PIN)?;
     let (fd, window) = memory(&mapping, true)?;
     file.open(libc::O_DIRECT | libc::O_NONBLOCK)?.set_len(0)?;
-    std::fs::File::open(&scene.directory)?.sync_all()?;
+    expect_quarantined(scene, 64 * PAGE)?;
     // Whatever is written next must not be what the pin reaches.
     let others: Vec<Subject> = (0..8).map(|number| scene.file(&format!("other-{number}"), 64 * PAGE)).collect::<Result<_>>()?;
     window.write(0, &vec![0xEE; window.length()]).ok().context("the pin was cut")?;
+    expect_quarantined(scene, 64 * PAGE)?;
     drop((mapping, fd, window));
     none_left(scene)?;
+    expect_quarantined(scene, 0)?;
     for other in &others {
         other.expect_content().context("a block was used again under the pin")?;
         let direct = other.open(libc::O_DIRECT | libc::O_NONBLOCK)?;

@@ -27,7 +27,8 @@ pub const CASES: &[Case] = &[
         "setting a file to never revokes its mappings and forbids new ones",
         Setup::PATIENT,
         change_revokes,
-    ),
+    )
+    .revoking(Trigger::PolicyChange),
 ];
 
 fn prefer(scene: &mut Scene<'_>) -> Result<()> {

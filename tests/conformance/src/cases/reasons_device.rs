@@ -1,7 +1,7 @@
 //! Reasons of the block device and its aperture.
 
 use anyhow::{Result, ensure};
-use peerfs_abi::{ImporterFlags, MapFlags, Reason, Trigger};
+use peerfs_abi::{ImporterFlags, MapFlags, Reason, Trigger, TriggerSet};
 use peerfs_client::{ImporterSpec, ReasonSet, Session};
 
 use crate::backend::{ApertureSize, Capability};
@@ -16,6 +16,7 @@ pub const CASES: &[Case] = &[
         Setup::USUAL.aperture(ApertureSize::Absent),
         no_aperture,
     )
+    .refusing(Reason::NoAperture)
     .needing(&[Capability::NoAperture]),
     Case::new(
         "reason-aperture-full",
@@ -23,19 +24,22 @@ pub const CASES: &[Case] = &[
         Setup::USUAL.aperture(ApertureSize::Mebibytes(2)),
         aperture_full,
     )
+    .refusing(Reason::ApertureFull)
     .needing(&[Capability::SizedAperture]),
     Case::new(
         "reason-write-forbidden",
         "an importer that cannot write is refused WRITE with WriteForbidden and may read",
         Setup::USUAL,
         write_forbidden,
-    ),
+    )
+    .refusing(Reason::WriteForbidden),
     Case::new(
         "reason-atomic-unsupported",
         "an importer without atomics is refused ATOMIC with AtomicUnsupported and may map without",
         Setup::USUAL,
         atomic_unsupported,
-    ),
+    )
+    .refusing(Reason::AtomicUnsupported),
     Case::new(
         "answer-all-refusals",
         "query names every reason that refuses a stretch; the first in pipeline order is the answer",
@@ -44,10 +48,23 @@ pub const CASES: &[Case] = &[
     ),
     Case::new(
         "answer-triggers",
-        "query names what could end a mapping later, and nothing for what is not direct",
+        "query names everything that could end a mapping later and nothing else, and nothing for what is not direct",
         Setup::USUAL,
         later_triggers,
     ),
+    Case::new(
+        "answer-triggers-pin",
+        "of a pin it names what ends one before its holders do: force and unmounting",
+        Setup::USUAL,
+        later_triggers_of_pin,
+    ),
+    Case::new(
+        "answer-triggers-read-only",
+        "on a read-only mount it names no change of the file and no access of the CPU",
+        Setup::USUAL.alone(),
+        later_triggers_read_only,
+    )
+    .needing(&[Capability::Persistent]),
 ];
 
 /// A session of an importer with these abilities.
@@ -118,17 +135,54 @@ fn all_refusals(scene: &mut Scene<'_>) -> Result<()> {
     Ok(())
 }
 
+/// What ends mappings of any file on any mount. (Unmap is the client's own doing.)
+const ALWAYS: [Trigger; 5] =
+    [Trigger::Relocation, Trigger::Administrator, Trigger::ClientGone, Trigger::Unmount, Trigger::DeviceEvent];
+/// What changes a file, or is done to its pages.
+const CHANGES: [Trigger; 6] =
+    [Trigger::Truncate, Trigger::Punch, Trigger::Unlink, Trigger::CpuAccess, Trigger::PolicyChange, Trigger::Reflink];
+
+/// An identity aperture has room for all of the volume, so nobody is ever in the way.
+fn pressure(scene: &Scene<'_>) -> Result<Option<Trigger>> {
+    let windowed = scene.mount.info()?["aperture"]["kind"] == "windowed";
+    Ok(windowed.then_some(Trigger::AperturePressure))
+}
+
+fn expect_triggers(found: TriggerSet, expected: impl IntoIterator<Item = Trigger>) -> Result<()> {
+    let expected: TriggerSet = expected.into_iter().collect();
+    ensure!(found == expected, "it ends by {found:?} instead of {expected:?}");
+    Ok(())
+}
+
 fn later_triggers(scene: &mut Scene<'_>) -> Result<()> {
     let file = scene.file("file", PAGE)?;
     file.writer()?.set_len(2 * PAGE)?;
-    let table = file.handle.query(.., MapFlags::empty(), "cpu")?;
-    scene.expect_table(&table, &[(0..PAGE, Direct), (PAGE..2 * PAGE, Fallback(Reason::Hole))])?;
-    let [mapped, hole] = [table.segments[0].triggers, table.segments[1].triggers];
-    for trigger in
-        [Trigger::Truncate, Trigger::Punch, Trigger::Unlink, Trigger::CpuAccess, Trigger::Administrator, Trigger::Unmount]
-    {
-        ensure!(mapped.contains(trigger), "{trigger} is not named: {mapped:?}");
+    for flags in [MapFlags::empty(), MapFlags::WRITE] {
+        let table = file.handle.query(.., flags, "cpu")?;
+        scene.expect_table(&table, &[(0..PAGE, Direct), (PAGE..2 * PAGE, Fallback(Reason::Hole))])?;
+        expect_triggers(table.segments[0].triggers, ALWAYS.into_iter().chain(CHANGES).chain(pressure(scene)?))?;
+        expect_triggers(table.segments[1].triggers, [])?;
     }
-    ensure!(hole.is_empty(), "what is not mapped ends by {hole:?}");
     Ok(())
+}
+
+fn later_triggers_of_pin(scene: &mut Scene<'_>) -> Result<()> {
+    let file = scene.file("file", PAGE)?;
+    for flags in [MapFlags::PIN, MapFlags::PIN | MapFlags::WRITE] {
+        let table = file.handle.query(.., flags, "static")?;
+        scene.expect_table(&table, &[(0..PAGE, Direct)])?;
+        expect_triggers(table.segments[0].triggers, [Trigger::Administrator, Trigger::Unmount])?;
+    }
+    Ok(())
+}
+
+fn later_triggers_read_only(scene: &mut Scene<'_>) -> Result<()> {
+    let file = scene.file("file", PAGE)?;
+    let path = file.path.clone();
+    drop(file);
+    scene.mount.umount()?;
+    scene.backend.mount_again(scene.mount, "ro")?;
+    let table = peerfs_client::File::open(&path)?.query(.., MapFlags::empty(), "cpu")?;
+    scene.expect_table(&table, &[(0..PAGE, Direct)])?;
+    expect_triggers(table.segments[0].triggers, ALWAYS.into_iter().chain(pressure(scene)?))
 }

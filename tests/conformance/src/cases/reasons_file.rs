@@ -13,53 +13,64 @@ use crate::scene::{CHUNK, PAGE, Scene};
 use crate::witness::Witness;
 
 pub const CASES: &[Case] = &[
-    Case::new("reason-not-regular-file", "only regular files have blocks to map", Setup::USUAL, not_regular_file),
-    Case::new("reason-hole", "a stretch without blocks falls back with Hole, its neighbours are direct", Setup::USUAL, hole),
+    Case::new("reason-not-regular-file", "only regular files have blocks to map", Setup::USUAL, not_regular_file)
+        .refusing(Reason::NotRegularFile),
+    Case::new("reason-hole", "a stretch without blocks falls back with Hole, its neighbours are direct", Setup::USUAL, hole)
+        .refusing(Reason::Hole),
     Case::new(
         "reason-unwritten",
         "preallocated blocks that were never written fall back with Unwritten",
         Setup::USUAL,
         unwritten,
-    ),
-    Case::new("reason-beyond-eof", "what lies beyond the end of the file falls back with BeyondEof", Setup::USUAL, beyond_eof),
+    )
+    .refusing(Reason::Unwritten),
+    Case::new("reason-beyond-eof", "what lies beyond the end of the file falls back with BeyondEof", Setup::USUAL, beyond_eof)
+        .refusing(Reason::BeyondEof),
     Case::new(
         "reason-misaligned",
         "a part of a block falls back with Misaligned, except at the end of the file",
         Setup::USUAL,
         misaligned,
-    ),
+    )
+    .refusing(Reason::Misaligned),
     Case::new(
         "reason-page-cached",
         "under respect-cache, cached pages fall back with PageCached and stay cached",
         Setup::with("direct=respect-cache"),
         page_cached,
-    ),
-    Case::new("reason-policy", "a file whose policy is never falls back with Policy", Setup::USUAL, policy),
+    )
+    .refusing(Reason::PageCached),
+    Case::new("reason-policy", "a file whose policy is never falls back with Policy", Setup::USUAL, policy)
+        .refusing(Reason::Policy),
     Case::new(
         "reason-read-only-handle",
         "WRITE needs a handle that may write, else ReadOnly; reading stays direct",
         Setup::USUAL,
         read_only_handle,
-    ),
+    )
+    .refusing(Reason::ReadOnly),
     Case::new(
         "reason-read-only-mount",
         "on a read-only mount WRITE falls back with ReadOnly; reading stays direct",
         Setup::USUAL.alone(),
         read_only_mount,
     )
+    .refusing(Reason::ReadOnly)
     .needing(&[Capability::Persistent]),
     Case::new(
         "reason-busy-closed",
         "a range that is being revoked answers Busy to new maps, with a time to try again",
         Setup::PATIENT,
         busy_closed,
-    ),
+    )
+    .refusing(Reason::Busy),
     Case::new(
         "reason-busy-thrashing",
         "a range that is revoked again and again answers Busy, with a back-off that query shows too",
         Setup::USUAL,
         busy_thrashing,
-    ),
+    )
+    .refusing(Reason::Busy),
 ];
 
 fn not_regular_file(scene: &mut Scene<'_>) -> Result<()> {

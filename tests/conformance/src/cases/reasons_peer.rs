@@ -1,14 +1,18 @@
 //! Reasons of the path from the importer to the device, and of the importer itself.
 
+use std::os::fd::OwnedFd;
+
 use anyhow::{Result, ensure};
+use peerfs_abi::ioctl::{self, Map};
 use peerfs_abi::{ImporterFlags, MapFlags, Reason};
 use peerfs_client::{ImporterSpec, Session};
 
 use super::reasons_device::limited;
 use crate::case::{Case, Setup};
 use crate::evidence::Way::{Direct, Fallback};
-use crate::kit::raw::{RawSession, open_direct};
-use crate::scene::{CHUNK, PAGE, Scene};
+use crate::kit::raw::{open_direct, request};
+use crate::puppet::Puppet;
+use crate::scene::{CHUNK, PAGE, Scene, Subject};
 use crate::topology::Topology;
 
 const ON_BUS: Setup = Setup::USUAL.topology(Topology::Example);
@@ -19,45 +23,58 @@ pub const CASES: &[Case] = &[
         "a static importer, which cannot be revoked, is refused without PIN with NotifierRequired",
         Setup::USUAL,
         notifier_required,
-    ),
+    )
+    .refusing(Reason::NotifierRequired),
     Case::new(
         "reason-importer-quota",
         "an importer that holds as many grants as it may is refused with ImporterQuota",
         Setup::with("importer_grants=2"),
         importer_quota,
-    ),
-    Case::new("reason-stale-context", "a context that does not exist is refused with StaleContext", Setup::USUAL, stale_context),
+    )
+    .refusing(Reason::ImporterQuota),
+    Case::new(
+        "reason-stale-context",
+        "a context whose maker has ended is refused with StaleContext by map and with ESTALE by query",
+        Setup::USUAL,
+        stale_context,
+    )
+    .refusing(Reason::StaleContext),
     Case::new("peer-path-found", "an importer on the bus with a way to the device maps directly", ON_BUS, path_found),
     Case::new(
         "reason-no-peer-path",
         "an importer to whose address no way is known is refused with NoPeerPath",
         ON_BUS,
         no_peer_path,
-    ),
+    )
+    .refusing(Reason::NoPeerPath),
     Case::new(
         "reason-dma-mask-exceeded",
         "an importer that cannot put out the aperture's addresses is refused with DmaMaskExceeded",
         ON_BUS,
         dma_mask,
-    ),
+    )
+    .refusing(Reason::DmaMaskExceeded),
     Case::new(
         "reason-iommu-rejected",
         "an importer whose IOMMU maps no peers is refused with IommuRejected",
         ON_BUS,
         iommu_rejected,
-    ),
+    )
+    .refusing(Reason::IommuRejected),
     Case::new(
         "reason-no-grant-object",
         "memory that no kernel object can hand to a process is refused with NoGrantObject",
         Setup::USUAL.topology(Topology::NotGrantable),
         no_grant_object,
-    ),
+    )
+    .refusing(Reason::NoGrantObject),
     Case::new(
         "reason-aperture-read-only",
         "an aperture that peers may only read refuses WRITE and ATOMIC, not reading",
         Setup::USUAL.topology(Topology::NotWritable),
         aperture_read_only,
-    ),
+    )
+    .refusing(Reason::WriteForbidden),
 ];
 
 fn notifier_required(scene: &mut Scene<'_>) -> Result<()> {
@@ -85,14 +102,41 @@ fn importer_quota(scene: &mut Scene<'_>) -> Result<()> {
     scene.expect_map(&session.map(&file.handle, 2 * CHUNK.., MapFlags::empty())?, &[(2 * CHUNK..3 * CHUNK, Direct)])
 }
 
+/// A context that was good until its maker ended, and a session that outlives it.
+fn widowed(scene: &Scene<'_>, file: &Subject) -> Result<(u64, OwnedFd)> {
+    let mut maker = Puppet::start(scene, 0)?;
+    maker.obey(&format!("open read {}", file.path.display()))?;
+    maker.obey(&format!("session {}", scene.directory.display()))?;
+    maker.expect_map(scene, 0..PAGE, MapFlags::empty(), &[(0..PAGE, Direct)])?;
+    // A child of fork has a copy of its address space while the maker lives.
+    maker.expect_said(scene, "child fork", 0..PAGE, &[(0..PAGE, Fallback(Reason::StaleContext))])?;
+    let (context, session) = (maker.obey("context")?.parse()?, maker.take_session()?);
+    maker.end()?;
+    Ok((context, session))
+}
+
 fn stale_context(scene: &mut Scene<'_>) -> Result<()> {
     let file = scene.file("file", PAGE)?;
-    let mut session = RawSession::open(&scene.directory)?;
-    session.context.context_id += 1000;
     let handle = open_direct(&file.path, false)?;
-    let answer = session.map(&handle, 0, PAGE, MapFlags::empty())?;
-    ensure!(answer.mapping_id == 0, "a mapping was made");
-    scene.expect_answer(&answer, &[(0..PAGE, Fallback(Reason::StaleContext))])
+    let (context, _session) = widowed(scene, &file)?;
+    let ask = |command: u32, context: u64, flags: MapFlags| -> std::io::Result<Box<Map>> {
+        let mut argument = request(&handle, 0, PAGE, flags);
+        argument.context_id = context;
+        peerfs_sys::ioctl(&handle, command, &mut *argument)?;
+        Ok(argument)
+    };
+    // One that never was is none either.
+    for context in [context, context + 1000] {
+        let answer = ask(ioctl::MAP, context, MapFlags::empty())?;
+        ensure!(answer.mapping_id == 0, "a mapping was made");
+        scene.expect_answer(&answer, &[(0..PAGE, Fallback(Reason::StaleContext))])?;
+        // There is no importer left to decide for.
+        for (command, flags) in [(ioctl::QUERY, MapFlags::empty()), (ioctl::MAP, MapFlags::QUERY)] {
+            let refused = ask(command, context, flags).err().and_then(|error| error.raw_os_error());
+            ensure!(refused == Some(libc::ESTALE), "a query answers {refused:?}");
+        }
+    }
+    Ok(())
 }
 
 /// What an importer at this address is answered, by query and by map, and that it reads the same bytes.

@@ -12,10 +12,12 @@ use crate::kit::raw::{RawSession, open_direct};
 use crate::scene::{CHUNK, PAGE, Scene, same_bytes};
 use crate::witness::Witness;
 
-/// What a busy machine may add to the deadline.
-const TOLERANCE: Duration = Duration::from_secs(5);
 /// Of the usual mount.
-const DEADLINE: Duration = Duration::from_millis(100);
+pub const DEADLINE: Duration = Duration::from_millis(100);
+/// What the quickest of several revocations may take longer than the deadline.
+const TOLERANCE: Duration = Duration::from_millis(100);
+/// A busy machine delays some, and never each of so many.
+const TRIES: u32 = 12;
 
 pub const CASES: &[Case] = &[
     Case::new(
@@ -131,18 +133,34 @@ fn sequence_first(scene: &mut Scene<'_>) -> Result<()> {
     in_order(scene, &witness, Trigger::Administrator, || Ok(file.handle.revoke(..).map(drop)?))
 }
 
+/// Revokes anew until one revocation takes no longer than the deadline allows; none may take less. `revoke` answers how
+/// long it took.
+fn quickest_is_punctual(mut revoke: impl FnMut(u32) -> Result<Duration>) -> Result<()> {
+    let mut quickest = Duration::MAX;
+    for number in 0..TRIES {
+        let took = revoke(number)?;
+        ensure!(took >= DEADLINE, "cut early, after {took:?}");
+        quickest = quickest.min(took);
+        if quickest < DEADLINE + TOLERANCE {
+            return Ok(());
+        }
+    }
+    anyhow::bail!("cut late: after {quickest:?} at the earliest")
+}
+
 fn deadline_enforced(scene: &mut Scene<'_>) -> Result<()> {
     let file = scene.file("file", CHUNK)?;
     for flags in [MapFlags::empty(), MapFlags::WRITE] {
-        let witness = Witness::map(scene, &file, 0..CHUNK, flags)?;
-        let start = Instant::now();
-        let revoked = file.handle.revoke(..)?;
-        let took = start.elapsed();
-        ensure!((revoked.grants, revoked.enforced) == (1, 1), "{revoked:?}");
-        ensure!(revoked.latency >= DEADLINE && took >= DEADLINE, "cut early, after {:?}", revoked.latency);
-        ensure!(took < DEADLINE + TOLERANCE, "cut late, after {took:?}");
-        witness.expect_event(scene, Trigger::Administrator)?;
-        witness.expect_cut()?;
+        quickest_is_punctual(|_| {
+            let witness = Witness::map(scene, &file, 0..CHUNK, flags)?;
+            let start = Instant::now();
+            let revoked = file.handle.revoke(..)?;
+            ensure!(start.elapsed() >= DEADLINE, "it came back before the deadline");
+            ensure!((revoked.grants, revoked.enforced) == (1, 1), "{revoked:?}");
+            witness.expect_event(scene, Trigger::Administrator)?;
+            witness.expect_cut()?;
+            Ok(revoked.latency)
+        })?;
     }
     file.expect_content()
 }
@@ -192,14 +210,17 @@ fn holder_not_exempt(scene: &mut Scene<'_>) -> Result<()> {
 }
 
 fn hung_holder(scene: &mut Scene<'_>) -> Result<()> {
-    let file = scene.file("file", CHUNK)?;
-    let witness = Witness::map(scene, &file, 0..CHUNK, MapFlags::WRITE)?;
-    let start = Instant::now();
-    OpenOptions::new().write(true).open(&file.path)?.set_len(PAGE)?;
-    let took = start.elapsed();
-    ensure!(took >= DEADLINE && took < DEADLINE + TOLERANCE, "the truncate took {took:?}");
-    witness.expect_event(scene, Trigger::Truncate)?;
-    witness.expect_cut()
+    quickest_is_punctual(|number| {
+        let file = scene.file(&format!("file-{number}"), CHUNK)?;
+        let witness = Witness::map(scene, &file, 0..CHUNK, MapFlags::WRITE)?;
+        let writer = OpenOptions::new().write(true).open(&file.path)?;
+        let start = Instant::now();
+        writer.set_len(PAGE)?;
+        let took = start.elapsed();
+        witness.expect_event(scene, Trigger::Truncate)?;
+        witness.expect_cut()?;
+        Ok(took)
+    })
 }
 
 fn last_store(scene: &mut Scene<'_>) -> Result<()> {

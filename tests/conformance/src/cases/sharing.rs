@@ -15,13 +15,15 @@ pub const CASES: &[Case] = &[
         "WRITE to blocks that a clone shares falls back with SharedExtent; reading stays direct, and so does what was rewritten",
         Setup::USUAL,
         shared_extent,
-    ),
+    )
+    .refusing(Reason::SharedExtent),
     Case::new(
         "trigger-reflink",
         "cloning a range revokes mappings that may write it and leaves those that read",
         Setup::PATIENT,
         reflink,
-    ),
+    )
+    .revoking(Trigger::Reflink),
     Case::new(
         "flag-atomic",
         "ATOMIC is granted where the whole path can, and several importers then add up exactly",

@@ -17,49 +17,65 @@ use crate::witness::{PATIENCE, Witness};
 const CRAMPED: Setup = Setup::PATIENT.aperture(ApertureSize::Mebibytes(4));
 
 pub const CASES: &[Case] = &[
-    Case::new("trigger-truncate", "truncate revokes before blocks are freed", Setup::PATIENT, truncate),
-    Case::new("trigger-open-truncate", "opening with O_TRUNC revokes as truncate does", Setup::PATIENT, open_truncate),
-    Case::new("trigger-punch", "punching a hole revokes the range", Setup::PATIENT, punch),
-    Case::new("trigger-zero-range", "zeroing a range revokes it", Setup::PATIENT, zero_range),
+    Case::new("trigger-truncate", "truncate revokes before blocks are freed", Setup::PATIENT, truncate)
+        .revoking(Trigger::Truncate),
+    Case::new("trigger-open-truncate", "opening with O_TRUNC revokes as truncate does", Setup::PATIENT, open_truncate)
+        .revoking(Trigger::Truncate),
+    Case::new("trigger-punch", "punching a hole revokes the range", Setup::PATIENT, punch).revoking(Trigger::Punch),
+    Case::new("trigger-zero-range", "zeroing a range revokes it", Setup::PATIENT, zero_range).revoking(Trigger::Punch),
+    Case::new(
+        "collapse-insert-refused",
+        "collapsing and inserting a range are refused with EOPNOTSUPP, so they disturb no mapping",
+        Setup::PATIENT,
+        collapse_insert,
+    ),
     Case::new(
         "trigger-unlink",
         "the end of the last link and handle revokes; a link or handle that is left does not",
         Setup::PATIENT,
         unlink,
-    ),
+    )
+    .revoking(Trigger::Unlink),
     Case::new(
         "trigger-relocation",
         "a map that needs another window over the same blocks revokes the old one",
         Setup::PATIENT,
         relocation,
-    ),
+    )
+    .revoking(Trigger::Relocation),
     Case::new(
         "trigger-aperture-pressure",
         "a map that finds no room evicts the window used longest ago",
         CRAMPED,
         aperture_pressure,
     )
+    .revoking(Trigger::AperturePressure)
     .needing(&[Capability::SizedAperture]),
     Case::new(
         "trigger-administrator",
         "whoever may write a file may revoke its mappings, and nobody else but the owners",
         Setup::PATIENT,
         administrator,
-    ),
-    Case::new("trigger-revoke-mount", "the owner of the mount may revoke everything on it", Setup::PATIENT.alone(), revoke_mount),
+    )
+    .revoking(Trigger::Administrator),
+    Case::new("trigger-revoke-mount", "the owner of the mount may revoke everything on it", Setup::PATIENT.alone(), revoke_mount)
+        .revoking(Trigger::Administrator),
     Case::new(
         "trigger-client-gone",
         "a session that ends gives up what it holds at once, and nothing of others",
         Setup::PATIENT,
         client_gone,
-    ),
-    Case::new("trigger-unmap", "what a client gives back is cut at once, without an event", Setup::PATIENT, unmap),
+    )
+    .revoking(Trigger::ClientGone),
+    Case::new("trigger-unmap", "what a client gives back is cut at once, without an event", Setup::PATIENT, unmap)
+        .revoking(Trigger::Unmap),
     Case::new(
         "trigger-unmount",
         "a server that is asked to end revokes everything in order first",
         Setup::PATIENT.alone(),
         unmount,
-    ),
+    )
+    .revoking(Trigger::Unmount),
 ];
 
 fn truncate(scene: &mut Scene<'_>) -> Result<()> {
@@ -98,6 +114,21 @@ fn change_blocks(scene: &mut Scene<'_>, mode: FallocateFlags) -> Result<()> {
     expected[4 * PAGE as usize..5 * PAGE as usize].fill(0);
     expected[..LAST_STORE.len()].copy_from_slice(LAST_STORE);
     same_bytes(&fs::read(&file.path)?, &expected)
+}
+
+fn collapse_insert(scene: &mut Scene<'_>) -> Result<()> {
+    let file = scene.file("file", CHUNK)?;
+    let witness = Witness::map(scene, &file, 0..CHUNK, MapFlags::WRITE)?;
+    let writers = [file.writer()?, file.open(libc::O_DIRECT | libc::O_NONBLOCK)?];
+    for mode in [FallocateFlags::FALLOC_FL_COLLAPSE_RANGE, FallocateFlags::FALLOC_FL_INSERT_RANGE] {
+        for writer in &writers {
+            let refused = fallocate(writer, mode, PAGE as i64, PAGE as i64);
+            ensure!(refused == Err(nix::errno::Errno::EOPNOTSUPP), "{mode:?} answers {refused:?}");
+        }
+    }
+    witness.expect_undisturbed(scene)?;
+    drop(witness);
+    file.expect_content()
 }
 
 fn unlink(scene: &mut Scene<'_>) -> Result<()> {

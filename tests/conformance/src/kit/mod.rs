@@ -2,12 +2,14 @@
 //! take part, the ABI without the client library, and a generator of random choices that a seed replays.
 
 pub mod attempts;
+mod graphics;
 mod mount;
 mod random;
 pub mod raw;
 mod tidy;
 pub mod worker;
 
+pub use graphics::{GraphicsDevice, Imported};
 pub use mount::{ScratchMount, peerfs};
 pub use random::{Random, seed};
 pub use tidy::tidy_on_signal;

@@ -103,8 +103,11 @@ impl State {
             ["revoke", path] => revoke(path.as_ref()),
             ["spin"] => self.spin(),
             ["attack", when] => self.attack(when),
+            ["truncate", length] => self.file()?.set_len(length.parse()?).map(|()| String::new()).map_err(Into::into),
             ["fsync"] => self.file()?.sync_all().map(|()| String::new()).map_err(Into::into),
             ["given-loads", length, offset] => self.load_given(length.parse()?, offset.parse()?),
+            ["kept-loads", offset] => byte_of(self.windows.first().context("nothing was kept")?, offset.parse()?),
+            ["keep-given", length] => self.keep_given(length.parse()?),
             ["allocate", bytes] => self.device_memory(device_memory_call::ALLOCATE, 0, bytes.parse()?),
             ["free", id] => self.device_memory(device_memory_call::FREE, id.parse()?, 0),
             _ => bail!("`{line}` is no command"),
@@ -247,9 +250,14 @@ impl State {
     /// A byte of the memory that was given.
     fn load_given(&self, length: usize, offset: usize) -> Result<String> {
         let window = Window::map(self.given.as_ref().context("nothing was given")?, length, false)?;
-        let mut byte = [0];
-        window.read(offset, &mut byte).ok().context("the load faults")?;
-        Ok(byte[0].to_string())
+        byte_of(&window, offset)
+    }
+
+    /// Maps the memory that was given, for reading, and keeps nothing but the mapping.
+    fn keep_given(&mut self, length: usize) -> Result<String> {
+        let window = Window::map(self.given.take().context("nothing was given")?, length, false)?;
+        self.windows.push(window);
+        Ok(String::new())
     }
 
     fn device_memory(&self, call: u32, id: u64, bytes: u64) -> Result<String> {
@@ -297,6 +305,12 @@ impl State {
         let file = self.file()?.try_clone()?;
         Ok(Loot { path: self.path.clone(), file, session, segment, fd, window, writable: self.writable })
     }
+}
+
+fn byte_of(window: &Window, offset: usize) -> Result<String> {
+    let mut byte = [0];
+    window.read(offset, &mut byte).ok().context("the load faults")?;
+    Ok(byte[0].to_string())
 }
 
 fn kinship(word: &str) -> Result<Kinship> {
