@@ -130,10 +130,7 @@ mod tests {
         assert_eq!((moved.direct(), moved.fallback_total()), (10, u64::MAX));
         moved.fallback[0] = 1;
         let text = serde_json::to_string(&moved).expect("it is plain data");
-        assert_eq!(
-            text,
-            r#"{"direct-window":10,"direct-bar":0,"fallback":{"revoked":1,"Hole":18446744073709551615}}"#
-        );
+        assert_eq!(text, r#"{"direct-window":10,"direct-bar":0,"fallback":{"revoked":1,"Hole":18446744073709551615}}"#);
         let counters = MovedCounters::default();
         counters.add(&moved);
         counters.add(&moved);

@@ -12,9 +12,8 @@ use super::Control;
 use crate::error::Result;
 
 /// Upper edges of the histograms, microseconds; finer ones are in `info.json` as percentiles.
-const EDGES_US: [u64; 16] = [
-    10, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 25_000, 50_000, 100_000, 120_000, 250_000, 1_000_000, 10_000_000,
-];
+const EDGES_US: [u64; 16] =
+    [10, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 25_000, 50_000, 100_000, 120_000, 250_000, 1_000_000, 10_000_000];
 
 impl Control {
     /// `metrics`.
@@ -123,7 +122,8 @@ mod tests {
     #[test]
     fn a_histogram_is_cumulative_and_ends_with_all() {
         let mut page = Page::default();
-        let distribution = Distribution { cumulative: vec![(9_000, 2), (40_000_000, 5), (90_000_000_000, 6)], sum_ns: 91_000_000_000 };
+        let distribution =
+            Distribution { cumulative: vec![(9_000, 2), (40_000_000, 5), (90_000_000_000, 6)], sum_ns: 91_000_000_000 };
         page.histogram("x", "Truncate", &distribution);
         let has = |line: &str| assert!(page.0.lines().any(|found| found == line), "{line} is missing in\n{}", page.0);
         has(r#"peerfs_x_bucket{trigger="Truncate",le="0.00001"} 2"#);

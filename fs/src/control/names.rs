@@ -7,7 +7,9 @@
 use std::time::Duration;
 
 use peerfs_abi::devmem::parse_device_memory_name;
-use peerfs_abi::names::{CONTROL_DIR, DEVMEM_JSON, FAULTS, INFO_JSON, MAPPINGS_JSON, METRICS, SESSION, TOPOLOGY_JSON, parse_grant_name};
+use peerfs_abi::names::{
+    CONTROL_DIR, DEVMEM_JSON, FAULTS, INFO_JSON, MAPPINGS_JSON, METRICS, SESSION, TOPOLOGY_JSON, parse_grant_name,
+};
 use peerfs_p2p::{GrantId, ObjectId};
 
 use crate::types::{Attr, DirEntry, Ino, Timestamp};

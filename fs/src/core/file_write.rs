@@ -80,14 +80,7 @@ impl Core {
     }
 
     /// What newer write-backs have left of a write(2).
-    fn write_parts(
-        &self,
-        caller: Caller,
-        open: &OpenFile,
-        load: Load<'_>,
-        parts: &[Range],
-        origin: WriteOrigin,
-    ) -> Result<u32> {
+    fn write_parts(&self, caller: Caller, open: &OpenFile, load: Load<'_>, parts: &[Range], origin: WriteOrigin) -> Result<u32> {
         for part in parts {
             let data = &load.data[(part.start - load.offset) as usize..(part.end - load.offset) as usize];
             let written = self.write_once(caller, open, part.start, data, origin)?;

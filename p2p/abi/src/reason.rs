@@ -227,7 +227,9 @@ impl Reason {
             Reason::PageCacheDirty => "call fsync on the file, or close its shared mappings",
             Reason::PageCached => "drop them (POSIX_FADV_DONTNEED) or set the policy to prefer",
             Reason::CpuWriter => "close the other handles of the file",
-            Reason::SharedExtent => "copy the range first (rewrite it), or map read-only, without PIN, while the other file is not mapped",
+            Reason::SharedExtent => {
+                "copy the range first (rewrite it), or map read-only, without PIN, while the other file is not mapped"
+            }
             Reason::Policy => "setfattr -n user.peerfs.direct -v prefer FILE, or mount with -o direct=prefer",
             Reason::ReadOnly => "open the file for writing on a writable mount",
             Reason::Busy => "try again later; keep CPU and device access to the range apart; `peerfs mappings` shows pins",

@@ -193,7 +193,17 @@ fn expectations() -> Vec<(String, u64)> {
         retry_after_ms,
         segments
     );
-    layout!(list, Unmap, "peerfs_unmap", abi_version, report_only, mapping_id, bytes_direct_window, bytes_direct_bar, bytes_fallback);
+    layout!(
+        list,
+        Unmap,
+        "peerfs_unmap",
+        abi_version,
+        report_only,
+        mapping_id,
+        bytes_direct_window,
+        bytes_direct_bar,
+        bytes_fallback
+    );
     layout!(
         list,
         Revoke,

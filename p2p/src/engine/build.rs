@@ -131,7 +131,12 @@ impl Engine {
 
     /// The grant exists, and its client does not know of it yet. If its session or mapping ended meanwhile, or what a
     /// writer changes could not be noted, it ends here.
-    pub(super) fn granted(&self, job: &ChunkJob<'_>, ticket: Ticket, segments: Vec<MapSegment>) -> Result<Vec<MapSegment>, Refusal> {
+    pub(super) fn granted(
+        &self,
+        job: &ChunkJob<'_>,
+        ticket: Ticket,
+        segments: Vec<MapSegment>,
+    ) -> Result<Vec<MapSegment>, Refusal> {
         let unmapped = || self.mappings.get(job.mapping.id).is_none();
         if job.context.session.is_closed() || unmapped() {
             self.release_grants(&[ticket.id], Trigger::ClientGone);

@@ -10,9 +10,9 @@ use super::Engine;
 use super::build::ChunkJob;
 use super::object::{ChunkState, Object, ObjectState};
 use super::order::ChunkKey;
+use super::plan::chunk_range;
 use super::revoke::Batch;
 use crate::sync::lock;
-use super::plan::chunk_range;
 use crate::types::{GrantId, ObjectId, Range};
 use peerfs_blockdev::ApertureInfo;
 
@@ -74,7 +74,8 @@ impl Engine {
             let portion = self.export(object).order.oldest(after, PORTION);
             let Some(last) = portion.last() else { break };
             after = last.tick;
-            let foreign = portion.iter().filter(|used| used.key.object != object || !chunk_range(used.key.number).overlaps(range));
+            let foreign =
+                portion.iter().filter(|used| used.key.object != object || !chunk_range(used.key.number).overlaps(range));
             let idle = foreign.filter(|used| self.idle_object(used.key, &nothing).is_some());
             found_bytes += idle.map(|used| used.bytes).sum::<u64>();
         }

@@ -18,8 +18,7 @@ fn worlds(main_bytes_max: u64) -> [World; 2] {
 
 fn unmap(world: &World, peer: Peer, answer: &MapAnswer) {
     let mapping = answer.mapping.expect("mapping");
-    let call =
-        UnmapCall { session: peer.owner.session, client: me(), mapping, report_only: false, moved: Moved::default() };
+    let call = UnmapCall { session: peer.owner.session, client: me(), mapping, report_only: false, moved: Moved::default() };
     world.engine.device_unmap(&call).expect("unmap");
 }
 
