@@ -13,6 +13,9 @@ const SHARDS: usize = 16;
 /// Chunks remembered in each shard. Beyond it, one that is new takes the place of another.
 const CHUNKS_MAX: usize = 256;
 
+/// When chunks were revoked, oldest first.
+type Recent = HashMap<(ObjectId, u64), VecDeque<Duration>>;
+
 pub(super) struct Thrash {
     revocations_max: usize,
     window: Duration,
@@ -23,7 +26,7 @@ pub(super) struct Thrash {
 struct Shard {
     /// Chunks that are remembered; while there are none, nobody needs the lock.
     count: AtomicUsize,
-    recent: Mutex<HashMap<(ObjectId, u64), VecDeque<Duration>>>,
+    recent: Mutex<Recent>,
 }
 
 impl Thrash {
@@ -84,7 +87,7 @@ impl Thrash {
 
 impl Shard {
     /// `None` while nothing is remembered.
-    fn look(&self) -> Option<MutexGuard<'_, HashMap<(ObjectId, u64), VecDeque<Duration>>>> {
+    fn look(&self) -> Option<MutexGuard<'_, Recent>> {
         (self.count.load(Ordering::SeqCst) > 0).then(|| lock(&self.recent))
     }
 }

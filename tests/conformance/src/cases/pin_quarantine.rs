@@ -44,11 +44,12 @@ pub const CASES: &[Case] = &[
     Case::new("pin-quarantine-punch", "the same for blocks that are punched out", Setup::USUAL, punched),
     Case::new("pin-quarantine-unlink", "the same for the blocks of a file that is gone", Setup::USUAL, unlinked),
     Case::new(
-        "pin-quarantine-reflink",
-        "a file below a WRITE pin cannot be cloned; below a read pin it can, and a later write leaves pin and clone as they are",
+        "pin-own-blocks",
+        "a pin has blocks of its own: a pinned file is not cloned, and what a clone shares is not pinned until it was rewritten",
         Setup::USUAL,
-        reflinked,
-    ),
+        own_blocks,
+    )
+    .refusing(Reason::SharedExtent),
     Case::new(
         "pin-read-excludes-writers",
         "beside a read pin programs may read through the cache, and what they write goes past it and shows in the pin",
@@ -190,30 +191,30 @@ fn unlinked(scene: &mut Scene<'_>) -> Result<()> {
     quarantined(scene, file, 0..PAGES * PAGE, |file| Ok(std::fs::remove_file(&file.path)?))
 }
 
-fn reflinked(scene: &mut Scene<'_>) -> Result<()> {
+fn own_blocks(scene: &mut Scene<'_>) -> Result<()> {
     let (file, clone) = (scene.file("file", PAGES * PAGE)?, scene.empty("clone")?);
     let session = scene.session()?;
-    let mapping = pin(scene, &session, &file, WRITE_PIN)?;
-    let refused = clone.handle.reflink_from(&file.handle, 0, 0, 0);
-    let busy = matches!(&refused, Err(Error::System { source, .. }) if source.raw_os_error() == Some(libc::ETXTBSY));
-    ensure!(busy, "to clone what a pin may write answers {refused:?}");
-    drop(mapping);
-    none_left(scene)?;
-    let mapping = pin(scene, &session, &file, MapFlags::PIN)?;
-    let (fd, window) = memory(&mapping, false)?;
+    for flags in [WRITE_PIN, MapFlags::PIN] {
+        let mapping = pin(scene, &session, &file, flags)?;
+        let refused = clone.handle.reflink_from(&file.handle, 0, 0, 0);
+        let busy = matches!(&refused, Err(Error::System { source, .. }) if source.raw_os_error() == Some(libc::ETXTBSY));
+        ensure!(busy, "to clone what a pin reaches answers {refused:?}");
+        drop(mapping);
+        none_left(scene)?;
+    }
     clone.handle.reflink_from(&file.handle, 0, 0, 0)?;
-    // The file gets blocks of its own; the pin keeps those that it pinned, which are the clone's now.
-    file.handle.write_at(0, &vec![0x22; (PAGES * PAGE) as usize])?;
-    let mut found = vec![0; file.content.len()];
-    window.read(0, &mut found).ok().context("the pin was cut")?;
-    same_bytes(&found, &file.content).context("the pin follows the file to its new blocks")?;
-    clone.handle.read_at(0, &mut found)?;
-    same_bytes(&found, &file.content).context("the clone")?;
-    file.handle.read_at(0, &mut found)?;
-    same_bytes(&found, &vec![0x22; (PAGES * PAGE) as usize]).context("the file")?;
-    drop((mapping, fd, window));
+    let whole = 0..PAGES * PAGE;
+    for subject in [&file, &clone] {
+        let refused = [(whole.clone(), Fallback(Reason::SharedExtent))];
+        scene.expect_table(&session.query(&subject.handle, .., MapFlags::PIN)?, &refused)?;
+        scene.expect_map(&session.map(&subject.handle, .., MapFlags::PIN)?, &refused)?;
+    }
+    // Written anew, the clone has blocks of its own, and so has the file.
+    clone.handle.write_at(0, &vec![0x22; (PAGES * PAGE) as usize])?;
+    clone.writer()?.sync_all()?;
+    drop(pin(scene, &session, &file, MapFlags::PIN)?);
     none_left(scene)?;
-    cpu_reads(&clone.reader()?, 0, &file.content)
+    cpu_reads(&file.reader()?, 0, &file.content)
 }
 
 fn read_pin(scene: &mut Scene<'_>) -> Result<()> {

@@ -18,6 +18,13 @@ pub const CASES: &[Case] = &[
     )
     .refusing(Reason::SharedExtent),
     Case::new(
+        "shared-extent-mapped-once",
+        "shared blocks are in the window of one file at a time; the other is told, by a query too, and is direct afterwards",
+        Setup::USUAL,
+        mapped_once,
+    )
+    .refusing(Reason::SharedExtent),
+    Case::new(
         "trigger-reflink",
         "cloning a range revokes mappings that may write it and leaves those that read",
         Setup::PATIENT,
@@ -56,6 +63,23 @@ fn shared_extent(scene: &mut Scene<'_>) -> Result<()> {
     scene.expect_map(&mapping, &expected)?;
     scene.writes_directly(&mapping, PAGE, &page_of(0x33))?;
     source.expect_content()
+}
+
+fn mapped_once(scene: &mut Scene<'_>) -> Result<()> {
+    let (source, clone) = (scene.file("source", 4 * PAGE)?, scene.empty("clone")?);
+    clone.handle.reflink_from(&source.handle, 0, 0, 0)?;
+    let session = scene.session()?;
+    let first = session.map(&source.handle, .., MapFlags::empty())?;
+    scene.expect_map(&first, &[(0..4 * PAGE, Direct)])?;
+    let refused = [(0..4 * PAGE, Fallback(Reason::SharedExtent))];
+    scene.expect_table(&session.query(&clone.handle, .., MapFlags::empty())?, &refused)?;
+    let second = session.map(&clone.handle, .., MapFlags::empty())?;
+    scene.expect_map(&second, &refused)?;
+    scene.reads_by_fallback(&second, 0, &source.content)?;
+    drop(first);
+    let second = session.map(&clone.handle, .., MapFlags::empty())?;
+    scene.expect_map(&second, &[(0..4 * PAGE, Direct)])?;
+    scene.reads_directly(&second, 0, &source.content)
 }
 
 fn reflink(scene: &mut Scene<'_>) -> Result<()> {
