@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use peerfs_abi::{Reason, Trigger};
+use peerfs_abi::{Reason, Trigger, TriggerSet};
 use peerfs_blockdev::{Aperture, ApertureInfo, Run, Window, WindowError, WindowSpec};
 
 use super::Engine;
@@ -82,8 +82,9 @@ impl Engine {
             }
             let mut ticket = self.draw_ticket(job.context).ok_or(Reason::ImporterQuota)?;
             match self.enter(job, wide, &mut ticket) {
-                Entry::Joined(part, start) => {
-                    let segments = segments(job.decisions, job.decisions, part, start);
+                Entry::Joined(joined) => {
+                    let now = up_to(job.decisions, joined.size);
+                    let segments = segments(job.decisions, &now, joined.part, joined.start);
                     return self.granted(job, ticket, segments);
                 }
                 Entry::Unfit(object, id) => {
@@ -265,6 +266,7 @@ impl Engine {
         let mut active = Active {
             range: layout.range,
             parts: layout.parts,
+            size,
             writable: is_write(job.request),
             holders: Holders::default(),
             tick: export.order.insert(key, window.length()),
@@ -372,6 +374,23 @@ pub(super) fn segments_of_fallbacks(asked: &[Decision], now: &[Decision]) -> Vec
             Placement::Direct { .. } => None,
         })
         .collect()
+}
+
+/// Decisions of an object that ends at `size` now: a window holds whole blocks, but nothing behind the end is mapped.
+fn up_to(decisions: &[Decision], size: u64) -> Vec<Decision> {
+    let mut out = Vec::new();
+    for decision in decisions {
+        let split = size.clamp(decision.range.start, decision.range.end);
+        let behind = Decision {
+            range: Range { start: split, ..decision.range },
+            placement: Placement::Fallback(Reason::BeyondEof),
+            refusals: decision.refusals.with(Reason::BeyondEof),
+            triggers: TriggerSet::EMPTY,
+        };
+        let inside = Decision { range: Range { end: split, ..decision.range }, ..*decision };
+        out.extend([inside, behind].into_iter().filter(|part| !part.range.is_empty()));
+    }
+    out
 }
 
 fn newest(asked: &[Decision], now: &[Decision]) -> Vec<(Range, Placement)> {

@@ -61,10 +61,20 @@ impl Drop for Ticket {
     }
 }
 
+/// A live window, entered by one more.
+pub(super) struct Joined {
+    /// The whole window as a segment's place.
+    pub(super) part: GrantPart,
+    /// Its first byte in the object.
+    pub(super) start: u64,
+    /// Where the object ends now. What was decided before may know another end.
+    pub(super) size: u64,
+}
+
 /// What came of trying to enter a chunk.
 pub(super) enum Entry {
-    /// A live window was joined: the whole window as a segment's place, and its first byte in the object.
-    Joined(GrantPart, u64),
+    /// A live window was joined.
+    Joined(Joined),
     /// The chunk is claimed: it is to be built, over these blocks.
     Claimed(Arc<Object>, u64, Range),
     /// A live window lacks blocks or access; it has to be revoked first.
@@ -129,8 +139,7 @@ impl Engine {
         Look::Enter(match state.chunks.get_mut(&job.chunk) {
             None => self.claim(job, object, state, cover),
             Some(Chunk { state: ChunkState::Active(active), .. }) if active.covers(needed) && (active.writable || !write) => {
-                let (part, start) = self.join(job, active, ticket);
-                Entry::Joined(part, start)
+                Entry::Joined(self.join(job, active, ticket))
             }
             Some(chunk) => {
                 if matches!(&chunk.state, ChunkState::Active(active) if !active.covers(needed)) {
@@ -150,11 +159,11 @@ impl Engine {
         Entry::Claimed(object.clone(), id, cover)
     }
 
-    fn join(&self, job: &ChunkJob<'_>, active: &mut Active, ticket: &mut Ticket) -> (GrantPart, u64) {
+    fn join(&self, job: &ChunkJob<'_>, active: &mut Active, ticket: &mut Ticket) -> Joined {
         let grant = ticket.redeem(job, &active.lent);
         active.tick = self.export(job.request.object).order.touch(active.tick);
         let part = self.admit(active, grant, ticket, job.path());
-        (part, active.range.start)
+        Joined { part, start: active.range.start, size: active.size }
     }
 
     /// Makes the grant known and its holder a holder of the window.

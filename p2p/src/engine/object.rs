@@ -71,6 +71,8 @@ pub(super) struct Active {
     pub(super) range: Range,
     /// Stretches of the object that the window holds, whole blocks, sorted.
     pub(super) parts: Vec<Range>,
+    /// Where the object ends, as the window knows.
+    pub(super) size: u64,
     /// Some holder may write, or could once.
     pub(super) writable: bool,
     pub(super) holders: Holders,
@@ -137,7 +139,8 @@ impl Active {
     }
 
     /// Where the object ends inside the window.
-    pub(super) fn apply_size(&self, size: u64) {
+    pub(super) fn apply_size(&mut self, size: u64) {
+        self.size = size;
         self.window.set_valid_length(valid_length(self.range, size));
     }
 }

@@ -183,6 +183,30 @@ fn one_user_cannot_take_every_session() {
 }
 
 #[test]
+fn who_joins_a_window_gets_nothing_behind_the_end_that_it_was_made_with() {
+    let world = World::new();
+    let (first, late) = (world.peer(), world.peer());
+    let long = 10_000;
+    let short = 9000;
+    lock(&world.files.sizes).insert(FILE, long);
+    let shortened = std::sync::atomic::AtomicBool::new(false);
+    // The file is shortened inside its last block, and mapped, after the late one has looked at its size.
+    let files = world.files.clone();
+    *lock(&world.files.during_survey) = Some(std::sync::Arc::new(Box::new(move |engine: &crate::Engine, object| {
+        if !shortened.swap(true, Ordering::SeqCst) {
+            engine.revoke(Some(object), Range { start: short, end: u64::MAX }, Trigger::Truncate);
+            lock(&files.sizes).insert(object, short);
+            engine.size_changed(object, long, short);
+            map_on(engine, first, None, object, Range { start: 0, end: u64::MAX }, MapFlags::WRITE).expect("map");
+        }
+    })));
+    let answer = world.map_write(late, Range { start: 0, end: u64::MAX });
+    let shape: Vec<_> = answer.segments.iter().map(|segment| (segment.range, segment.access.err())).collect();
+    let (inside, behind) = (Range { start: 0, end: short }, Range { start: short, end: long });
+    assert_eq!(shape, [(inside, None), (behind, Some(Reason::BeyondEof))]);
+}
+
+#[test]
 fn one_user_cannot_take_every_mapping() {
     let world = World::with(EngineConfig { mappings_per_user: 2, ..Default::default() }, 64 * MIB);
     let (peer, other) = (world.peer(), world.peer());

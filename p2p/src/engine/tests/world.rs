@@ -228,6 +228,19 @@ pub(super) struct Peer {
     pub(super) sequence: GrantId,
 }
 
+/// As [`World::try_map`], for hooks.
+pub(super) fn map_on(
+    engine: &Engine,
+    peer: Peer,
+    mapping: Option<MappingId>,
+    object: ObjectId,
+    range: Range,
+    flags: MapFlags,
+) -> Result<MapAnswer, MapError> {
+    let request = MapRequest { object, range, flags, handle_writable: true, uid: me().uid, cache_probe: None };
+    engine.device_map(&MapCall { context: peer.context, client: me(), request: &request, mapping, segments_max: 200 })
+}
+
 pub(super) fn me() -> Client {
     Client { tgid: std::process::id(), uid: nix::unistd::getuid().as_raw() }
 }
@@ -304,9 +317,7 @@ impl World {
         range: Range,
         flags: MapFlags,
     ) -> Result<MapAnswer, MapError> {
-        let request = MapRequest { object, range, flags, handle_writable: true, uid: me().uid, cache_probe: None };
-        let call = MapCall { context: peer.context, client: me(), request: &request, mapping, segments_max: 200 };
-        self.engine.device_map(&call)
+        map_on(&self.engine, peer, mapping, object, range, flags)
     }
 
     pub(super) fn map(&self, peer: Peer, range: Range) -> MapAnswer {

@@ -59,7 +59,7 @@ pub(super) fn buffered(actor: &mut Actor) -> Result<()> {
         }
         match actor.random.below(8) {
             0..=2 if writable => {
-                let span = plan::any(&mut actor.random);
+                let span = plan::buffered(&mut actor.random, number);
                 plain_write(actor, Way::Buffered, number, &file, span)?;
                 actor.count("buffered writes");
             }
@@ -152,7 +152,7 @@ fn load(actor: &mut Actor, number: usize, view: &FileView, cell: Span) {
     }
 }
 
-/// The classic failure: a buffered write leaves the page cached, and the stores that follow are silent.
+/// The classic failure, on pages of its own: a buffered write leaves the page cached, and the stores that follow are silent.
 pub(super) fn view_writer(actor: &mut Actor) -> Result<()> {
     let (number, path) = actor.file();
     let file = open(&path, true, OFlag::empty())?;
@@ -161,7 +161,7 @@ pub(super) fn view_writer(actor: &mut Actor) -> Result<()> {
         if actor.over() {
             break;
         }
-        let page = plan::of_sort(&mut actor.random, Sort::Viewed);
+        let page = plan::viewed_by(&mut actor.random, actor.notes.actor);
         if FATES[number] != Fate::Plain && page.first >= LAST_CHUNK * plan::CELLS.len() {
             continue;
         }

@@ -34,13 +34,15 @@ pub(super) enum Fate {
 
 pub(super) const FATES: [Fate; FILES] = [Fate::Plain, Fate::Pages, Fate::Anywhere];
 
-/// Who may write to a page beside buffered writes and stores of devices. Linux keeps write(2) past the page cache
-/// and stores to a shared view apart only if they are in different pages: write-back writes whole ones.
+/// Who may write to a page beside devices. Linux keeps writes past the page cache and stores to a shared view apart only
+/// if they are in different pages: write-back writes whole ones. And the kernel fills the pages of a write(2) before it
+/// sends it: where a map drops such a page in between, and somebody else stores to it, one of the two is lost, whatever
+/// the server does. So a page that is stored to by views has one program that does both, one after the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sort {
-    /// Writes that bypass the page cache.
+    /// Any write(2), also past the page cache.
     Uncached,
-    /// Stores to shared views.
+    /// Stores to shared views, and buffered writes of the same program.
     Viewed,
 }
 
@@ -74,6 +76,25 @@ pub(super) const LAST_CHUNK: usize = HOT.len() * (CHUNKS as usize - 1);
 /// What a page is for.
 pub(super) fn sort(hot: usize) -> Sort {
     if hot.is_multiple_of(2) { Sort::Uncached } else { Sort::Viewed }
+}
+
+/// Some view stores to this hot page of the file.
+fn is_stored_to(file: usize, hot: usize) -> bool {
+    sort(hot) == Sort::Viewed && (FATES[file] == Fate::Plain || hot < LAST_CHUNK)
+}
+
+/// A page that this writer of views has for itself.
+pub(super) fn viewed_by(random: &mut Random, writer: u64) -> Span {
+    let own: Vec<usize> =
+        (0..HOT_PAGES).filter(|hot| sort(*hot) == Sort::Viewed && (*hot as u64 / 2) % 2 == writer % 2).collect();
+    pages(*random.pick(&own), 1)
+}
+
+/// What somebody who has no page for himself may write with write(2), through the page cache.
+pub(super) fn buffered(random: &mut Random, file: usize) -> Span {
+    let span = any(random);
+    let mut touched = span.first / CELLS.len()..=(span.first + span.count - 1) / CELLS.len();
+    if touched.any(|hot| is_stored_to(file, hot)) { of_sort(random, Sort::Uncached) } else { span }
 }
 
 /// One cell.
