@@ -201,3 +201,25 @@ pub const MUTANTS: &[Mutant] = &[
         case: "effects-times",
     },
 ];
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::root;
+
+    /// Proving the mutants takes long; that each still applies, and names a case, is seen at once.
+    #[test]
+    fn every_mutant_applies_and_names_a_case() {
+        let cases: String = fs::read_dir(root().join("tests/conformance/src/cases"))
+            .expect("the cases")
+            .map(|entry| fs::read_to_string(entry.expect("an entry").path()).expect("a source"))
+            .collect();
+        for mutant in MUTANTS {
+            let source = fs::read_to_string(root().join(mutant.file)).expect("the mutant's file");
+            assert_eq!(source.matches(mutant.find).count(), 1, "{}: bring its text up to date", mutant.name);
+            assert!(cases.contains(&format!("\"{}\"", mutant.case)), "{}: no case is named {}", mutant.name, mutant.case);
+        }
+    }
+}
