@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use super::tidy::{self, Mounting};
@@ -135,7 +137,7 @@ impl ScratchMount {
     /// Kills the server as a crash would, and takes the dead mount off.
     pub fn crash(&mut self) -> Result<()> {
         let pid = self.server_pid()?;
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL)?;
+        kill(Pid::from_raw(pid), Signal::SIGKILL)?;
         self.umount()
     }
 
@@ -166,9 +168,15 @@ impl Drop for ScratchMount {
     fn drop(&mut self) {
         tidy::wait_if_ending();
         if self.mounted {
+            let server = self.server_pid();
             let outcome = run(Command::new(peerfs()).args(["umount", "--force"]).arg(self.path()));
             if let Err(error) = outcome {
                 eprintln!("the scratch mount {} stays: {error:#}", self.path().display());
+            }
+            // A test that failed may still hold a pin, which keeps the server from ending by itself. One that has ended
+            // is no error.
+            if let Ok(server) = server {
+                let _ = kill(Pid::from_raw(server), Signal::SIGTERM);
             }
         }
         tidy::removed(self.directory.path());
