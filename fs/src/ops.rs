@@ -65,11 +65,8 @@ pub trait Operations: Send + Sync {
     fn read(&self, handle: Handle, offset: u64, length: u32, into_cache: bool) -> Result<ReadData>;
     /// Writes all of `data`.
     fn write(&self, caller: Caller, handle: Handle, offset: u64, data: &[u8], origin: WriteOrigin) -> Result<u32>;
-    /// When a write(2) through the page cache arrives; to be held until [`Operations::write`] has returned. `number`: as in
-    /// [`WriteOrigin`].
-    fn begin_buffered_write(&self, ino: Ino, range: Range, number: u64) -> Option<Box<dyn Send>>;
-    /// Write-back of the range will wait for a write(2) that has arrived.
-    fn write_back_waits(&self, ino: Ino, range: Range) -> bool;
+    /// When a write(2) through the page cache arrives; to be held until [`Operations::write`] has returned.
+    fn begin_buffered_write(&self, ino: Ino, range: Range) -> Option<Box<dyn Send>>;
     /// After a write(2) through the page cache, before it is answered: the pages of it that have to be dropped.
     fn refetched(&self, ino: Ino, written: Range) -> Option<Refetched>;
     /// Makes data and what is needed to find it durable.

@@ -204,8 +204,6 @@ pub struct WriteOrigin {
     /// The file is open with O_SYNC or O_DSYNC. Counts on a [`HandleMode::Direct`] handle only: for the
     /// others the kernel sends an fsync of its own.
     pub synchronous: bool,
-    /// The request's place in the order of all requests.
-    pub number: u64,
 }
 
 impl WriteOrigin {

@@ -19,6 +19,9 @@ use super::names::{is_device_memory, is_virtual, object};
 use crate::error::{FsError, Result};
 use crate::types::{Caller, Handle, Ino};
 
+/// Bytes that one report counts for at most: one client's nonsense is not to drown what the others report.
+const REPORT_MAX: u64 = 1 << 48;
+
 /// Commands that never wait and may run on a serving thread: acknowledgements
 /// above all, since whatever waits for them may occupy the pool.
 pub fn is_quick(command: u32) -> bool {
@@ -178,9 +181,9 @@ impl Call<'_> {
             mapping: MappingId(unmap.mapping_id),
             report_only: unmap.report_only == 1,
             moved: Moved {
-                direct_window: unmap.bytes_direct_window,
-                direct_bar: unmap.bytes_direct_bar,
-                fallback: unmap.bytes_fallback,
+                direct_window: unmap.bytes_direct_window.min(REPORT_MAX),
+                direct_bar: unmap.bytes_direct_bar.min(REPORT_MAX),
+                fallback: unmap.bytes_fallback.map(|bytes| bytes.min(REPORT_MAX)),
             },
         };
         self.control.engine.device_unmap(&call).map_err(|error| map_error(&error))?;

@@ -11,9 +11,23 @@ use peerfs_p2p::Distribution;
 use super::Control;
 use crate::error::Result;
 
-/// Upper edges of the histograms, microseconds; finer ones are in `info.json` as percentiles.
-const EDGES_US: [u64; 16] =
-    [10, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 25_000, 50_000, 100_000, 120_000, 250_000, 1_000_000, 10_000_000];
+/// Upper edges of the histograms, nanoseconds: such as the ledger counts with, finer around the usual deadline.
+const EDGES_NS: [u64; 14] = [
+    1 << 14,
+    1 << 16,
+    1 << 18,
+    1 << 20,
+    1 << 22,
+    1 << 24,
+    1 << 26,
+    6 << 24,
+    7 << 24,
+    1 << 27,
+    1 << 28,
+    1 << 30,
+    1 << 32,
+    1 << 34,
+];
 
 impl Control {
     /// `metrics`.
@@ -35,7 +49,8 @@ impl Control {
         page.gauge("windows_held", "Windows that were cut and not written back yet.", totals.windows_held);
         page.gauge("pins", "Live pins.", pins.pins);
         page.gauge("pinned_bytes", "Aperture space of pins.", pins.used_bytes);
-        page.gauge("revocation_deadline_milliseconds", "Time that importers have.", self.deadline_ms().into());
+        page.head("revocation_deadline_seconds", "gauge", "Time that importers have to acknowledge.");
+        let _ = writeln!(page.0, "peerfs_revocation_deadline_seconds {}", f64::from(self.deadline_ms()) / 1e3);
         page.moved(&totals.moved);
         page.by_reason("refused_total", "Stretches that a map answered by fallback, by reason.", &totals.refused);
         page.head("revoked_grants_total", "counter", "Grants that ended, by trigger.");
@@ -99,9 +114,9 @@ impl Page {
 
     fn histogram(&mut self, name: &str, trigger: &str, distribution: &Distribution) {
         let total = distribution.cumulative.last().map_or(0, |(_, count)| *count);
-        for edge_us in EDGES_US {
-            let within = distribution.cumulative.iter().rfind(|(edge_ns, _)| *edge_ns <= edge_us * 1000);
-            let le = seconds(edge_us * 1000);
+        for edge in EDGES_NS {
+            let within = distribution.cumulative.iter().rfind(|(edge_ns, _)| *edge_ns <= edge);
+            let le = seconds(edge);
             let count = within.map_or(0, |(_, count)| *count);
             self.line(&format!("{name}_bucket"), &format!("trigger=\"{trigger}\",le=\"{le}\""), count);
         }
@@ -126,10 +141,10 @@ mod tests {
             Distribution { cumulative: vec![(9_000, 2), (40_000_000, 5), (90_000_000_000, 6)], sum_ns: 91_000_000_000 };
         page.histogram("x", "Truncate", &distribution);
         let has = |line: &str| assert!(page.0.lines().any(|found| found == line), "{line} is missing in\n{}", page.0);
-        has(r#"peerfs_x_bucket{trigger="Truncate",le="0.00001"} 2"#);
-        has(r#"peerfs_x_bucket{trigger="Truncate",le="0.025"} 2"#);
-        has(r#"peerfs_x_bucket{trigger="Truncate",le="0.05"} 5"#);
-        has(r#"peerfs_x_bucket{trigger="Truncate",le="10"} 5"#);
+        has(r#"peerfs_x_bucket{trigger="Truncate",le="0.000016384"} 2"#);
+        has(r#"peerfs_x_bucket{trigger="Truncate",le="0.016777216"} 2"#);
+        has(r#"peerfs_x_bucket{trigger="Truncate",le="0.067108864"} 5"#);
+        has(r#"peerfs_x_bucket{trigger="Truncate",le="17.179869184"} 5"#);
         has(r#"peerfs_x_bucket{trigger="Truncate",le="+Inf"} 6"#);
         has(r#"peerfs_x_sum{trigger="Truncate"} 91"#);
         has(r#"peerfs_x_count{trigger="Truncate"} 6"#);

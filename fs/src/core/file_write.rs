@@ -52,7 +52,10 @@ impl Load<'_> {
 
 impl Core {
     pub(super) fn do_write(&self, caller: Caller, open: &OpenFile, offset: u64, data: &[u8], origin: WriteOrigin) -> Result<u32> {
-        let written = self.write_in_order(caller, open, Load { offset, data }, origin);
+        let written = match origin.from_page_cache {
+            true => self.write_back(caller, open, offset, data, origin),
+            false => self.write_once(caller, open, offset, data, origin),
+        };
         if origin.from_page_cache && written.is_err() {
             open.inode.lost_write_backs.fetch_add(1, Ordering::SeqCst);
         }
@@ -63,32 +66,11 @@ impl Core {
         Ok(written)
     }
 
-    /// A write(2) through the page cache and the kernel's write-back of the same pages, in their order.
-    fn write_in_order(&self, caller: Caller, open: &OpenFile, load: Load<'_>, origin: WriteOrigin) -> Result<u32> {
-        let entry = origin.numbered(Range::new(load.offset, load.data.len() as u64));
-        let order = &open.inode.write_order;
-        if origin.from_page_cache {
-            return order.write_back(entry, || self.write_once(caller, open, load.offset, load.data, origin));
-        }
-        if origin.is_buffered() {
-            let left = order.left_to_write(entry);
-            if left != [entry.1] {
-                return self.write_parts(caller, open, load, &left, origin);
-            }
-        }
-        self.write_once(caller, open, load.offset, load.data, origin)
-    }
-
-    /// What newer write-backs have left of a write(2).
-    fn write_parts(&self, caller: Caller, open: &OpenFile, load: Load<'_>, parts: &[Range], origin: WriteOrigin) -> Result<u32> {
-        for part in parts {
-            let data = &load.data[(part.start - load.offset) as usize..(part.end - load.offset) as usize];
-            let written = self.write_once(caller, open, part.start, data, origin)?;
-            if u64::from(written) < part.length() {
-                return Ok((part.start - load.offset) as u32 + written);
-            }
-        }
-        Ok(load.data.len() as u32)
+    /// Pages that the kernel writes back. It looks at the error of the answer only, so less than all of them is one.
+    fn write_back(&self, caller: Caller, open: &OpenFile, offset: u64, data: &[u8], origin: WriteOrigin) -> Result<u32> {
+        Core::await_buffered_writes(&open.inode, Range::new(offset, data.len() as u64));
+        let written = self.write_once(caller, open, offset, data, origin)?;
+        if (written as usize) < data.len() { Err(FsError::errno(libc::ENOSPC)) } else { Ok(written) }
     }
 
     fn write_once(&self, _caller: Caller, open: &OpenFile, offset: u64, data: &[u8], origin: WriteOrigin) -> Result<u32> {

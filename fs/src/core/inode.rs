@@ -7,7 +7,6 @@ use super::extent_map::ExtentMap;
 use super::refetch::RefetchWatch;
 use super::reservation::Reservation;
 use super::time::{from_record, to_record};
-use super::write_order::WriteOrder;
 use crate::store::{FileKind, Inode as Record};
 use crate::sync::{lock, read, write};
 use crate::types::{Attr, Ino, Timestamp};
@@ -59,8 +58,6 @@ pub(super) struct Inode {
     pub parent: AtomicU64,
     /// Pages that may hold old bytes.
     pub refetches: RefetchWatch,
-    /// Which of two writes of the same pages comes first.
-    pub write_order: WriteOrder,
     /// Encoded policy of direct mapping, see [`super::policy`].
     pub policy: AtomicU8,
 }
@@ -91,7 +88,6 @@ impl Inode {
             changed_in: AtomicU64::new(0),
             parent: AtomicU64::new(record.parent),
             refetches: RefetchWatch::default(),
-            write_order: WriteOrder::default(),
             policy: AtomicU8::new(0),
             attributes: Mutex::new(Attributes { record, dirty: false }),
         }

@@ -46,7 +46,6 @@ mod reflink;
 mod rename;
 mod reservation;
 mod time;
-mod write_order;
 mod xattr;
 
 #[cfg(test)]

@@ -105,12 +105,8 @@ impl Operations for Core {
         self.do_write(caller, &*self.handles.file(handle)?, offset, data, origin)
     }
 
-    fn begin_buffered_write(&self, ino: Ino, range: Range, number: u64) -> Option<Box<dyn Send>> {
-        Core::begin_buffered_write(self, ino, range, number)
-    }
-
-    fn write_back_waits(&self, ino: Ino, range: Range) -> bool {
-        self.is_being_written(ino, range)
+    fn begin_buffered_write(&self, ino: Ino, range: Range) -> Option<Box<dyn Send>> {
+        Core::begin_buffered_write(self, ino, range)
     }
 
     fn refetched(&self, ino: Ino, written: Range) -> Option<Refetched> {

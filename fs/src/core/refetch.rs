@@ -6,7 +6,11 @@
 //! carried out, READs wait for a WRITE of the same pages that is under way here; and those that came just before it are
 //! remembered, and their pages are dropped again before it is answered.
 //!
-//! A READ waits for what the WRITE does here, never for its answer, and the WRITE waits for no page: no circle.
+//! The kernel may also write pages back while a write(2) of them is under way: a second WRITE, which has what both have
+//! written, since the kernel lets a write(2) wait for write-back and not the other way round. Requests are carried out side
+//! by side, and if the older one came last, a store would be gone. So write-back waits for a write(2) that has arrived.
+//!
+//! READs and write-backs wait for what the WRITE does here, never for its answer, and the WRITE waits for no page: no circle.
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
@@ -14,7 +18,6 @@ use peerfs_p2p::Range;
 
 use super::Core;
 use super::inode::Inode;
-use super::write_order::Arrived;
 use crate::ops::Refetched;
 use crate::sync::lock;
 use crate::types::Ino;
@@ -63,9 +66,13 @@ impl Refetches {
         }
     }
 
+    fn is_writing(&self, range: Range) -> bool {
+        self.writing.iter().any(|writing| writing.overlaps(range))
+    }
+
     /// A read of the range would bring back what is being written.
     fn is_in_doubt(&self, range: Range) -> bool {
-        self.watching && self.writing.iter().any(|writing| writing.overlaps(range))
+        self.watching && self.is_writing(range)
     }
 
     /// Those inside a range that was written; then the others are of no interest either.
@@ -89,7 +96,6 @@ impl Drop for Dropping {
 struct Writing {
     inode: Arc<Inode>,
     range: Range,
-    _arrived: Arrived,
 }
 
 impl Drop for Writing {
@@ -112,16 +118,18 @@ impl Core {
     }
 
     /// A buffered write(2) has arrived: to be held until it is carried out.
-    pub(super) fn begin_buffered_write(&self, ino: Ino, range: Range, number: u64) -> Option<Box<dyn Send>> {
+    pub(super) fn begin_buffered_write(&self, ino: Ino, range: Range) -> Option<Box<dyn Send>> {
         let inode = self.cache.peek(ino)?;
         lock(&inode.refetches.state).writing.push(range);
-        let arrived = Arrived::new(inode.clone(), number, range);
-        Some(Box::new(Writing { inode, range, _arrived: arrived }))
+        Some(Box::new(Writing { inode, range }))
     }
 
-    /// A write-back of the range has to wait for a write(2).
-    pub(super) fn is_being_written(&self, ino: Ino, range: Range) -> bool {
-        self.cache.peek(ino).is_some_and(|inode| inode.write_order.is_writing(range))
+    /// The kernel writes pages back: what they hold is newer than a write(2) of them that has arrived.
+    pub(super) fn await_buffered_writes(inode: &Inode, range: Range) {
+        let mut state = lock(&inode.refetches.state);
+        while state.is_writing(range) {
+            state = inode.refetches.written.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
     }
 
     /// A READ into the page cache begins. It waits for writes of what it is about to read.
@@ -188,7 +196,7 @@ mod tests {
     fn only_reads_of_what_is_being_written_wait_and_only_after_a_drop() {
         let mut refetches = Refetches::default();
         refetches.writing.push(RANGE);
-        assert!(!refetches.is_in_doubt(RANGE));
+        assert!(!refetches.is_in_doubt(RANGE) && refetches.is_writing(RANGE), "write-back waits all the same");
         refetches.begin();
         refetches.end();
         assert!(refetches.is_in_doubt(Range::new(8000, 1)));

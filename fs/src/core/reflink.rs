@@ -58,7 +58,7 @@ impl Core {
     ///
     /// # Errors
     /// EXDEV: the name is no open file of this mount. EBADF: the destination is not open for writing. EINVAL: not in
-    /// whole blocks, or the ranges overlap. ETXTBSY: a pin may write the source. EFBIG, ENOSPC, EROFS, EIO.
+    /// whole blocks, or the ranges overlap. ETXTBSY: a pin reaches the source. EFBIG, ENOSPC, EROFS, EIO.
     pub fn reflink(&self, caller: Caller, destination: Handle, source_name: u64, range: CloneRange) -> Result<u64> {
         let target = self.handles.file(destination)?;
         if !target.write {

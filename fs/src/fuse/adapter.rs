@@ -382,18 +382,17 @@ impl fuser::Filesystem for Adapter {
             from_page_cache,
             kill_suid: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
             synchronous: flags.0 & (libc::O_SYNC | libc::O_DSYNC) != 0,
-            number: request.unique().0,
         };
         let range = Range::new(offset, data.len() as u64);
         let caller = caller(request);
         let settle = self.settle.clone();
         // Here and not where it is carried out, which may be later: reads of the same pages have to know.
         let under_way = match origin.is_buffered() {
-            true => self.ops.begin_buffered_write(ino.0, range, origin.number),
+            true => self.ops.begin_buffered_write(ino.0, range),
             false => None,
         };
-        let waits = from_page_cache && self.ops.write_back_waits(ino.0, range);
-        if waits || self.ops.may_wait(Some(ino.0)) {
+        // Write-back may have to wait for a write(2) of the same pages.
+        if from_page_cache || self.ops.may_wait(Some(ino.0)) {
             let (ops, data) = (Arc::clone(&self.ops), data.to_vec());
             self.pool.run(move || {
                 contain("write", || {

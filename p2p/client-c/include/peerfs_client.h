@@ -27,7 +27,8 @@
  * Giving a mapping (or addresses) back waits until a callback of it that runs has returned, so that afterwards nothing
  * uses its `data`: hold no lock then that the callback takes. The callback may use the mapping until it returns. It may
  * itself give mappings back, also its own: then it does not wait for itself, nor for a callback of another session
- * that waits for it.
+ * that waits for it; a mapping that was given back so, by a callback that another one waits for, must not be used by
+ * either afterwards.
  */
 
 // What a call answers. peerfs_last_error() names the object and what to do.

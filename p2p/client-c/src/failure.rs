@@ -148,7 +148,8 @@ pub(crate) unsafe fn end_and_give_back<T>(object: *mut T, end: impl FnOnce(&T) -
         // SAFETY: the caller's promise: it lives until it is given back below, and callbacks only share it.
         let Some(shared) = (unsafe { object.as_ref() }) else { return Ok(()) };
         let ended = end(shared);
-        // SAFETY: it was handed over, so a box made it, and after `end` nobody else uses it.
+        // SAFETY: it was handed over, so a box made it, and after `end` nobody else uses it: no callback does that was
+        // waited for, and one that was not, because it waits for us, must not (see the header).
         give_back(Some(unsafe { Box::from_raw(object) }));
         ended
     })

@@ -200,7 +200,6 @@ impl Mapping {
                 break;
             }
         }
-        self.shared.counters.add(moved);
         Ok(moved)
     }
 
@@ -225,15 +224,18 @@ impl Mapping {
             self.count(&mut moved, path, part.reason, part.length as u64);
             done += part.length;
         }
-        self.shared.counters.add(moved);
         Ok(moved)
     }
 
+    /// At once, since a later part of the call may fail.
     fn count(&self, moved: &mut Attestation, path: Option<Path>, reason: Option<Reason>, bytes: u64) {
-        moved.count(path.unwrap_or(Path::Fallback), bytes);
+        let mut part = Attestation::default();
+        part.count(path.unwrap_or(Path::Fallback), bytes);
+        self.shared.counters.add(part);
         if path.is_none() {
             self.shared.counters.explain(reason, bytes);
         }
+        *moved += part;
     }
 
     /// Takes the address of a directly mapped range. While the guard lives, a revocation is not

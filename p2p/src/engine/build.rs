@@ -143,7 +143,12 @@ impl Engine {
             self.release_grants(&[ticket.id], Trigger::ClientGone);
             return Err(Reason::StaleContext.into());
         }
-        if is_write(job.request) && segments.iter().any(|segment| segment.access.is_ok()) {
+        if segments.iter().all(|segment| segment.access.is_err()) {
+            // The client would never learn of it.
+            self.release_grants(&[ticket.id], Trigger::Unmap);
+            return Ok(segments);
+        }
+        if is_write(job.request) {
             job.exporter.write_granted(job.request.object).inspect_err(|_| self.release_grants(&[ticket.id], Trigger::Unmap))?;
         }
         Ok(segments)
@@ -224,10 +229,9 @@ impl Engine {
     }
 
     /// Blocks of these runs are in a window of another object, which shares them.
-    pub(super) fn is_mapped_elsewhere(&self, object: ObjectId, runs: &[Run]) -> bool {
+    fn is_mapped_elsewhere(&self, object: ObjectId, runs: &[Run]) -> bool {
         let reverse = &self.export(object).reverse;
-        let keys = runs.iter().flat_map(|run| reverse.affected(Range::new(run.device_offset, run.length)));
-        keys.into_iter().any(|key| key.object != object)
+        runs.iter().any(|run| !reverse.foreign(Range::new(run.device_offset, run.length), object).is_empty())
     }
 
     fn custody_of(&self, claim: &Claim<'_>, window: &dyn Window) -> std::io::Result<()> {

@@ -18,6 +18,8 @@ use peerfs_blockdev::ApertureInfo;
 
 /// Windows looked at in one go.
 const PORTION: usize = 64;
+/// Portions that a query looks at.
+const PORTIONS_MAX: usize = 64;
 
 impl Engine {
     /// Revokes windows worth `needed_bytes`. False: the request is too large to push others out, or what is there is
@@ -70,9 +72,9 @@ impl Engine {
     fn idle_bytes(&self, object: ObjectId, range: Range, enough: u64) -> u64 {
         let nothing = HashSet::new();
         let (mut found_bytes, mut after) = (0, 0);
-        while found_bytes < enough {
+        for _ in 0..PORTIONS_MAX {
             let portion = self.export(object).order.oldest(after, PORTION);
-            let Some(last) = portion.last() else { break };
+            let Some(last) = portion.last().filter(|_| found_bytes < enough) else { break };
             after = last.tick;
             let foreign =
                 portion.iter().filter(|used| used.key.object != object || !chunk_range(used.key.number).overlaps(range));

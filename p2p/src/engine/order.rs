@@ -116,6 +116,19 @@ impl ReverseMap {
         keys
     }
 
+    /// Parts of a range of the device that are in windows of other objects than this one, sorted.
+    pub(super) fn foreign(&self, range: Range, object: ObjectId) -> Vec<Range> {
+        let mut found = Vec::new();
+        for shard in &self.0 {
+            let blocks = lock(shard);
+            let overlapping = blocks.range(..range.end).rev().take_while(|(start, (length, _))| **start + length > range.start);
+            let others = overlapping.filter(|(_, (_, key))| key.object != object);
+            found.extend(others.map(|(start, (length, _))| Range::new(*start, *length)));
+        }
+        found.sort_unstable_by_key(|part: &Range| part.start);
+        found
+    }
+
     fn shard(&self, device_offset: u64) -> &Mutex<BTreeMap<u64, (u64, ChunkKey)>> {
         &self.0[(device_offset / STRETCH_BYTES) as usize % SHARDS]
     }

@@ -5,15 +5,16 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use peerfs_abi::{Reason, ReasonSet, TriggerSet};
-use peerfs_blockdev::{ApertureInfo, ApertureKind, Run};
+use peerfs_blockdev::{ApertureInfo, ApertureKind};
 
 use super::Engine;
 use super::context::Context;
+use super::enter::to_blocks;
 use crate::api::{Asker, CHUNK_BYTES, MapError, QueryAnswer};
 use crate::decide::{Conditions, decide, push};
 use crate::exporter::Exporter;
 use crate::sync::lock;
-use crate::types::{Decision, Importer, MapRequest, ObjectId, Placement, Range, Survey};
+use crate::types::{Decision, ExtentState, Importer, MapRequest, ObjectId, Placement, Range, Survey};
 
 /// Objects are surveyed in stretches of at most this many bytes.
 pub(super) const SLICE_BYTES: u64 = 128 * CHUNK_BYTES;
@@ -141,7 +142,11 @@ impl Engine {
             survey.closed = vec![Range::ALL];
         }
         let conditions = self.conditions(request.object, importer, outlook);
-        let decisions = decide(&survey, request, importer, aperture, &conditions);
+        let mut decisions = decide(&survey, request, importer, aperture, &conditions);
+        if survey.extents.iter().any(|extent| matches!(extent.state, ExtentState::Mapped { shared: true, .. })) {
+            decisions =
+                decisions.into_iter().flat_map(|decision| self.unless_mapped_elsewhere(request.object, decision)).collect();
+        }
         Some((survey, decisions))
     }
 
@@ -180,7 +185,7 @@ impl Engine {
         let mut decisions: Vec<Decision> = Vec::new();
         while !walk.is_done() && decisions.len() <= segments_max {
             for decision in self.next_slice(&mut walk)? {
-                push(&mut decisions, self.unless_mapped_elsewhere(request.object, decision));
+                push(&mut decisions, decision);
             }
         }
         decisions.truncate(segments_max);
@@ -194,19 +199,37 @@ impl Engine {
         })
     }
 
-    /// Blocks in a window of another file, which shares them, cannot be in a second one.
-    fn unless_mapped_elsewhere(&self, object: ObjectId, decision: Decision) -> Decision {
-        let Placement::Direct { device_offset, .. } = decision.placement else { return decision };
-        let run = Run { window_offset: 0, device_offset, length: decision.range.length() };
-        if !self.is_mapped_elsewhere(object, &[run]) {
-            return decision;
+    /// Blocks in a window of another object, which shares them, cannot be in a second one.
+    fn unless_mapped_elsewhere(&self, object: ObjectId, decision: Decision) -> Vec<Decision> {
+        let Placement::Direct { device_offset, path } = decision.placement else { return vec![decision] };
+        let on_device = Range::new(device_offset, decision.range.length());
+        let foreign = self.export(object).reverse.foreign(to_blocks(on_device), object);
+        let mut parts = Vec::new();
+        let mut part = |from: u64, to: u64, is_foreign: bool| {
+            let range =
+                Range { start: decision.range.start + (from - device_offset), end: decision.range.start + (to - device_offset) };
+            parts.push(match is_foreign {
+                false => Decision { range, placement: Placement::Direct { path, device_offset: from }, ..decision },
+                true => Decision {
+                    range,
+                    placement: Placement::Fallback(Reason::SharedExtent),
+                    refusals: decision.refusals.with(Reason::SharedExtent),
+                    triggers: TriggerSet::EMPTY,
+                },
+            });
+        };
+        let mut at = on_device.start;
+        for taken in foreign.into_iter().map(|taken| taken.intersect(on_device)).filter(|taken| !taken.is_empty()) {
+            if at < taken.start {
+                part(at, taken.start, false);
+            }
+            part(taken.start.max(at), taken.end, true);
+            at = taken.end;
         }
-        Decision {
-            placement: Placement::Fallback(Reason::SharedExtent),
-            refusals: decision.refusals.with(Reason::SharedExtent),
-            triggers: TriggerSet::EMPTY,
-            ..decision
+        if at < on_device.end {
+            part(at, on_device.end, false);
         }
+        parts
     }
 
     /// When the busy stretches are worth another try: after the back-off of contested chunks; the others are free

@@ -118,7 +118,7 @@ impl Engine {
             }
             ChunkState::Active(mut active) => {
                 batch.own(&mut active, gone);
-                if matches!(trigger, Trigger::CpuAccess | Trigger::AperturePressure | Trigger::Relocation) {
+                if matches!(trigger, Trigger::CpuAccess | Trigger::AperturePressure) {
                     self.thrash.record(object.id, number, self.clock.now());
                 }
                 ChunkState::Revoking(active)

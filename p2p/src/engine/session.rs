@@ -37,6 +37,8 @@ struct SessionState {
     events: VecDeque<Event>,
     /// Slots drawn and not returned.
     grants: usize,
+    /// Most of them since all events were read.
+    peak_grants: usize,
     mappings: HashSet<MappingId>,
     free_slots: Vec<u32>,
     slots_used: u32,
@@ -83,6 +85,7 @@ impl Session {
             }
         };
         state.grants += 1;
+        state.peak_grants = state.peak_grants.max(state.grants);
         let value = self.page.load(number as usize)?;
         Some(Slot { number, value })
     }
@@ -96,10 +99,10 @@ impl Session {
     }
 
     /// Tells the client of a revocation. A full queue loses the event: the grant is cut at the deadline. The queue has
-    /// room for what the client holds, so that one that never reads cannot let it grow.
+    /// room for what the client has held since it last read them all, so that one that never reads cannot let it grow.
     pub(super) fn push_event(&self, event: Event, limit: usize) -> bool {
         let mut state = lock(&self.state);
-        let room = !state.closed && state.events.len() < limit.min(state.grants.max(EVENTS_MIN));
+        let room = !state.closed && state.events.len() < limit.min(state.peak_grants.max(EVENTS_MIN));
         if room {
             state.events.push_back(event);
         }
@@ -141,8 +144,12 @@ impl Engine {
             return Err(SessionError::TooMany { limit });
         }
         let limit = self.config.sessions_per_user;
-        let user = self.users.entry(uid).or_default().value().clone();
-        let place = user.take_session(limit).ok_or(SessionError::TooManyOfUser { uid, limit })?;
+        // Under the entry's lock, so that a session that ends does not forget the user in between.
+        let entry = self.users.entry(uid).or_default();
+        let user = entry.value().clone();
+        let place = user.take_session(limit);
+        drop(entry);
+        let place = place.ok_or(SessionError::TooManyOfUser { uid, limit })?;
         let failed = |err: std::io::Error| SessionError::NoSequencePage { reason: err.to_string() };
         let id = SessionId(self.next_number.fetch_add(1, Ordering::Relaxed));
         let page = SequencePage::create(self.config.grants_per_session + 1).map_err(failed)?;
@@ -200,7 +207,11 @@ impl Engine {
         };
         let mut state = lock(&session.state);
         let count = max.min(state.events.len());
-        state.events.drain(..count).collect()
+        let taken = state.events.drain(..count).collect();
+        if state.events.is_empty() {
+            state.peak_grants = state.grants;
+        }
+        taken
     }
 
     /// The session's queue is not empty, or the session has ended.

@@ -51,7 +51,7 @@ impl User {
 
     /// Nobody needs to remember this user.
     pub(super) fn is_gone(&self) -> bool {
-        self.sessions.load(Ordering::SeqCst) == 0
+        self.sessions.load(Ordering::SeqCst) == 0 && self.mappings.load(Ordering::SeqCst) == 0
     }
 }
 

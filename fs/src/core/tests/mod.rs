@@ -28,8 +28,7 @@ const ALICE: Caller = Caller { uid: 1000, gid: 1000, tid: 1 };
 
 const READ_WRITE: OpenFlags = OpenFlags { read: true, write: true, truncate: false, append: false, direct: false };
 
-const DIRECT: WriteOrigin =
-    WriteOrigin { through_cache: false, from_page_cache: false, kill_suid: false, synchronous: false, number: 0 };
+const DIRECT: WriteOrigin = WriteOrigin { through_cache: false, from_page_cache: false, kill_suid: false, synchronous: false };
 
 /// A device and what is mounted on it.
 struct Mounted {

@@ -24,7 +24,8 @@ impl AddressGuard {
         AddressGuard { view: Arc::clone(view), stretch, addresses, guard }
     }
 
-    /// As [`AccessGuard::still_valid`], and the processor's mapping is the one that it was. About a microsecond.
+    /// As [`AccessGuard::still_valid`], and the processor's mapping is the one that it was. About a microsecond; where it no
+    /// longer is, the mapping ends here, which waits for a callback of it that runs: hold no lock that callbacks take.
     pub fn still_valid(&self) -> bool {
         let intact = || matches!(self.view.verify(&self.stretch, &self.addresses), Ok(None));
         self.guard.still_valid() && self.view.table.holds(&self.stretch) && intact()

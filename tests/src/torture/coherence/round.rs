@@ -65,6 +65,7 @@ pub(super) struct Episode {
     workers: Vec<Worker>,
     actors: u64,
     notes: PathBuf,
+    identity: bool,
     /// What the server says; shown when a round fails.
     log: NamedTempFile,
     mount: ScratchMount,
@@ -73,19 +74,24 @@ pub(super) struct Episode {
 impl Episode {
     /// A fresh mount, made as `random` says, with prepared files and waiting processes.
     pub(super) fn new(random: &mut Random) -> Result<Episode> {
-        let options = options(random);
-        println!("mount options: {}", options.join(" "));
+        // Where a window is the home of its blocks, and where it is a copy.
+        let identity = random.one_in(4);
+        let options = options(random, identity);
+        println!("{} mounted with {}", if identity { "mem:" } else { "image:" }, options.join(" "));
         let log = NamedTempFile::new()?;
         let mut arguments: Vec<&str> = options.iter().map(String::as_str).collect();
         arguments.extend(["--log", log.path().to_str().context("a path in UTF-8")?]);
-        let mount = ScratchMount::new("96M", &arguments)?;
+        let mount = match identity {
+            true => ScratchMount::in_memory("96M", &arguments)?,
+            false => ScratchMount::new("96M", &arguments)?,
+        };
         for file in 0..FILES {
             fs::write(file_path(&mount.path(), file), whole().filled(1 + file as u64))?;
         }
         let notes = mount.directory().join("notes");
         clear(&notes)?;
         let nursery = Nursery::new(&mount)?;
-        let mut episode = Episode { workers: Vec::new(), actors: 0, notes, log, mount };
+        let mut episode = Episode { workers: Vec::new(), actors: 0, notes, identity, log, mount };
         for parts in CAST {
             let first = episode.actors + 1;
             let mut arguments =
@@ -116,7 +122,8 @@ impl Episode {
         totals.enforced += info.revocations_enforced;
         self.workers.clear();
         self.mount.umount()?;
-        self.mount.fsck()
+        // A volume in memory ends with its mount.
+        if self.identity { Ok(()) } else { self.mount.fsck() }
     }
 
     fn round(&mut self, before: &Values, totals: &mut Totals) -> Result<Values> {
@@ -140,7 +147,7 @@ impl Episode {
     }
 }
 
-fn options(random: &mut Random) -> Vec<String> {
+fn options(random: &mut Random, identity: bool) -> Vec<String> {
     // Less than the files need, so that windows are evicted too.
     let cmb = *random.pick(&["12M", "32M"]);
     // An importer that is not scheduled for so long is cut, which raises SIGBUS where it accesses by address.
@@ -151,7 +158,8 @@ fn options(random: &mut Random) -> Vec<String> {
     if random.one_in(3) {
         list.push("grants=socket".to_owned());
     }
-    vec!["--cmb".to_owned(), cmb.to_owned(), "-o".to_owned(), list.join(",")]
+    let aperture = if identity { Vec::new() } else { vec!["--cmb".to_owned(), cmb.to_owned()] };
+    [aperture, vec!["-o".to_owned(), list.join(",")]].concat()
 }
 
 fn whole() -> Span {
