@@ -71,7 +71,7 @@ static inline const char *peerfs_reason_text(uint32_t code) {
   case 6: return "dirty pages of the range are in the page cache and could not be written back";
   case 7: return "pages of the range are in the page cache and the policy is respect-cache";
   case 8: return "a cached handle of the file is open for writing and may write behind the importer's back";
-  case 9: return "the blocks are shared with another file and must not be written in place";
+  case 9: return "the blocks are shared with another file, which must not be written in place, nor pinned";
   case 10: return "direct mapping is switched off for this file or mount";
   case 11: return "the file handle or the mount is read-only";
   case 12: return "the range is being revoked, or pinned, or was used by the CPU each time the map was tried";
@@ -104,7 +104,7 @@ static inline const char *peerfs_reason_remedy(uint32_t code) {
   case 6: return "call fsync on the file, or close its shared mappings";
   case 7: return "drop them (POSIX_FADV_DONTNEED) or set the policy to prefer";
   case 8: return "close the other handles of the file";
-  case 9: return "copy the range first (rewrite it), or map read-only";
+  case 9: return "copy the range first (rewrite it), or map read-only, without PIN, while the other file is not mapped";
   case 10: return "setfattr -n user.peerfs.direct -v prefer FILE, or mount with -o direct=prefer";
   case 11: return "open the file for writing on a writable mount";
   case 12: return "try again later; keep CPU and device access to the range apart; `peerfs mappings` shows pins";
@@ -275,7 +275,7 @@ enum peerfs_reason
   PEERFS_REASON_PAGE_CACHED = 7,
   // A cached handle of the file is open for writing and may write behind the importer's back.
   PEERFS_REASON_CPU_WRITER = 8,
-  // The blocks are shared with another file and must not be written in place.
+  // The blocks are shared with another file: they must not be written in place, nor pinned.
   PEERFS_REASON_SHARED_EXTENT = 9,
   // Direct mapping is switched off for this file or mount.
   PEERFS_REASON_POLICY = 10,
@@ -542,7 +542,7 @@ struct peerfs_ack {
 //
 // EXDEV: no open file of this mount has the name. EINVAL: offsets or length are not multiples of 4096 (but for a
 // range that ends where both files end), the range leaves the source, or the two ranges overlap. EISDIR, EBADF (not
-// open for reading or writing), ETXTBSY (a pin may write the source), EFBIG, ENOSPC, EROFS.
+// open for reading or writing), ETXTBSY (a pin reaches the source), EFBIG, ENOSPC, EROFS.
 struct peerfs_reflink {
   // In: PEERFS_ABI_VERSION.
   uint32_t abi_version;
