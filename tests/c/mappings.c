@@ -246,6 +246,8 @@ int main(int argc, char **argv) {
   struct peerfs_session *session = start(argv[1]);
   struct peerfs_file *file = make(argv[1], "file", PAGES), *other = make(argv[1], "other", 0);
   struct peerfs_file *beside = make(argv[1], "beside", 1);
+  // `file` shares a block with its clone, and a pin has blocks of its own.
+  struct peerfs_file *pinned = make(argv[1], "pinned", PAGES);
   ASSERT(peerfs_session_deadline_ms(session) == 100);
   files(session, file, other);
   counters(session, file);
@@ -255,10 +257,11 @@ int main(int argc, char **argv) {
   ended_by_its_callback(session, file);
   hung(argv[1], file);
   contested(argv[1], session, beside);
-  pins(argv[1], session, file);
+  pins(argv[1], session, pinned);
   peerfs_session_close(session);
   peerfs_file_close(file);
   peerfs_file_close(other);
   peerfs_file_close(beside);
+  peerfs_file_close(pinned);
   return 0;
 }
