@@ -90,7 +90,10 @@ impl UseOrder {
 
 /// Device blocks in windows, by their first byte. A block is in at most one.
 #[derive(Default)]
-pub(super) struct ReverseMap([Mutex<BTreeMap<u64, (u64, ChunkKey)>>; SHARDS]);
+pub(super) struct ReverseMap([Mutex<Blocks>; SHARDS]);
+
+/// Runs of windows: first byte on the device, length, whose.
+type Blocks = BTreeMap<u64, (u64, ChunkKey)>;
 
 impl ReverseMap {
     pub(super) fn insert(&self, runs: &[Run], key: ChunkKey) {
@@ -110,7 +113,7 @@ impl ReverseMap {
 
     /// Chunks with blocks in a range of the device.
     pub(super) fn affected(&self, range: Range) -> Vec<ChunkKey> {
-        let mut keys: Vec<ChunkKey> = self.0.iter().flat_map(|shard| affected_of(&lock(shard), range)).collect();
+        let mut keys: Vec<ChunkKey> = self.reaching(range).map(|(_, key)| key).collect();
         keys.sort_unstable_by_key(|key| key.id);
         keys.dedup();
         keys
@@ -118,30 +121,26 @@ impl ReverseMap {
 
     /// Parts of a range of the device that are in windows of other objects than this one, sorted.
     pub(super) fn foreign(&self, range: Range, object: ObjectId) -> Vec<Range> {
-        let mut found = Vec::new();
-        for shard in &self.0 {
-            let blocks = lock(shard);
-            let overlapping = blocks.range(..range.end).rev().take_while(|(start, (length, _))| **start + length > range.start);
-            let others = overlapping.filter(|(_, (_, key))| key.object != object);
-            found.extend(others.map(|(start, (length, _))| Range::new(*start, *length)));
-        }
-        found.sort_unstable_by_key(|part: &Range| part.start);
+        let others = self.reaching(range).filter(|(_, key)| key.object != object);
+        let mut found: Vec<Range> = others.map(|(run, _)| run).collect();
+        found.sort_unstable_by_key(|run| run.start);
         found
     }
 
-    fn shard(&self, device_offset: u64) -> &Mutex<BTreeMap<u64, (u64, ChunkKey)>> {
+    fn reaching(&self, range: Range) -> impl Iterator<Item = (Range, ChunkKey)> {
+        self.0.iter().flat_map(move |shard| reaching(&lock(shard), range))
+    }
+
+    fn shard(&self, device_offset: u64) -> &Mutex<Blocks> {
         &self.0[(device_offset / STRETCH_BYTES) as usize % SHARDS]
     }
 }
 
-/// Runs never overlap, so at most one that begins before the range reaches into it.
-fn affected_of(blocks: &BTreeMap<u64, (u64, ChunkKey)>, range: Range) -> Vec<ChunkKey> {
+/// Runs of windows that reach into a range of the device. They never overlap, so at most one that begins before it does.
+fn reaching(blocks: &Blocks, range: Range) -> Vec<(Range, ChunkKey)> {
     let first = blocks.range(..=range.start).next_back().map_or(range.start, |(start, _)| *start);
-    blocks
-        .range(first..range.end.max(first))
-        .filter(|(start, (length, _))| Range::new(**start, *length).overlaps(range))
-        .map(|(_, (_, key))| *key)
-        .collect()
+    let near = blocks.range(first..range.end.max(first)).map(|(start, (length, key))| (Range::new(*start, *length), *key));
+    near.filter(|(run, _)| run.overlaps(range)).collect()
 }
 
 #[cfg(all(test, not(shuttle)))]
