@@ -53,6 +53,10 @@ pub trait WindowMemory: Send + Sync + fmt::Debug {
     fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), DeviceError>;
     /// Copy into the window.
     fn write(&self, offset: u64, data: &[u8]) -> Result<(), DeviceError>;
+    /// Where the window starts in the memory that a controller lends, if it is the one with this id.
+    fn controller_offset(&self, _controller_memory: u64) -> Option<u64> {
+        None
+    }
 }
 
 /// Part of a window's memory.

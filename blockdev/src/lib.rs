@@ -13,6 +13,7 @@ mod error;
 mod fault;
 mod image;
 mod mem;
+pub mod nvme;
 mod ringfile;
 mod spec;
 

@@ -1,0 +1,96 @@
+//! The Controller Memory Buffer: memory in a BAR that the controller lends, and that its commands can name.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, PoisonError};
+
+use peerfs_nvme_spec::memory::{CMB_BASE_INVALID, CMB_CAPABILITIES_SHOWN, CmbLocation, CmbSize, cmb_memory_space};
+use peerfs_nvme_spec::register::offset;
+
+use super::controller::Controller;
+use super::error::NvmeError;
+use super::port::BarMemory;
+use crate::WindowSlice;
+
+/// A controller's CMB, enabled for use by its commands.
+#[derive(Debug)]
+pub struct ControllerMemory {
+    id: u64,
+    bar: Arc<dyn BarMemory>,
+    /// Where commands find its first byte.
+    base: u64,
+}
+
+impl ControllerMemory {
+    /// Tells controllers' memories of this process apart; never reused.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The memory as the CPU, or a peer, sees it.
+    pub fn bar(&self) -> &Arc<dyn BarMemory> {
+        &self.bar
+    }
+
+    /// Where commands of this controller find the byte at `offset`.
+    pub fn address(&self, offset: u64) -> u64 {
+        self.base + offset
+    }
+}
+
+/// What a controller has lent, kept for its next life.
+pub(super) type Lent = OnceLock<Arc<ControllerMemory>>;
+
+impl Controller {
+    /// The controller's CMB, enabled; `None` if it has none that both reads and writes may use.
+    ///
+    /// # Errors
+    /// It has one, but it cannot be used.
+    pub fn lend_memory(&self) -> Result<Option<Arc<ControllerMemory>>, NvmeError> {
+        // Recovery must not come in between, and two callers get the same.
+        let _life = self.life.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(memory) = self.lent.get() {
+            return Ok(Some(memory.clone()));
+        }
+        if !self.cap.has_cmb() {
+            return Ok(None);
+        }
+        let port = &*self.port;
+        port.write_u64(offset::CMBMSC, CMB_CAPABILITIES_SHOWN);
+        let size = CmbSize(port.read_u32(offset::CMBSZ));
+        let location = CmbLocation(port.read_u32(offset::CMBLOC));
+        if size.bytes() == 0 || !size.takes_read_data() || !size.takes_write_data() {
+            return Ok(None);
+        }
+        let bar = port
+            .bar(location.bar(), location.offset_bytes(size), size.bytes())
+            .map_err(|err| NvmeError::system("the controller memory buffer cannot be mapped", &err))?;
+        let base = port.reserve(size.bytes()).map_err(|err| NvmeError::system("no addresses for the controller memory buffer", &err))?;
+        static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+        let memory = ControllerMemory { id: NEXT_ID.fetch_add(1, Ordering::Relaxed), bar, base };
+        self.enable_memory(&memory)?;
+        Ok(Some(self.lent.get_or_init(|| Arc::new(memory)).clone()))
+    }
+
+    fn enable_memory(&self, memory: &ControllerMemory) -> Result<(), NvmeError> {
+        self.port.write_u64(offset::CMBMSC, cmb_memory_space(memory.base));
+        match self.port.read_u32(offset::CMBSTS) {
+            u32::MAX => Err(NvmeError::Gone),
+            status if status & CMB_BASE_INVALID != 0 => {
+                Err(NvmeError::Unsupported(format!("the controller does not accept {:#x} as base of its memory buffer", memory.base)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Enables again what was lent before a reset.
+    pub(super) fn restore_memory(&self) -> Result<(), NvmeError> {
+        self.lent.get().map_or(Ok(()), |memory| self.enable_memory(memory))
+    }
+
+    /// Where commands of this controller find a window, if it is in the controller's own memory.
+    pub(super) fn lent_address(&self, window: &WindowSlice) -> Option<u64> {
+        let memory = self.lent.get()?;
+        let start = window.memory.controller_offset(memory.id)?;
+        Some(memory.address(start + window.offset))
+    }
+}

@@ -1,0 +1,24 @@
+//! A user-space driver for NVMe controllers (NVM Express Base Specification 1.4).
+//!
+//! [`Port`] is the way to a controller: VFIO for real ones, an emulated controller in tests. [`Controller`] brings it
+//! up, has its queues, and recovers it ([`MAX_RECOVERIES`] says by which rule); [`Namespace`] is a block device on it.
+//! No unsafe code: memory that the controller shares is reached by copying calls of `peerfs-sys`.
+//!
+//! Lock order: `Controller::life`, then queues by id, and nothing after. Events are reported with no lock held.
+
+mod controller;
+mod error;
+mod lent;
+mod namespace;
+mod port;
+mod prp;
+mod queue;
+mod recovery;
+mod registers;
+
+pub use controller::{Controller, Settings};
+pub use error::NvmeError;
+pub use lent::ControllerMemory;
+pub use namespace::Namespace;
+pub use port::{BarMemory, DmaBlock, Port};
+pub use recovery::{MAX_RECOVERIES, RECOVERY_WINDOW};

@@ -1,0 +1,75 @@
+//! What the driver needs of whatever connects it with a controller: VFIO, or an emulated controller in tests.
+
+use std::any::Any;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use peerfs_sys::{DmaMemory, Interrupt};
+
+/// Memory that the controller reaches, and where it finds it.
+pub struct DmaBlock {
+    /// The memory.
+    pub memory: Arc<DmaMemory>,
+    /// Address of its first byte for the controller; contiguous, aligned to 4096.
+    pub address: u64,
+    /// Ends the controller's access when dropped.
+    pub access: Box<dyn Any + Send + Sync>,
+}
+
+impl fmt::Debug for DmaBlock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "DmaBlock({} bytes at {:#x})", self.memory.length(), self.address)
+    }
+}
+
+/// The way to one controller. Register offsets are bytes in BAR 0, naturally aligned and inside it.
+pub trait Port: Send + Sync + fmt::Debug {
+    /// PCI address, for messages.
+    fn address(&self) -> &str;
+    /// Reads a register: all ones when the device does not answer, as on the bus.
+    fn read_u32(&self, offset: u64) -> u32;
+    /// Writes a register; every earlier store to [`DmaBlock`] memory is visible to the controller before.
+    fn write_u32(&self, offset: u64, value: u32);
+    /// As [`Port::read_u32`], 8 bytes.
+    fn read_u64(&self, offset: u64) -> u64;
+    /// As [`Port::write_u32`], 8 bytes.
+    fn write_u64(&self, offset: u64, value: u64);
+    /// Length of BAR 0, bytes.
+    fn registers_length(&self) -> u64;
+    /// Zeroed memory that the controller may read and write, rounded up to 4096.
+    ///
+    /// # Errors
+    /// Memory, or address space for devices, is used up, or the kernel refuses.
+    fn allocate(&self, bytes: usize) -> io::Result<DmaBlock>;
+    /// A range of addresses for the controller that no [`DmaBlock`] ever gets: for its own memory.
+    ///
+    /// # Errors
+    /// Address space for devices is used up.
+    fn reserve(&self, bytes: u64) -> io::Result<u64>;
+    /// Interrupts number 0 to `count - 1`, fewer if there are not so many; none: completions have to be polled.
+    fn interrupts(&self, count: u16) -> Vec<Interrupt>;
+    /// Resets the function. What the controller was told is forgotten; memory stays within its reach.
+    ///
+    /// # Errors
+    /// The device knows no such reset, or does not come back.
+    fn reset(&self) -> io::Result<()>;
+    /// Takes all memory out of the controller's reach, for good.
+    fn sever(&self);
+    /// The memory of another BAR, from `offset` on (bytes).
+    ///
+    /// # Errors
+    /// There is no such BAR, it is shorter, or the kernel refuses to map it.
+    fn bar(&self, index: u8, offset: u64, length: u64) -> io::Result<Arc<dyn BarMemory>>;
+}
+
+/// Memory of a BAR, reached by copying loads and stores that never tear aligned words of 4 bytes.
+pub trait BarMemory: Send + Sync + fmt::Debug {
+    /// Length, bytes.
+    fn length(&self) -> u64;
+    /// Copies out; `false`: the device is gone.
+    fn read(&self, offset: u64, out: &mut [u8]) -> bool;
+    /// Copies in; `false`: the device is gone.
+    fn write(&self, offset: u64, data: &[u8]) -> bool;
+}
+

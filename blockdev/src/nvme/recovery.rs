@@ -1,0 +1,138 @@
+//! What happens to a controller in trouble.
+//!
+//! The rule: the controller is reset and set up again, and every command that was in flight is sent once more; one
+//! that was in flight at two such resets fails. A controller that cannot be set up again, or needs it more than
+//! [`MAX_RECOVERIES`] times in [`RECOVERY_WINDOW`], is given up: all memory is taken out of its reach first, then
+//! every request fails, until it is opened anew. Requests wait meanwhile, as long as resetting may take.
+
+use std::sync::{MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use peerfs_nvme_spec::IdentifyController;
+
+use super::controller::Controller;
+use super::error::NvmeError;
+use super::queue::{State, Trouble};
+use super::registers;
+use crate::DeviceEvent;
+
+/// Recoveries that are tried in [`RECOVERY_WINDOW`].
+pub const MAX_RECOVERIES: usize = 5;
+
+/// See [`MAX_RECOVERIES`].
+pub const RECOVERY_WINDOW: Duration = Duration::from_secs(60);
+
+/// Lives of a controller: it begins a new one at every recovery.
+#[derive(Debug, Default)]
+pub(super) struct Life {
+    number: u64,
+    recoveries: Vec<Instant>,
+    given_up: bool,
+}
+
+impl Controller {
+    pub(super) fn has_been_given_up(&self) -> bool {
+        self.life.lock().unwrap_or_else(PoisonError::into_inner).given_up
+    }
+
+    /// Recoveries so far.
+    pub fn recoveries(&self) -> u64 {
+        self.life.lock().unwrap_or_else(PoisonError::into_inner).number
+    }
+
+    /// Resets the controller, or gives it up, unless that has happened since the trouble was seen.
+    pub(super) fn recover(&self, trouble: &Trouble) {
+        let mut life = self.life.lock().unwrap_or_else(PoisonError::into_inner);
+        if trouble.life != life.number || life.given_up {
+            return;
+        }
+        let address = self.port.address();
+        tracing::warn!(controller = address, error = %trouble.error, "resetting the controller");
+        // Nothing is sent, and nothing is taken, until this is over.
+        let mut states: Vec<_> = self.io.iter().map(|queue| queue.lock()).collect();
+        life.number += 1;
+        let result = self.allow(&mut life, &trouble.error).and_then(|()| self.restart_twice(&mut states));
+        let event = match result {
+            Ok(()) => {
+                for (queue, state) in self.io.iter().zip(&mut states) {
+                    queue.begin_life(state, life.number);
+                    queue.relaunch(&*self.port, state, &trouble.error);
+                }
+                tracing::warn!(controller = address, "the controller works again");
+                DeviceEvent::Reset
+            }
+            Err(error) => {
+                tracing::error!(controller = address, %error, "giving the controller up");
+                life.given_up = true;
+                self.stop_for_good();
+                let error = NvmeError::GivenUp(error.to_string());
+                for (queue, state) in self.io.iter().zip(&mut states) {
+                    queue.give_up(state, life.number, &error);
+                }
+                DeviceEvent::Removed
+            }
+        };
+        drop(states);
+        drop(life);
+        self.report(&event);
+    }
+
+    /// A controller that does not work after a reset of its own gets one of its PCI function.
+    fn restart_twice(&self, states: &mut [MutexGuard<'_, State>]) -> Result<(), NvmeError> {
+        let Err(error) = self.restart(states) else { return Ok(()) };
+        if matches!(error, NvmeError::Gone) {
+            return Err(error);
+        }
+        tracing::warn!(controller = self.port.address(), %error, "resetting the function");
+        self.port.reset().map_err(|err| NvmeError::system("the function cannot be reset", &err))?;
+        self.restart(states)
+    }
+
+    fn restart(&self, states: &mut [MutexGuard<'_, State>]) -> Result<(), NvmeError> {
+        self.start_admin()?;
+        self.check_identity()?;
+        for (queue, state) in self.io.iter().zip(states) {
+            queue.rewind(state);
+        }
+        self.restore_memory()?;
+        self.create_queues()
+    }
+
+    /// Is one more recovery worth while?
+    fn allow(&self, life: &mut Life, error: &NvmeError) -> Result<(), NvmeError> {
+        let now = Instant::now();
+        life.recoveries.retain(|then| now.duration_since(*then) < RECOVERY_WINDOW);
+        life.recoveries.push(now);
+        if life.recoveries.len() > MAX_RECOVERIES {
+            return Err(NvmeError::Nonsense(format!(
+                "it was reset {MAX_RECOVERIES} times in {} s and fails again: {error}",
+                RECOVERY_WINDOW.as_secs()
+            )));
+        }
+        Ok(())
+    }
+
+    /// What answers after the reset is what was there before.
+    fn check_identity(&self) -> Result<(), NvmeError> {
+        let now = self.identify_controller()?;
+        let before = self.identity();
+        if (now.serial, now.model, now.max_transfer) != (before.serial, before.model, before.max_transfer) {
+            return Err(NvmeError::Nonsense(format!(
+                "after the reset it is another one: serial {}, was {}",
+                IdentifyController::text(&now.serial),
+                IdentifyController::text(&before.serial)
+            )));
+        }
+        Ok(())
+    }
+
+    /// Buffers go back to their owners after this: the controller must not reach them.
+    fn stop_for_good(&self) {
+        let timeout = registers::ready_timeout(self.cap, self.settings.ready_timeout);
+        let stopped = registers::disable(&*self.port, timeout).is_ok() || self.port.reset().is_ok();
+        if !stopped {
+            tracing::warn!(controller = self.port.address(), "it cannot be stopped; the IOMMU keeps it from all memory");
+        }
+        self.port.sever();
+    }
+}
