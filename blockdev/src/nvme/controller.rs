@@ -256,7 +256,7 @@ impl Controller {
         // A controller that transfers less than a page must not be believed what an earlier command left there.
         let memory = &self.page.memory;
         memory.write(0, &bytes).map_err(|err| NvmeError::system("the identify page", &err))?;
-        self.admin("identify", Command::identify(page, namespace).with_data(self.page.address, 0))?;
+        self.admin("identify", Command::identify(page, namespace).with_data(self.page.address(), 0))?;
         memory.read(0, &mut bytes).map_err(|err| NvmeError::system("the identify page", &err))?;
         Ok(bytes)
     }

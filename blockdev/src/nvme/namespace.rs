@@ -1,20 +1,23 @@
 //! A namespace as a block device.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use peerfs_nvme_spec::{Command, DatasetRange, IoOpcode, MAX_DATASET_RANGES};
-use peerfs_sys::DmaBufferPool;
+use peerfs_sys::{BufferPool, LentBuf};
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U32, U64};
 
 use super::controller::{Controller, Sent};
 use super::error::NvmeError;
-use super::port::DmaBlock;
+use super::port::Reach;
 use crate::bounce::{self, steps};
 use crate::{BLOCK_BYTES, BlockDevice, DeviceError, DeviceEvent, DeviceInfo, EventSink, Io, IoBuf, Ticket};
 
 /// Logical blocks in one Write Zeroes command.
 const MAX_ZEROED_BLOCKS: u64 = 1 << 16;
+
+/// Largest piece of a request that is copied, bytes.
+const STAGING_BYTES: u64 = 1 << 20;
 
 /// Logical blocks in one range of Dataset Management.
 const MAX_RANGE_BLOCKS: u64 = u32::MAX as u64;
@@ -29,8 +32,10 @@ pub struct Namespace {
 struct Shared {
     // First: the controller is shut down before its buffers go.
     controller: Arc<Controller>,
-    pool: Arc<DmaBufferPool>,
-    pool_block: DmaBlock,
+    pool_reach: Reach,
+    pool: Arc<BufferPool>,
+    /// Keeps transfers possible when the pool is used up.
+    spare: Mutex<Option<IoBuf>>,
     id: u32,
     /// Size of a logical block, bytes, as a power of two.
     block_power: u8,
@@ -80,14 +85,13 @@ impl Namespace {
         if size_bytes == 0 {
             return Err(NvmeError::Unsupported(format!("namespace {id} is smaller than a block of {BLOCK_BYTES} bytes")));
         }
-        let pool_block = controller
-            .port()
-            .allocate(DmaBufferPool::BYTES)
-            .map_err(|err| NvmeError::system("no memory for I/O buffers", &err))?;
-        let pool = DmaBufferPool::new(pool_block.memory.clone());
-        let step_bytes = controller.max_transfer_bytes().min(DmaBufferPool::LARGEST_BYTES as u64) / BLOCK_BYTES * BLOCK_BYTES;
+        let no_memory = |err| NvmeError::system("no memory for I/O buffers", &err);
+        let pool = BufferPool::new().map_err(no_memory)?;
+        let pool_reach = controller.port().attach(&pool).map_err(no_memory)?;
+        let spare = Mutex::new(pool.buffer(STAGING_BYTES as usize));
+        let step_bytes = controller.max_transfer_bytes();
         let info = DeviceInfo { name, backend: "nvme", size_bytes, direct_io: true };
-        let shared = Shared { controller, pool, pool_block, id, block_power: power, info, read_only, step_bytes };
+        let shared = Shared { controller, pool_reach, pool, spare, id, block_power: power, info, read_only, step_bytes };
         Ok(Namespace { shared: Arc::new(shared) })
     }
 
@@ -119,11 +123,13 @@ impl Namespace {
     }
 
     fn transfer(&self, opcode: IoOpcode, span: Span, buf: IoBuf) -> Result<Ticket, DeviceError> {
-        let Some(offset) = buf.dma_offset(&self.shared.pool) else {
-            return self.shared.copied(opcode, span, buf).map(|buf| Ticket::ready(Ok(Some(buf))));
-        };
-        let flight = Flight::start(self.shared.clone(), opcode, span, self.shared.pool_block.address + offset, Some(buf));
-        Ok(Ticket::new(move || flight.land()))
+        match buf.lend(&self.shared.pool) {
+            Ok(buf) => {
+                let flight = Flight::of_buffer(self.shared.clone(), opcode, span, buf);
+                Ok(Ticket::new(move || flight.land()))
+            }
+            Err(buf) => self.shared.copied(opcode, span, buf).map(|buf| Ticket::ready(Ok(Some(buf)))),
+        }
     }
 
     /// Between the namespace and memory of the controller itself.
@@ -139,11 +145,16 @@ struct Flight {
     span: Span,
     sent: Vec<Sent>,
     failed: Option<NvmeError>,
-    buf: Option<IoBuf>,
+    buf: Option<LentBuf>,
 }
 
 impl Flight {
-    fn start(shared: Arc<Shared>, opcode: IoOpcode, span: Span, address: u64, buf: Option<IoBuf>) -> Self {
+    fn of_buffer(shared: Arc<Shared>, opcode: IoOpcode, span: Span, buf: LentBuf) -> Self {
+        let address = shared.pool_reach.address + buf.dma_offset();
+        Flight::start(shared, opcode, span, address, Some(buf))
+    }
+
+    fn start(shared: Arc<Shared>, opcode: IoOpcode, span: Span, address: u64, buf: Option<LentBuf>) -> Self {
         let mut flight = Flight { shared, span, sent: Vec::new(), failed: None, buf };
         let step = flight.shared.step_bytes;
         for at in (0..span.length).step_by(step as usize) {
@@ -160,16 +171,21 @@ impl Flight {
         flight
     }
 
-    fn land(mut self) -> Result<Option<IoBuf>, DeviceError> {
+    /// Waits for all commands. The buffer comes back in any case: nobody reaches it any more.
+    fn settle(mut self) -> (Option<IoBuf>, Result<(), DeviceError>) {
         for sent in std::mem::take(&mut self.sent) {
             if let Err(error) = self.shared.controller.finish(sent) {
                 self.failed.get_or_insert(error);
             }
         }
-        match &self.failed {
-            None => Ok(self.buf),
-            Some(error) => Err(self.shared.failed(self.span, error)),
-        }
+        let result = self.failed.take().map_or(Ok(()), |error| Err(self.shared.failed(self.span, &error)));
+        // The controller has completed its commands, was reset, or was cut off from all memory.
+        (self.buf.take().map(LentBuf::reclaim), result)
+    }
+
+    fn land(self) -> Result<Option<IoBuf>, DeviceError> {
+        let (buf, result) = self.settle();
+        result.map(|()| buf)
     }
 }
 
@@ -188,19 +204,33 @@ impl Shared {
     /// A request whose buffer the controller does not reach: by way of one that it does.
     fn copied(self: &Arc<Self>, opcode: IoOpcode, span: Span, mut buf: IoBuf) -> Result<IoBuf, DeviceError> {
         for (at, length) in steps(span.length) {
-            let mut piece = self.pool.wait_for(length as usize);
-            let place = at as usize..(at + length) as usize;
-            if opcode == IoOpcode::Write {
-                piece[..length as usize].copy_from_slice(&buf[place.clone()]);
-            }
-            let offset = piece.dma_offset(&self.pool).ok_or_else(|| self.error(span, libc::ENOMEM))?;
             let part = Span { offset: span.offset + at, length, ..span };
-            let flight = Flight::start(self.clone(), opcode, part, self.pool_block.address + offset, Some(piece));
-            if let (IoOpcode::Read, Some(piece)) = (opcode, flight.land()?) {
-                buf[place].copy_from_slice(&piece[..length as usize]);
-            }
+            let place = at as usize..(at + length) as usize;
+            self.with_staging(length as usize, |mut staging| {
+                if opcode == IoOpcode::Write {
+                    staging[..length as usize].copy_from_slice(&buf[place.clone()]);
+                }
+                let staging = staging.lend(&self.pool).expect("staging is of the pool");
+                let (staging, result) = Flight::of_buffer(self.clone(), opcode, part, staging).settle();
+                let staging = staging.expect("a flight gives its buffer back");
+                if opcode == IoOpcode::Read && result.is_ok() {
+                    buf[place.clone()].copy_from_slice(&staging[..length as usize]);
+                }
+                (staging, result)
+            })?;
         }
         Ok(buf)
+    }
+
+    /// Runs `work` with a buffer of the pool, waiting for nothing but others who do the same.
+    fn with_staging<T>(&self, length: usize, work: impl FnOnce(IoBuf) -> (IoBuf, T)) -> T {
+        if let Some(staging) = self.pool.buffer(length) {
+            return work(staging).1;
+        }
+        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        let (staging, result) = work(spare.take().expect("the spare buffer comes back"));
+        *spare = Some(staging);
+        result
     }
 
     fn failed(&self, span: Span, error: &NvmeError) -> DeviceError {
@@ -236,13 +266,14 @@ impl Shared {
             })
             .collect();
         for ranges in ranges.chunks(MAX_DATASET_RANGES) {
-            let mut piece = self.pool.wait_for(size_of_val(ranges));
-            piece[..size_of_val(ranges)].copy_from_slice(ranges.as_bytes());
-            let offset = piece.dma_offset(&self.pool).ok_or_else(|| self.error(span, libc::ENOMEM))?;
-            let data = Some((self.pool_block.address + offset, size_of_val(ranges) as u64));
-            let command = Command::deallocate(self.id, ranges.len() as u16);
-            let done = self.controller.perform("deallocate", command, data);
-            drop(piece);
+            let bytes = ranges.as_bytes();
+            let done = self.with_staging(bytes.len(), |mut staging| {
+                staging[..bytes.len()].copy_from_slice(bytes);
+                let staging = staging.lend(&self.pool).expect("staging is of the pool");
+                let data = Some((self.pool_reach.address + staging.dma_offset(), bytes.len() as u64));
+                let done = self.controller.perform("deallocate", Command::deallocate(self.id, ranges.len() as u16), data);
+                (staging.reclaim(), done)
+            });
             done.map_err(|error| self.failed(span, &error))?;
         }
         Ok(())
@@ -255,7 +286,7 @@ impl BlockDevice for Namespace {
     }
 
     fn buffer(&self, length: usize) -> IoBuf {
-        self.shared.pool.take(length).unwrap_or_else(|| IoBuf::zeroed(length))
+        self.shared.pool.buffer(length).unwrap_or_else(|| IoBuf::zeroed(length))
     }
 
     fn submit(&self, io: Io) -> Ticket {

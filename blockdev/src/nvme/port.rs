@@ -5,21 +5,35 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-use peerfs_sys::{DmaMemory, Interrupt};
+use peerfs_sys::{BufferPool, DmaMemory, Interrupt};
 
-/// Memory that the controller reaches, and where it finds it.
-pub struct DmaBlock {
-    /// The memory.
-    pub memory: Arc<DmaMemory>,
-    /// Address of its first byte for the controller; contiguous, aligned to 4096.
+/// The controller's access to memory: where it finds it. Ends when dropped.
+pub struct Reach {
+    /// Address of the first byte for the controller; contiguous, aligned to 4096.
     pub address: u64,
-    /// Ends the controller's access when dropped.
-    pub access: Box<dyn Any + Send + Sync>,
+    /// What ends the access when it is dropped.
+    pub hold: Box<dyn Any + Send + Sync>,
 }
 
-impl fmt::Debug for DmaBlock {
+/// Memory that the controller reaches.
+#[derive(Debug)]
+pub struct DmaBlock {
+    /// Where it finds it. First: the access ends before the memory goes.
+    pub reach: Reach,
+    /// The memory.
+    pub memory: Arc<DmaMemory>,
+}
+
+impl fmt::Debug for Reach {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "DmaBlock({} bytes at {:#x})", self.memory.length(), self.address)
+        write!(f, "Reach({:#x})", self.address)
+    }
+}
+
+impl DmaBlock {
+    /// Where the controller finds its first byte.
+    pub fn address(&self) -> u64 {
+        self.reach.address
     }
 }
 
@@ -42,6 +56,11 @@ pub trait Port: Send + Sync + fmt::Debug {
     /// # Errors
     /// Memory, or address space for devices, is used up, or the kernel refuses.
     fn allocate(&self, bytes: usize) -> io::Result<DmaBlock>;
+    /// Lets the controller reach the buffers of a pool.
+    ///
+    /// # Errors
+    /// As [`Port::allocate`].
+    fn attach(&self, pool: &Arc<BufferPool>) -> io::Result<Reach>;
     /// A range of addresses for the controller that no [`DmaBlock`] ever gets: for its own memory.
     ///
     /// # Errors

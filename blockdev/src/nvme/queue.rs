@@ -127,7 +127,7 @@ impl QueuePair {
 
     /// Where the controller finds the submission ring and the completion ring.
     pub(super) fn ring_addresses(&self) -> (u64, u64) {
-        (self.rings.address, self.rings.address + layout(self.shape.entries).completions)
+        (self.rings.address(), self.rings.address() + layout(self.shape.entries).completions)
     }
 
     /// Sends a command, waiting for a free slot. Gives its slot, which [`QueuePair::wait`] frees.
@@ -169,7 +169,7 @@ impl QueuePair {
         let command = command.with_id(slot);
         let Some((address, length)) = data else { return Ok(command) };
         let offset = layout(self.shape.entries).lists + u64::from(slot) * PAGE_BYTES;
-        let list = ListPage { memory: &self.rings.memory, offset, address: self.rings.address + offset };
+        let list = ListPage { memory: &self.rings.memory, offset, address: self.rings.address() + offset };
         let (prp1, prp2) =
             prp::entries(address, length, list).map_err(|err| NvmeError::system("a list of pages cannot be written", &err))?;
         Ok(command.with_data(prp1, prp2))
