@@ -15,10 +15,12 @@ mod prp;
 mod queue;
 mod recovery;
 mod registers;
+mod vfio;
 
 pub use controller::{Controller, Settings};
 pub use error::NvmeError;
 pub use lent::ControllerMemory;
 pub use namespace::Namespace;
-pub use port::{BarMemory, DmaBlock, Port};
+pub use port::{BarMemory, DmaBlock, Port, Reach};
 pub use recovery::{MAX_RECOVERIES, RECOVERY_WINDOW};
+pub use vfio::VfioPort;

@@ -91,4 +91,3 @@ pub trait BarMemory: Send + Sync + fmt::Debug {
     /// Copies in; `false`: the device is gone.
     fn write(&self, offset: u64, data: &[u8]) -> bool;
 }
-
