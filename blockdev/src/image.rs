@@ -63,7 +63,7 @@ impl ImageDevice {
         })
     }
 
-    /// The engine that moves its blocks; a [`crate::SoftwareCmb`] over it should share it.
+    /// The engine that moves its blocks; a [`crate::Cmb`] over it should share it.
     pub fn engine(&self) -> &Arc<Engine> {
         &self.file.engine
     }

@@ -20,7 +20,7 @@ mod spec;
 pub use aperture::{Aperture, ApertureInfo, ApertureKind, PathKind, Run, Window, WindowError, WindowSpec};
 pub use bounce::{drain_window, fill_window};
 pub use buffer::IoBuf;
-pub use cmb::{MAX_WINDOW_BYTES, SoftwareCmb};
+pub use cmb::{Cmb, MAX_WINDOW_BYTES};
 pub use device::{
     BLOCK_BYTES, BlockDevice, BlockDeviceExt, DeviceEvent, DeviceInfo, EventSink, Io, Ticket, WindowMemory, WindowSlice,
 };

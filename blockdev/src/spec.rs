@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::{Aperture, BlockDevice, DeviceError, Engine, FaultDevice, ImageDevice, MemDevice, OpenMode, SoftwareCmb};
+use crate::{Aperture, BlockDevice, Cmb, DeviceError, Engine, FaultDevice, ImageDevice, MemDevice, OpenMode};
 
 /// A device as named by a user: `image:PATH`, `PATH` or `mem:SIZE`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -154,7 +154,7 @@ impl DeviceSpec {
                 let device = decorate(Arc::new(device));
                 Ok(match cmb {
                     Some(_) => Opened::new(device, engine, cmb, None),
-                    None => Opened::over(SoftwareCmb::identity(device, engine), None),
+                    None => Opened::over(Cmb::identity(device, engine), None),
                 })
             }
         }
@@ -166,10 +166,10 @@ impl Opened {
         let Some(budget_bytes) = cmb.filter(|bytes| *bytes > 0) else {
             return Opened { device, aperture: None, lock };
         };
-        Opened::over(SoftwareCmb::new(device, engine, budget_bytes), lock)
+        Opened::over(Cmb::new(device, engine, budget_bytes), lock)
     }
 
-    fn over(cmb: SoftwareCmb, lock: Option<OwnedFd>) -> Self {
+    fn over(cmb: Cmb, lock: Option<OwnedFd>) -> Self {
         Opened { device: Arc::new(cmb.clone()), aperture: Some(Arc::new(cmb)), lock }
     }
 }
