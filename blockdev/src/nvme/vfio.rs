@@ -108,10 +108,11 @@ impl Port for VfioPort {
         }
     }
 
-    fn bar(&self, index: u8, offset: u64, length: u64) -> io::Result<Arc<dyn BarMemory>> {
+    fn bar(&self, index: u8, offset: u64, length: Option<u64>) -> io::Result<Arc<dyn BarMemory>> {
         let bar = self.device.bar(index.into()).map_err(io::Error::other)?.ok_or(io::ErrorKind::NotFound)?;
+        let length = length.unwrap_or(bar.length().saturating_sub(offset));
         match offset.checked_add(length) {
-            Some(end) if end <= bar.length() => Ok(Arc::new(BarPart { bar, offset, length })),
+            Some(end) if length > 0 && end <= bar.length() => Ok(Arc::new(BarPart { bar, offset, length })),
             _ => Err(io::Error::other(format!(
                 "BAR {index} of {} has {} bytes, not {offset}+{length}",
                 self.address(),
