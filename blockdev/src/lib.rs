@@ -12,9 +12,12 @@ mod device;
 mod error;
 mod fault;
 mod image;
+mod lock_wait;
 mod mem;
 pub mod nvme;
+pub mod pci;
 mod ringfile;
+mod signature;
 mod spec;
 
 pub use aperture::{Aperture, ApertureInfo, ApertureKind, PathKind, Run, Window, WindowError, WindowSpec};
@@ -29,4 +32,5 @@ pub use fault::{Effect, FaultDevice, FaultRule, Hold, OpCounts, OpKind, Trigger}
 pub use image::{ImageDevice, OpenMode};
 pub use mem::MemDevice;
 pub use peerfs_sys::Engine;
+pub use signature::{Content, VOLUME_MAGIC, existing_content};
 pub use spec::{DeviceSpec, Opened, SpecError, parse_size};
