@@ -2,11 +2,14 @@
 //!
 //! `vfio_probe [--write] [--until-removed] ADDRESS…`: opens each device (bound to vfio-pci), prints what it
 //! has, maps memory for it, tries its interrupts, and, for an NVMe controller, asks
-//! it to identify itself by DMA. The controller is reset. With `--write` the first page
-//! of a persistent memory region is written and restored. With `--until-removed` it
-//! waits until the kernel wants the first device back. Fails at the first thing that
-//! does not work.
+//! it to identify itself by DMA. The controller is reset. With `--write` memory of a
+//! controller (CMB or PMR) is written, by peer-to-peer DMA of the next device too, and
+//! restored. With `--until-removed` it waits until the kernel wants the first device
+//! back. Fails at the first thing that does not work.
+//!
+//! `vfio_probe /sys/bus/pci/devices/ADDRESS/resourceN` maps a BAR of a device without a driver.
 
+mod controller;
 mod nvme;
 
 use std::env;
@@ -17,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use peerfs_sys::{AccessError, Bar, DmaAccess, DmaMemory, VfioContainer, VfioDevice, VfioError};
 
-const USAGE: &str = "usage: vfio_probe [--write] [--until-removed] ADDRESS…";
+const USAGE: &str = "usage: vfio_probe [--write] [--until-removed] ADDRESS… | /sys/bus/pci/devices/ADDRESS/resourceN";
 const FLAGS: [&str; 2] = ["--write", "--until-removed"];
 
 type Outcome = Result<(), Box<dyn Error>>;
@@ -43,6 +46,11 @@ fn run(arguments: &[String]) -> Outcome {
     if flags.iter().any(|flag| !FLAGS.contains(flag)) {
         return Err(USAGE.into());
     }
+    if first.starts_with('/') {
+        let bar = Bar::from_sysfs(first)?;
+        println!("{bar:?}, begins with {:#x}", bar.read_u32(0)?);
+        return Ok(());
+    }
     let container = VfioContainer::open()?;
     let memory = DmaMemory::zeroed(4096)?;
     let early = container.map_dma(memory.dma_range(), DmaAccess::ReadWrite);
@@ -52,7 +60,13 @@ fn run(arguments: &[String]) -> Outcome {
     map_memory(&container)?;
     for device in &devices {
         println!("\n{}", device.address());
-        probe(&container, device, flags.contains(&"--write"))?;
+        probe(&container, device)?;
+    }
+    if flags.contains(&"--write") {
+        println!("\npeer-to-peer");
+        for (device, peer) in devices.iter().zip(devices.iter().cycle().skip(1)) {
+            nvme::write_memory(&container, device, peer)?;
+        }
     }
     println!("\nall steps passed");
     if flags.contains(&"--until-removed") {
@@ -60,7 +74,10 @@ fn run(arguments: &[String]) -> Outcome {
         let removed = devices[0].removal_request()?.wait(Some(Duration::from_secs(60)))?;
         println!("removal requested: {removed}");
     }
-    Ok(())
+    // A mapping may outlive the devices.
+    let mapping = container.map_dma(memory.dma_range(), DmaAccess::ReadWrite)?;
+    drop(devices);
+    Ok(mapping.unmap()?)
 }
 
 fn print_iommu(container: &VfioContainer) -> Outcome {
@@ -93,7 +110,7 @@ fn expect_error<T>(result: Result<T, VfioError>) -> Result<VfioError, Box<dyn Er
     result.err().ok_or_else(|| "the kernel accepts what it must not".into())
 }
 
-fn probe(container: &Arc<VfioContainer>, device: &VfioDevice, write: bool) -> Outcome {
+fn probe(container: &Arc<VfioContainer>, device: &VfioDevice) -> Outcome {
     device.enable_memory_and_bus_master()?;
     let ids: [u8; 4] = device.read_config(0)?;
     let class: [u8; 3] = device.read_config(9)?;
@@ -114,9 +131,6 @@ fn probe(container: &Arc<VfioContainer>, device: &VfioDevice, write: bool) -> Ou
     let Some(registers) = device.bar(0)? else { return Ok(()) };
     if class == NVME_CLASS {
         nvme::probe(container, device, &registers)?;
-        if write {
-            nvme::write_persistent_memory(device, &registers)?;
-        }
     }
     vanish(device, &registers)?;
     if device.can_reset() {
