@@ -33,4 +33,4 @@ pub use image::{ImageDevice, OpenMode};
 pub use mem::MemDevice;
 pub use peerfs_sys::Engine;
 pub use signature::{Content, VOLUME_MAGIC, existing_content};
-pub use spec::{DeviceSpec, Opened, SpecError, parse_size};
+pub use spec::{DeviceSpec, NvmePart, Opened, SpecError, parse_size};

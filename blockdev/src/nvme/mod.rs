@@ -17,6 +17,7 @@ mod queue;
 mod recovery;
 mod registers;
 mod vfio;
+mod volume;
 
 pub use controller::{Controller, Settings};
 pub use error::NvmeError;
@@ -26,3 +27,4 @@ pub use pmr::{Access, MAX_REVIVALS, PersistentRegion, REVIVAL_WINDOW};
 pub use port::{BarMemory, DmaBlock, Port, Reach};
 pub use recovery::{MAX_RECOVERIES, RECOVERY_WINDOW};
 pub use vfio::VfioPort;
+pub use volume::{open_namespace, open_region};
