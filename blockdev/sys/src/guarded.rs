@@ -129,7 +129,8 @@ mod arch {
             (&raw const peerfs_guarded_copy_access, &raw const peerfs_guarded_copy_landing),
             (&raw const peerfs_guarded_load_access, &raw const peerfs_guarded_load_landing),
         ];
-        let mut pairs = pairs.into_iter().chain(crate::atomics::arch::landings());
+        let others = crate::atomics::arch::landings().into_iter().chain(crate::flush::arch::landings());
+        let mut pairs = pairs.into_iter().chain(others);
         let (_, landing) = pairs.find(|(access, _)| access.addr() == address)?;
         Some(landing.addr())
     }
