@@ -13,13 +13,15 @@ mod error;
 mod fault;
 mod image;
 mod mem;
+mod placed;
 mod ringfile;
 mod spec;
+mod tail;
 
-pub use aperture::{Aperture, ApertureInfo, ApertureKind, PathKind, Run, Window, WindowError, WindowSpec};
+pub use aperture::{Aperture, ApertureInfo, ApertureKind, MAX_WINDOW_BYTES, PathKind, Run, Window, WindowError, WindowSpec};
 pub use bounce::{drain_window, fill_window};
 pub use buffer::IoBuf;
-pub use cmb::{MAX_WINDOW_BYTES, SoftwareCmb};
+pub use cmb::SoftwareCmb;
 pub use device::{
     BLOCK_BYTES, BlockDevice, BlockDeviceExt, DeviceEvent, DeviceInfo, EventSink, Io, Ticket, WindowMemory, WindowSlice,
 };

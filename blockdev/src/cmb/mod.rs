@@ -17,7 +17,6 @@
 //!
 //! Lock order: `Core::order`, then `Core::phase`, then `Shared::index`, then the list of raw writes.
 
-mod index;
 mod overlay;
 mod raw;
 mod window;
@@ -28,17 +27,14 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use peerfs_sys::{Engine, RegisteredWindow};
 
+use crate::placed::{HasRuns, Index};
 use crate::{
-    Aperture, ApertureInfo, ApertureKind, BLOCK_BYTES, BlockDevice, DeviceError, PathKind, Run, Window, WindowError,
-    WindowMemory, WindowSlice, WindowSpec,
+    Aperture, ApertureInfo, ApertureKind, BlockDevice, DeviceError, PathKind, Run, Window, WindowError, WindowMemory,
+    WindowSlice, WindowSpec,
 };
 
-use index::Index;
 use raw::RawRequests;
 use window::{CmbWindow, Core};
-
-/// Most bytes in one window: what the kernel registers in one slot.
-pub const MAX_WINDOW_BYTES: u64 = 1 << 30;
 
 /// A software CMB over a block device; see the module's documentation. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -61,7 +57,7 @@ struct Shared {
     kind: ApertureKind,
     capacity_bytes: u64,
     page_bytes: u64,
-    index: RwLock<Index>,
+    index: RwLock<Index<Core>>,
     raw_requests: RawRequests,
     next_window: AtomicU64,
 }
@@ -93,24 +89,6 @@ impl SoftwareCmb {
                 next_window: AtomicU64::new(1),
             }),
         }
-    }
-
-    fn validate(&self, spec: &WindowSpec) -> Result<(), DeviceError> {
-        let info = self.shared.inner.info();
-        let mut end = 0;
-        for run in &spec.runs {
-            info.check_range(run.device_offset, run.length)?;
-            let sorted = run.window_offset >= end && run.length > 0;
-            end = run.window_offset.saturating_add(run.length);
-            if !sorted || !run.window_offset.is_multiple_of(BLOCK_BYTES) || end > spec.length {
-                return Err(self.shared.refuse("the runs of a window overlap or leave it"));
-            }
-        }
-        let sized = spec.length > 0 && spec.length <= MAX_WINDOW_BYTES;
-        if !sized || !spec.length.is_multiple_of(BLOCK_BYTES) {
-            return Err(self.shared.refuse("a window has 4096 bytes to 1 GiB, in blocks"));
-        }
-        Ok(())
     }
 
     /// Memory for a window whose budget is reserved.
@@ -170,6 +148,7 @@ impl Aperture for SoftwareCmb {
             writable: true,
             // Windows are plain memory, so whoever has them mapped can.
             atomic: true,
+            grantable: true,
         }
     }
 
@@ -184,7 +163,7 @@ impl Aperture for SoftwareCmb {
 
 impl SoftwareCmb {
     fn open(&self, spec: WindowSpec, form: Form) -> Result<Arc<dyn Window>, WindowError> {
-        self.validate(&spec)?;
+        spec.check(&self.shared.inner.info())?;
         let charge = self.shared.charge(spec.length, &spec.runs);
         self.shared
             .index_mut()
@@ -224,11 +203,11 @@ impl Shared {
         }
     }
 
-    fn index(&self) -> RwLockReadGuard<'_, Index> {
+    fn index(&self) -> RwLockReadGuard<'_, Index<Core>> {
         self.index.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn index_mut(&self) -> RwLockWriteGuard<'_, Index> {
+    fn index_mut(&self) -> RwLockWriteGuard<'_, Index<Core>> {
         self.index.write().unwrap_or_else(PoisonError::into_inner)
     }
 
