@@ -47,7 +47,8 @@ fn run(arguments: &[String]) -> Outcome {
         return Err(USAGE.into());
     }
     if first.starts_with('/') {
-        let bar = Bar::from_sysfs(first)?;
+        let bar =
+            Bar::from_sysfs(first).map_err(|error| format!("cannot map {first}: {error} (does a driver have the device?)"))?;
         println!("{bar:?}, begins with {:#x}", bar.read_u32(0)?);
         return Ok(());
     }
