@@ -73,7 +73,7 @@ pub use reservation::Reservation;
 pub use sequence::SequencePage;
 pub use udmabuf::{DmaBuf, has_udmabuf};
 pub use uring::{Direction, Engine, EngineStats, Outcome, RegisteredWindow, Transfer};
-pub use vfio::{DmaAccess, DmaMapping, IommuInfo, IovaAllocator, RegionInfo, VfioContainer, VfioDevice, VfioError};
+pub use vfio::{DmaAccess, DmaMapping, IommuInfo, RegionInfo, VfioContainer, VfioDevice, VfioError};
 pub use vma::{AddressMap, Vma};
 pub use window::Window;
 pub use xattr::set_xattr;
