@@ -10,10 +10,14 @@ mod buffer;
 mod cmb;
 mod device;
 mod error;
+mod events;
 mod fault;
 mod image;
+mod mapped;
 mod mem;
+mod opening;
 mod placed;
+mod pmem;
 mod ringfile;
 mod spec;
 mod tail;
@@ -26,8 +30,12 @@ pub use device::{
     BLOCK_BYTES, BlockDevice, BlockDeviceExt, DeviceEvent, DeviceInfo, EventSink, Io, Ticket, WindowMemory, WindowSlice,
 };
 pub use error::DeviceError;
+pub use events::DeviceEvents;
 pub use fault::{Effect, FaultDevice, FaultRule, Hold, OpCounts, OpKind, Trigger};
-pub use image::{ImageDevice, OpenMode};
+pub use image::ImageDevice;
+pub use mapped::{BlockMemory, MappedAperture, MappedDevice};
 pub use mem::MemDevice;
+pub use opening::OpenMode;
 pub use peerfs_sys::Engine;
+pub use pmem::{Medium, PmemDevice};
 pub use spec::{DeviceSpec, Opened, SpecError, parse_size};

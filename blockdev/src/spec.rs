@@ -2,30 +2,38 @@
 
 use std::fmt;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::{Aperture, BlockDevice, DeviceError, Engine, FaultDevice, ImageDevice, MemDevice, OpenMode, SoftwareCmb};
+use crate::{
+    Aperture, BlockDevice, DeviceError, Engine, FaultDevice, ImageDevice, MappedAperture, Medium, MemDevice, OpenMode,
+    PmemDevice, SoftwareCmb,
+};
 
-/// A device as named by a user: `image:PATH`, `PATH` or `mem:SIZE`.
+/// After the path of a `pmem:` device: a file behind a page cache will do.
+const NODAX: &str = ",nodax";
+
+/// A device as named by a user: `image:PATH`, `PATH`, `mem:SIZE` or `pmem:PATH[,nodax]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DeviceSpec {
     /// A regular file or kernel block device.
     Image(PathBuf),
     /// Volatile memory of this many bytes.
     Mem(u64),
+    /// Persistent memory: a file on a DAX filesystem, or /dev/daxX.Y.
+    Pmem(PathBuf, Medium),
 }
 
 /// Why a name or a size is no good.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SpecError {
     /// Known, but not here.
-    #[error("{0}: this kind of device is not built into this version: use image:PATH or mem:SIZE")]
+    #[error("{0}: this kind of device is not built into this version: use image:PATH, pmem:PATH or mem:SIZE")]
     NotBuilt(String),
     /// No path after the prefix.
-    #[error("`{0}` names no file: write image:PATH or mem:SIZE")]
+    #[error("`{0}` names no file: write image:PATH, pmem:PATH or mem:SIZE")]
     Empty(String),
     /// Not a size.
     #[error("`{0}` is no size: write bytes, or a number with K, M, G or T (powers of 1024)")]
@@ -76,7 +84,14 @@ impl FromStr for DeviceSpec {
                 0 => Err(SpecError::BadSize(size.into())),
                 size => Ok(DeviceSpec::Mem(size)),
             },
-            Some(("pmem" | "nvme", _)) => Err(SpecError::NotBuilt(text.into())),
+            Some(("pmem", name)) => {
+                let (path, medium) = match name.strip_suffix(NODAX) {
+                    Some(path) => (path, Medium::PageCache),
+                    None => (name, Medium::Dax),
+                };
+                if path.is_empty() { Err(empty()) } else { Ok(DeviceSpec::Pmem(path.into(), medium)) }
+            }
+            Some(("nvme", _)) => Err(SpecError::NotBuilt(text.into())),
             _ if text.is_empty() => Err(empty()),
             _ => Ok(DeviceSpec::Image(text.into())),
         }
@@ -88,6 +103,8 @@ impl fmt::Display for DeviceSpec {
         match self {
             DeviceSpec::Image(path) => write!(f, "image:{}", path.display()),
             DeviceSpec::Mem(size) => write!(f, "mem:{size}"),
+            DeviceSpec::Pmem(path, Medium::Dax) => write!(f, "pmem:{}", path.display()),
+            DeviceSpec::Pmem(path, Medium::PageCache) => write!(f, "pmem:{}{NODAX}", path.display()),
         }
     }
 }
@@ -95,7 +112,27 @@ impl fmt::Display for DeviceSpec {
 impl DeviceSpec {
     /// The device is an aperture by itself: one in software is only for who asks.
     pub fn has_aperture(&self) -> bool {
-        matches!(self, DeviceSpec::Mem(_))
+        matches!(self, DeviceSpec::Mem(_) | DeviceSpec::Pmem(..))
+    }
+
+    /// The file or device that keeps the volume; `None` where its content ends with the mount.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            DeviceSpec::Image(path) | DeviceSpec::Pmem(path, _) => Some(path),
+            DeviceSpec::Mem(_) => None,
+        }
+    }
+
+    /// The same device with its path changed.
+    ///
+    /// # Errors
+    /// Those of `change`.
+    pub fn with_path<E>(self, change: impl FnOnce(&Path) -> Result<PathBuf, E>) -> Result<Self, E> {
+        Ok(match self {
+            DeviceSpec::Image(path) => DeviceSpec::Image(change(&path)?),
+            DeviceSpec::Pmem(path, medium) => DeviceSpec::Pmem(change(&path)?, medium),
+            DeviceSpec::Mem(_) => self,
+        })
     }
 
     /// Opens the device, waiting at most `lock_wait` for another process to let go of it: with a software CMB of
@@ -157,6 +194,18 @@ impl DeviceSpec {
                     None => Opened::over(SoftwareCmb::identity(device, engine), None),
                 })
             }
+            DeviceSpec::Pmem(path, medium) => {
+                let PmemDevice { device, memory, lock } = PmemDevice::open(path, *medium, mode, lock_wait)?;
+                let (device, lock) = (decorate(device), Some(lock));
+                Ok(match cmb {
+                    Some(0) => Opened { device, aperture: None, lock },
+                    Some(_) => Opened::new(device, PmemDevice::engine(path)?, cmb, lock),
+                    None => {
+                        let identity = MappedAperture::new("persistent memory", device, memory);
+                        Opened { device: Arc::new(identity.clone()), aperture: Some(Arc::new(identity)), lock }
+                    }
+                })
+            }
         }
     }
 }
@@ -195,7 +244,12 @@ mod tests {
         assert_eq!("image:/a:b".parse(), image("/a:b"));
         assert_eq!("/srv/vol.img".parse(), image("/srv/vol.img"));
         assert_eq!("mem:1M".parse(), Ok(DeviceSpec::Mem(1 << 20)));
+        for (text, medium) in [("pmem:/a,b", Medium::Dax), ("pmem:/a,b,nodax", Medium::PageCache)] {
+            let spec: DeviceSpec = text.parse().expect("a good name");
+            assert_eq!(spec, DeviceSpec::Pmem("/a,b".into(), medium));
+            assert_eq!(spec.to_string(), text);
+        }
         let refused = |text: &str| text.parse::<DeviceSpec>().is_err();
-        assert!(["", "image:", "mem:", "mem:0", "nvme:0000:01:00.0", "pmem:/x"].iter().all(|t| refused(t)));
+        assert!(["", "image:", "mem:", "mem:0", "nvme:0000:01:00.0", "pmem:", "pmem:,nodax"].iter().all(|t| refused(t)));
     }
 }
