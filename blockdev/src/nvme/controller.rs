@@ -15,7 +15,7 @@ use super::prp;
 use super::queue::{Data, QueuePair, Shape, Trouble};
 use super::recovery::Life;
 use super::registers;
-use crate::{DeviceEvent, EventSink};
+use crate::{DeviceEvent, DeviceEvents, EventSink};
 
 /// Times a command is sent again when the controller says that it may succeed then.
 const MAX_TRIES: u32 = 4;
@@ -70,16 +70,7 @@ pub struct Controller {
     identity: IdentifyController,
     pub(super) life: Mutex<Life>,
     pub(super) lent: Lent,
-    sinks: Mutex<Sinks>,
-}
-
-#[derive(Default)]
-struct Sinks(Vec<EventSink>);
-
-impl std::fmt::Debug for Sinks {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} sinks", self.0.len())
-    }
+    events: DeviceEvents,
 }
 
 /// A command that was sent. Must be given to [`Controller::finish`]: until then it keeps its place in the queue.
@@ -122,7 +113,7 @@ impl Controller {
             identity: zerocopy::FromZeros::new_zeroed(),
             life: Mutex::default(),
             lent: Lent::new(),
-            sinks: Mutex::default(),
+            events: DeviceEvents::default(),
         };
         controller.start_admin()?;
         controller.identity = controller.identify_controller()?;
@@ -159,15 +150,12 @@ impl Controller {
 
     /// Registers for events of the controller.
     pub fn subscribe(&self, sink: EventSink) {
-        self.sinks.lock().unwrap_or_else(PoisonError::into_inner).0.push(sink);
+        self.events.subscribe(sink);
     }
 
     /// Tells everybody. Call with no lock held.
     pub(super) fn report(&self, event: &DeviceEvent) {
-        let sinks: Vec<EventSink> = self.sinks.lock().unwrap_or_else(PoisonError::into_inner).0.clone();
-        for sink in sinks {
-            sink(event.clone());
-        }
+        self.events.report(event);
     }
 
     /// Disables the controller, gives it its admin queue, and enables it.

@@ -15,6 +15,7 @@ mod port;
 mod prp;
 mod queue;
 mod recovery;
+mod region_memory;
 mod registers;
 mod vfio;
 mod volume;
