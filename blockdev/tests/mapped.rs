@@ -255,7 +255,8 @@ fn nothing_of_a_peer_stays_behind_the_end_of_the_file() {
     assert_eq!(memory.peek(home(0), 50), [9; 50]);
 
     memory.poke(home(60), &[5; 50]);
-    window.disown(&[BLOCK as u64..2 * BLOCK as u64]);
+    let second = BLOCK as u64..2 * BLOCK as u64;
+    window.disown(std::slice::from_ref(&second));
     memory.poke(home(BLOCK), &[8; BLOCK]);
     window.cut();
     window.write_back().expect("write back");

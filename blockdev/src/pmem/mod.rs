@@ -59,9 +59,6 @@ impl PmemDevice {
         let opening = opening(path, mode, Instant::now() + lock_wait);
         let mapped = map(&opening, medium)?;
         let lock = mapped.file.try_clone().map_err(|err| opening.unusable(format!("its lock cannot be shared: {err}")))?;
-        if medium == Medium::PageCache {
-            tracing::warn!(device = opening.name(), "not persistent memory: written through the page cache, at twice the memory");
-        }
         let events = Arc::new(DeviceEvents::default());
         let info = DeviceInfo {
             name: opening.name(),
