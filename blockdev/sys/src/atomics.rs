@@ -53,10 +53,9 @@ mod sealed {
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod arch {
-    use std::arch::global_asm;
-
     use super::sealed::Sealed;
     use crate::guarded::Fault;
+    use crate::routine::routine;
 
     /// A word with atomic operations: u32 or u64.
     pub trait AtomicWord: Copy + Eq + Sealed {
@@ -68,34 +67,6 @@ pub(crate) mod arch {
         /// As `guarded_add`.
         #[doc(hidden)]
         unsafe fn guarded_exchange(target: *mut Self, current: Self, new: Self) -> Result<Self, Fault>;
-    }
-
-    /// A routine whose only instruction that may fault is `$access`; it returns 1 after a fault, else 0.
-    macro_rules! routine {
-        ($name:literal: $before:literal, $access:literal, $after:literal) => {
-            global_asm!(
-                ".pushsection .text.peerfs_guarded,\"ax\",@progbits",
-                concat!(".hidden ", $name),
-                concat!(".globl ", $name),
-                concat!(".type ", $name, ",@function"),
-                concat!($name, ":"),
-                $before,
-                "mov ecx, 1",
-                concat!(".hidden ", $name, "_access"),
-                concat!(".globl ", $name, "_access"),
-                concat!($name, "_access:"),
-                $access,
-                $after,
-                "xor ecx, ecx",
-                concat!(".hidden ", $name, "_landing"),
-                concat!(".globl ", $name, "_landing"),
-                concat!($name, "_landing:"),
-                "mov eax, ecx",
-                "ret",
-                concat!(".size ", $name, ",.-", $name),
-                ".popsection",
-            );
-        };
     }
 
     routine!("peerfs_guarded_add32": "mov edx, [rsi]", "lock xadd [rdi], edx", "mov [rsi], edx");

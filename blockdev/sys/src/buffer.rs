@@ -14,7 +14,7 @@ pub const BUFFER_ALIGN: usize = 4096;
 pub struct AlignedBuf {
     ptr: NonNull<u8>,
     len: usize,
-    /// The piece of an engine's pool that backs it; `None`: the heap.
+    /// The piece of a pool that backs it; `None`: the heap.
     piece: Option<PoolPiece>,
 }
 

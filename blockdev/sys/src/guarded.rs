@@ -43,6 +43,16 @@ pub(crate) unsafe fn copy_to(target: *mut u8, source: &[u8]) -> Result<(), Fault
     unsafe { arch::copy(target, source.as_ptr(), source.len(), arch::Side::Target) }
 }
 
+/// Copies single bytes where either side may vanish.
+///
+/// # Safety
+/// Both ranges are mapped in this process (and may fault with SIGBUS), the target writable, and they do not overlap.
+#[cfg(target_arch = "x86_64")]
+pub(crate) unsafe fn copy_bytes(target: *mut u8, source: *const u8, length: usize) -> Result<(), Fault> {
+    // SAFETY: the caller's promise.
+    unsafe { arch::copy(target, source, length, arch::Side::Source) }
+}
+
 /// Loads a naturally aligned word that another process stores.
 ///
 /// # Safety
@@ -129,7 +139,7 @@ mod arch {
             (&raw const peerfs_guarded_copy_access, &raw const peerfs_guarded_copy_landing),
             (&raw const peerfs_guarded_load_access, &raw const peerfs_guarded_load_landing),
         ];
-        let mut pairs = pairs.into_iter().chain(crate::atomics::arch::landings());
+        let mut pairs = pairs.into_iter().chain(crate::atomics::arch::landings()).chain(crate::mmio::landings());
         let (_, landing) = pairs.find(|(access, _)| access.addr() == address)?;
         Some(landing.addr())
     }

@@ -18,7 +18,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use crate::buffer::AlignedBuf;
-use crate::pool::{BufferPool, LARGEST_PIECE_BYTES};
+use crate::pieces::LARGEST_PIECE_BYTES;
+use crate::pool::BufferPool;
 
 use request::{Keep, Request};
 use ring::Ring;
@@ -155,7 +156,7 @@ impl Engine {
         memory: (u64, usize, Option<u16>),
     ) -> Transfer {
         let piece = buf.piece().expect("copies use pool buffers");
-        let offset = piece.file_offset();
+        let offset = piece.offset();
         let keep = Keep { window: Some(window.clone()), buffer: Some(buf) };
         let file = self.pool.file().clone();
         self.start(Request::new(direction, file, offset, memory, keep))

@@ -13,7 +13,7 @@ use std::sync::{Arc, MutexGuard, PoisonError, Weak};
 use crate::buffer::AlignedBuf;
 use crate::mapping::{HUGE_PAGE_BYTES, Mapping};
 use crate::memfd::WindowFile;
-use crate::pool::LARGEST_PIECE_BYTES;
+use crate::pieces::LARGEST_PIECE_BYTES;
 use crate::udmabuf::DmaBuf;
 
 use super::{Direction, Engine};
