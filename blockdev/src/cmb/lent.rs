@@ -1,0 +1,129 @@
+//! Windows in the memory that a controller lends (its CMB).
+//!
+//! The memory is one BAR, so a window is a piece of it, used again after its end: a new one is filled, or cleared, all
+//! over before anybody gets it. Peers inside this process reach it by copies, which the cut ends: it waits for those
+//! under way. A DMA engine's access is ended by whoever mapped the piece for it, before the cut.
+
+use std::io;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use rangemap::RangeSet;
+
+use crate::nvme::ControllerMemory;
+use crate::{BLOCK_BYTES, DeviceError, WindowMemory};
+
+use super::memory::window_error;
+
+/// Free and used pieces of a controller's memory.
+#[derive(Debug)]
+pub(super) struct LentSpace {
+    memory: Arc<ControllerMemory>,
+    free: Mutex<RangeSet<u64>>,
+}
+
+/// The memory of one window. Free again when dropped.
+#[derive(Debug)]
+pub(super) struct LentPiece {
+    space: Arc<LentSpace>,
+    range: Range<u64>,
+    /// Peers may copy; held while they do.
+    open: RwLock<bool>,
+}
+
+impl LentSpace {
+    pub(super) fn new(memory: Arc<ControllerMemory>) -> Arc<Self> {
+        let length = memory.bar().length() / BLOCK_BYTES * BLOCK_BYTES;
+        let mut free = RangeSet::new();
+        if length > 0 {
+            free.insert(0..length);
+        }
+        Arc::new(LentSpace { memory, free: Mutex::new(free) })
+    }
+
+    /// Bytes in all.
+    pub(super) fn capacity_bytes(&self) -> u64 {
+        self.memory.bar().length() / BLOCK_BYTES * BLOCK_BYTES
+    }
+
+    /// A piece of `length` bytes (whole blocks), the smallest free run that is long enough.
+    pub(super) fn take(self: &Arc<Self>, length: u64) -> Option<Arc<LentPiece>> {
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let fitting = free.iter().filter(|run| run.end - run.start >= length);
+        let start = fitting.min_by_key(|run| run.end - run.start)?.start;
+        let range = start..start + length;
+        free.remove(range.clone());
+        drop(free);
+        Some(Arc::new(LentPiece { space: self.clone(), range, open: RwLock::new(true) }))
+    }
+}
+
+impl LentPiece {
+    /// Where it starts in the aperture, bytes.
+    pub(super) fn offset(&self) -> u64 {
+        self.range.start
+    }
+
+    fn place(&self, offset: u64, length: usize) -> io::Result<u64> {
+        let end = offset.checked_add(length as u64).filter(|end| *end <= self.range.end - self.range.start);
+        end.map(|_| self.range.start + offset).ok_or_else(|| io::ErrorKind::InvalidInput.into())
+    }
+
+    /// Copies out, whoever may not any more.
+    pub(super) fn load(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let place = self.place(offset, out.len())?;
+        answered(self.space.memory.bar().read(place, out))
+    }
+
+    /// Copies in.
+    pub(super) fn store(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let place = self.place(offset, data.len())?;
+        answered(self.space.memory.bar().write(place, data))
+    }
+
+    /// A peer's copy; `None` after the cut.
+    pub(super) fn as_peer<T>(&self, copy: impl FnOnce(&Self) -> T) -> Option<T> {
+        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        open.then(|| copy(self))
+    }
+
+    /// No peer copies after this.
+    pub(super) fn cut(&self) {
+        *self.open.write().unwrap_or_else(PoisonError::into_inner) = false;
+    }
+}
+
+impl Drop for LentPiece {
+    fn drop(&mut self) {
+        self.space.free.lock().unwrap_or_else(PoisonError::into_inner).insert(self.range.clone());
+    }
+}
+
+fn answered(there: bool) -> io::Result<()> {
+    if there { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::ENODEV)) }
+}
+
+impl WindowMemory for LentPiece {
+    fn slot(&self) -> u32 {
+        0
+    }
+
+    fn engine_id(&self) -> u64 {
+        // Engines count from 1.
+        0
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), DeviceError> {
+        let length = out.len() as u64;
+        self.load(offset, out).map_err(|err| window_error("read", offset, length, &err))
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), DeviceError> {
+        let length = data.len() as u64;
+        self.store(offset, data).map_err(|err| window_error("write", offset, length, &err))
+    }
+
+    fn controller_offset(&self, controller_memory: u64) -> Option<u64> {
+        (controller_memory == self.space.memory.id()).then_some(self.range.start)
+    }
+}

@@ -1,0 +1,171 @@
+//! What windows are made of: memory files of this host, or pieces of the memory that a controller lends.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use peerfs_sys::{Engine, RegisteredWindow};
+
+use super::lent::{LentPiece, LentSpace};
+use super::{Form, Shared};
+use crate::{DeviceError, IoBuf, PathKind, WindowError, WindowMemory, WindowSlice};
+
+/// Where the memory of windows comes from.
+#[derive(Debug)]
+pub(super) enum Source {
+    /// Main memory, registered with an io_uring engine.
+    Host(Arc<Engine>),
+    /// A controller's BAR.
+    Controller(Arc<LentSpace>),
+}
+
+/// The memory of one window.
+#[derive(Debug, Clone)]
+pub(super) enum Memory {
+    Host(Arc<RegisteredWindow>),
+    Controller(Arc<LentPiece>),
+}
+
+impl Source {
+    /// How bytes are attested that a peer moves through it.
+    pub(super) fn path(&self) -> PathKind {
+        match self {
+            Source::Host(_) => PathKind::DirectWindow,
+            Source::Controller(_) => PathKind::DirectBar,
+        }
+    }
+
+    /// Memory for a window whose budget is reserved.
+    pub(super) fn allocate(&self, shared: &Shared, length: u64, form: Form) -> Result<Memory, WindowError> {
+        match (self, form) {
+            (Source::Host(engine), Form::Memfd) => RegisteredWindow::create(engine, length).map(Memory::Host).map_err(|err| {
+                let short = matches!(err.raw_os_error(), Some(libc::ENOMEM | libc::ENOSPC));
+                // Our own reservation counts as a window.
+                if short && shared.index().windows() > 1 {
+                    return WindowError::Full { needed_bytes: length };
+                }
+                WindowError::Device(shared.refuse(&format!(
+                    "no memory for a window of {length} bytes ({err}): raise RLIMIT_MEMLOCK \
+                     (`ulimit -l`) or run with CAP_IPC_LOCK"
+                )))
+            }),
+            // Whatever it fails for, memory of the other kind is the better answer.
+            (Source::Host(engine), Form::DmaBuf) => RegisteredWindow::create_dmabuf(engine, length)
+                .map(Memory::Host)
+                .map_err(|err| WindowError::Unsupported { reason: format!("/dev/udmabuf: {err}") }),
+            (Source::Controller(space), Form::Memfd) => {
+                let piece = space.take(length).ok_or(WindowError::Full { needed_bytes: length })?;
+                Ok(Memory::Controller(piece))
+            }
+            (Source::Controller(_), Form::DmaBuf) => {
+                Err(WindowError::Unsupported { reason: "memory of a BAR needs a kernel that exports it (VFIO, Linux 6.19)".into() })
+            }
+        }
+    }
+}
+
+impl Memory {
+    /// A part of it, as source or target of device I/O.
+    pub(super) fn slice(&self, offset: u64, length: u64) -> WindowSlice {
+        let memory: Arc<dyn WindowMemory> = match self {
+            Memory::Host(window) => Arc::new(HostMemory(window.clone())),
+            Memory::Controller(piece) => piece.clone(),
+        };
+        WindowSlice { memory, offset, length }
+    }
+
+    pub(super) fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        match self {
+            Memory::Host(window) => window.read(offset, out),
+            Memory::Controller(piece) => piece.load(offset, out),
+        }
+    }
+
+    pub(super) fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        match self {
+            Memory::Host(window) => window.write(offset, data),
+            Memory::Controller(piece) => piece.store(offset, data),
+        }
+    }
+
+    /// Fills the whole of `buf`.
+    pub(super) fn read_buf(&self, offset: u64, mut buf: IoBuf) -> io::Result<IoBuf> {
+        match self {
+            Memory::Host(window) => window.read_buf(offset, buf),
+            Memory::Controller(piece) => piece.load(offset, &mut buf).map(|()| buf),
+        }
+    }
+
+    /// Copies the whole of `buf`; gives it back.
+    pub(super) fn write_buf(&self, offset: u64, buf: IoBuf) -> io::Result<IoBuf> {
+        match self {
+            Memory::Host(window) => window.write_buf(offset, buf),
+            Memory::Controller(piece) => piece.store(offset, &buf).map(|()| buf),
+        }
+    }
+
+    /// A descriptor for a process that is to map it.
+    pub(super) fn reopen(&self, writable: bool) -> io::Result<OwnedFd> {
+        match self {
+            Memory::Host(window) => window.reopen(writable),
+            Memory::Controller(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// A descriptor for whoever keeps it beyond the life of this process; a BAR is out of reach then by itself.
+    pub(super) fn duplicate(&self) -> io::Result<Option<OwnedFd>> {
+        match self {
+            Memory::Host(window) => window.duplicate().map(Some),
+            Memory::Controller(_) => Ok(None),
+        }
+    }
+
+    /// Somebody outside of this process has it.
+    pub(super) fn is_held(&self) -> io::Result<bool> {
+        match self {
+            Memory::Host(window) => window.is_held(),
+            Memory::Controller(_) => Ok(false),
+        }
+    }
+
+    /// Ends the access of peers.
+    pub(super) fn cut(&self) -> io::Result<()> {
+        match self {
+            Memory::Host(window) => window.truncate_to_zero(),
+            Memory::Controller(piece) => {
+                piece.cut();
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Host memory as the device below sees it.
+#[derive(Debug)]
+struct HostMemory(Arc<RegisteredWindow>);
+
+impl WindowMemory for HostMemory {
+    fn slot(&self) -> u32 {
+        self.0.slot()
+    }
+
+    fn engine_id(&self) -> u64 {
+        self.0.engine().id()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), DeviceError> {
+        let length = out.len() as u64;
+        let done = self.0.read(offset, out);
+        done.map_err(|err| window_error("read", offset, length, &err))
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), DeviceError> {
+        let length = data.len() as u64;
+        let done = self.0.write(offset, data);
+        done.map_err(|err| window_error("write", offset, length, &err))
+    }
+}
+
+pub(super) fn window_error(op: &'static str, offset: u64, length: u64, err: &io::Error) -> DeviceError {
+    DeviceError::Io { device: "window of the CMB".into(), op, offset, length, errno: crate::ringfile::raw(err) }
+}
