@@ -1,7 +1,5 @@
 //! Physical Region Pages: how a command names its data (section 4.3).
 
-use std::io;
-
 use peerfs_nvme_spec::PAGE_BYTES;
 use peerfs_sys::DmaMemory;
 
@@ -20,14 +18,14 @@ pub(super) struct ListPage<'a> {
 }
 
 /// PRP entries 1 and 2 for `length` bytes (at most [`MAX_BYTES`]) at `address`, which is aligned to 4096.
-pub(super) fn entries(address: u64, length: u64, list: ListPage<'_>) -> io::Result<(u64, u64)> {
+pub(super) fn entries(address: u64, length: u64, list: ListPage<'_>) -> (u64, u64) {
     match length.div_ceil(PAGE_BYTES) {
-        0 | 1 => Ok((address, 0)),
-        2 => Ok((address, address + PAGE_BYTES)),
+        0 | 1 => (address, 0),
+        2 => (address, address + PAGE_BYTES),
         pages => {
             let rest: Vec<u8> = (1..pages).flat_map(|page| (address + page * PAGE_BYTES).to_le_bytes()).collect();
-            list.memory.write(list.offset, &rest)?;
-            Ok((address, list.address))
+            list.memory.write(list.offset, &rest).expect("a list page is inside its memory");
+            (address, list.address)
         }
     }
 }
@@ -40,9 +38,9 @@ mod tests {
     fn one_two_and_many_pages() {
         let memory = DmaMemory::zeroed(8192).expect("memory");
         let list = ListPage { memory: &memory, offset: 4096, address: 0x9000 };
-        assert_eq!(entries(0x10_0000, 4096, list).expect("entries"), (0x10_0000, 0));
-        assert_eq!(entries(0x10_0000, 8192, list).expect("entries"), (0x10_0000, 0x10_1000));
-        assert_eq!(entries(0x10_0000, MAX_BYTES, list).expect("entries"), (0x10_0000, 0x9000));
+        assert_eq!(entries(0x10_0000, 4096, list), (0x10_0000, 0));
+        assert_eq!(entries(0x10_0000, 8192, list), (0x10_0000, 0x10_1000));
+        assert_eq!(entries(0x10_0000, MAX_BYTES, list), (0x10_0000, 0x9000));
         let mut last = [0; 16];
         memory.read(4096 + 510 * 8, &mut last).expect("read");
         assert_eq!(u64::from_le_bytes(last[..8].try_into().expect("8 bytes")), 0x10_0000 + 511 * 4096);

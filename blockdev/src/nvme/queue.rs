@@ -138,11 +138,9 @@ impl QueuePair {
                 return Ok(Err(error.clone()));
             }
             if let Some(slot) = state.free.pop() {
-                let sent = self.describe(slot, command, data).map(|command| self.launch(port, &mut state, slot, command));
-                if sent.is_err() {
-                    state.free.push(slot);
-                }
-                return Ok(sent.map(|()| slot));
+                let command = self.describe(slot, command, data);
+                self.launch(port, &mut state, slot, command);
+                return Ok(Ok(slot));
             }
             state = self.look(port, state)?;
         }
@@ -165,14 +163,13 @@ impl QueuePair {
     }
 
     /// The command with its id and with PRP entries for its data.
-    fn describe(&self, slot: u16, command: Command, data: Data) -> Result<Command, NvmeError> {
+    fn describe(&self, slot: u16, command: Command, data: Data) -> Command {
         let command = command.with_id(slot);
-        let Some((address, length)) = data else { return Ok(command) };
+        let Some((address, length)) = data else { return command };
         let offset = layout(self.shape.entries).lists + u64::from(slot) * PAGE_BYTES;
         let list = ListPage { memory: &self.rings.memory, offset, address: self.rings.address() + offset };
-        let (prp1, prp2) =
-            prp::entries(address, length, list).map_err(|err| NvmeError::system("a list of pages cannot be written", &err))?;
-        Ok(command.with_data(prp1, prp2))
+        let (prp1, prp2) = prp::entries(address, length, list);
+        command.with_data(prp1, prp2)
     }
 
     fn launch(&self, port: &dyn Port, state: &mut State, slot: u16, command: Command) {
@@ -221,7 +218,7 @@ impl QueuePair {
         }
         match &self.interrupt {
             // Whatever it answers, the ring says what there is.
-            Some(interrupt) => drop(interrupt.wait(TICK)),
+            Some(interrupt) => drop(interrupt.wait(Some(TICK))),
             None => std::thread::sleep(POLL_PAUSE),
         }
     }
