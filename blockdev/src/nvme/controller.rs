@@ -5,9 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use peerfs_nvme_spec::register::{Cap, admin_queue_attributes, offset};
-use peerfs_nvme_spec::{
-    ADMIN_QUEUE, Command, Completion, IdentifyController, IdentifyNamespace, IdentifyPage, PAGE_BYTES,
-};
+use peerfs_nvme_spec::{ADMIN_QUEUE, Command, Completion, IdentifyController, IdentifyNamespace, IdentifyPage, PAGE_BYTES};
 use zerocopy::FromBytes;
 
 use super::error::NvmeError;

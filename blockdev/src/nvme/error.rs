@@ -11,7 +11,9 @@ pub enum NvmeError {
     #[error("the controller does not answer: it was removed, or its memory decoding is off")]
     Gone,
     /// CSTS.RDY did not follow CC.EN.
-    #[error("the controller did not become {state} within {waited_ms} ms (CSTS {csts:#x}): reset it, or power the machine off and on")]
+    #[error(
+        "the controller did not become {state} within {waited_ms} ms (CSTS {csts:#x}): reset it, or power the machine off and on"
+    )]
     Stuck {
         /// What was waited for.
         state: &'static str,

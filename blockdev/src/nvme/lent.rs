@@ -64,7 +64,8 @@ impl Controller {
         let bar = port
             .bar(location.bar(), location.offset_bytes(size), size.bytes())
             .map_err(|err| NvmeError::system("the controller memory buffer cannot be mapped", &err))?;
-        let base = port.reserve(size.bytes()).map_err(|err| NvmeError::system("no addresses for the controller memory buffer", &err))?;
+        let base =
+            port.reserve(size.bytes()).map_err(|err| NvmeError::system("no addresses for the controller memory buffer", &err))?;
         static NEXT_ID: AtomicU64 = AtomicU64::new(1);
         let memory = ControllerMemory { id: NEXT_ID.fetch_add(1, Ordering::Relaxed), bar, base };
         self.enable_memory(&memory)?;
@@ -75,9 +76,10 @@ impl Controller {
         self.port.write_u64(offset::CMBMSC, cmb_memory_space(memory.base));
         match self.port.read_u32(offset::CMBSTS) {
             u32::MAX => Err(NvmeError::Gone),
-            status if status & CMB_BASE_INVALID != 0 => {
-                Err(NvmeError::Unsupported(format!("the controller does not accept {:#x} as base of its memory buffer", memory.base)))
-            }
+            status if status & CMB_BASE_INVALID != 0 => Err(NvmeError::Unsupported(format!(
+                "the controller does not accept {:#x} as base of its memory buffer",
+                memory.base
+            ))),
             _ => Ok(()),
         }
     }

@@ -20,5 +20,5 @@ pub use controller::{Controller, Settings};
 pub use error::NvmeError;
 pub use lent::ControllerMemory;
 pub use namespace::Namespace;
-pub use port::{BarMemory, DmaBlock, Port};
+pub use port::{BarMemory, DmaBlock, Port, Reach};
 pub use recovery::{MAX_RECOVERIES, RECOVERY_WINDOW};

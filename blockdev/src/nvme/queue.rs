@@ -6,7 +6,7 @@
 //! the [`super::controller`], which finds every command in flight here and sends it again.
 
 use std::io;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use peerfs_nvme_spec::register::{completion_doorbell, submission_doorbell};
@@ -57,7 +57,7 @@ pub(super) type Data = Option<(u64, u64)>;
 pub(super) struct QueuePair {
     shape: Shape,
     rings: DmaBlock,
-    interrupt: Option<Interrupt>,
+    interrupt: Option<Arc<Interrupt>>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -99,7 +99,7 @@ const MAX_SENT: u32 = 2;
 
 impl QueuePair {
     /// Rings and list pages for a queue of this shape.
-    pub(super) fn new(port: &dyn Port, shape: Shape, interrupt: Option<Interrupt>) -> io::Result<Self> {
+    pub(super) fn new(port: &dyn Port, shape: Shape, interrupt: Option<Arc<Interrupt>>) -> io::Result<Self> {
         let slots = shape.entries - 1;
         let bytes = layout(shape.entries).lists + u64::from(slots) * PAGE_BYTES;
         let rings = port.allocate(bytes as usize)?;

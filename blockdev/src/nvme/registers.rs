@@ -66,7 +66,12 @@ pub(super) fn shut_down(port: &dyn Port, timeout: Duration) -> Result<(), NvmeEr
     await_status(port, "shut down", timeout, Csts::is_shut_down)
 }
 
-fn await_status(port: &dyn Port, state: &'static str, timeout: Duration, reached: impl Fn(Csts) -> bool) -> Result<(), NvmeError> {
+fn await_status(
+    port: &dyn Port,
+    state: &'static str,
+    timeout: Duration,
+    reached: impl Fn(Csts) -> bool,
+) -> Result<(), NvmeError> {
     let mut csts = status(port)?;
     let came = wait_until(timeout, || {
         csts = status(port)?;
