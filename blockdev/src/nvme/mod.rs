@@ -15,6 +15,7 @@ mod prp;
 mod queue;
 mod recovery;
 mod registers;
+mod sinks;
 
 pub use controller::{Controller, Settings};
 pub use error::NvmeError;
