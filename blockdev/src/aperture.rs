@@ -112,8 +112,23 @@ pub trait Window: Send + Sync + fmt::Debug {
     /// read-write, that no holder can seal, resize beyond its own harm, or reopen with more access.
     fn grant_fd(&self, writable: bool) -> Result<OwnedFd, DeviceError>;
     /// A duplicate of our own descriptor, for whoever keeps the window on our behalf: it is no holder ([`Window::is_held`]).
-    fn custody_fd(&self) -> Result<OwnedFd, DeviceError> {
-        self.grant_fd(true)
+    /// `None`: nobody reaches the window once this process has ended.
+    fn custody_fd(&self) -> Result<Option<OwnedFd>, DeviceError> {
+        self.grant_fd(true).map(Some)
+    }
+    /// A copy out of the window by a peer inside this process. `offset` in bytes from its start.
+    ///
+    /// # Errors
+    /// The window was cut: nothing of `out` counts. The range leaves it, or the device does not answer.
+    fn peer_read(&self, _offset: u64, _out: &mut [u8]) -> Result<(), DeviceError> {
+        Err(no_peers_inside())
+    }
+    /// A copy into the window by a peer inside this process, as [`Window::peer_read`]. [`Window::set_writable`] comes first.
+    ///
+    /// # Errors
+    /// As [`Window::peer_read`].
+    fn peer_write(&self, _offset: u64, _data: &[u8]) -> Result<(), DeviceError> {
+        Err(no_peers_inside())
     }
     /// Somebody has the window's memory open or mapped, in whatever process, or imported. What cannot tell says yes.
     fn is_held(&self) -> bool {
@@ -140,6 +155,10 @@ pub trait Window: Send + Sync + fmt::Debug {
     /// After the cut: writes the last contents to the device and gives the capacity back. On an error the
     /// window stays authoritative and the call may be repeated.
     fn write_back(&self) -> Result<(), DeviceError>;
+}
+
+fn no_peers_inside() -> DeviceError {
+    DeviceError::Unusable { device: "window".into(), reason: "peers inside the server cannot reach it".into() }
 }
 
 /// A device's aperture.

@@ -6,17 +6,14 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use peerfs_sys::{BUFFER_ALIGN, Direction, Engine};
 
+use crate::lock_wait;
 use crate::ringfile::{RingFile, raw};
 use crate::{BLOCK_BYTES, BlockDevice, DeviceError, DeviceInfo, EventSink, Io, IoBuf, Ticket};
-
-/// First and longest pause between attempts to get the lock.
-const LOCK_PAUSE: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(50));
 
 /// What an image is opened for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,7 +60,7 @@ impl ImageDevice {
         })
     }
 
-    /// The engine that moves its blocks; a [`crate::SoftwareCmb`] over it should share it.
+    /// The engine that moves its blocks; a [`crate::Cmb`] over it should share it.
     pub fn engine(&self) -> &Arc<Engine> {
         &self.file.engine
     }
@@ -97,23 +94,13 @@ impl Opening<'_> {
 
     /// The file, locked, and whether it is open for direct I/O.
     fn open_locked(&self) -> Result<(File, bool), DeviceError> {
-        let mut pause = LOCK_PAUSE.0;
-        loop {
-            if let Some(opened) = self.try_open_locked()? {
-                return Ok(opened);
-            }
-            let left = self.deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(self.unusable(
-                    "in use by another process: unmount it first \
-                     (fuser or lsof on the path names the process)"
-                        .into(),
-                ));
-            }
-            // flock(2) has no timeout of its own.
-            thread::sleep(pause.min(left));
-            pause = (pause * 2).min(LOCK_PAUSE.1);
-        }
+        lock_wait::until(self.deadline, || self.try_open_locked())?.ok_or_else(|| {
+            self.unusable(
+                "in use by another process: unmount it first \
+                 (fuser or lsof on the path names the process)"
+                    .into(),
+            )
+        })
     }
 
     /// `None`: somebody else has it.

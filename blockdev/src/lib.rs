@@ -12,15 +12,18 @@ mod device;
 mod error;
 mod fault;
 mod image;
+mod lock_wait;
 mod mem;
 pub mod nvme;
+pub mod pci;
 mod ringfile;
+mod signature;
 mod spec;
 
 pub use aperture::{Aperture, ApertureInfo, ApertureKind, PathKind, Run, Window, WindowError, WindowSpec};
 pub use bounce::{drain_window, fill_window};
 pub use buffer::IoBuf;
-pub use cmb::{MAX_WINDOW_BYTES, SoftwareCmb};
+pub use cmb::{Cmb, MAX_WINDOW_BYTES};
 pub use device::{
     BLOCK_BYTES, BlockDevice, BlockDeviceExt, DeviceEvent, DeviceInfo, EventSink, Io, Ticket, WindowMemory, WindowSlice,
 };
@@ -29,4 +32,5 @@ pub use fault::{Effect, FaultDevice, FaultRule, Hold, OpCounts, OpKind, Trigger}
 pub use image::{ImageDevice, OpenMode};
 pub use mem::MemDevice;
 pub use peerfs_sys::Engine;
-pub use spec::{DeviceSpec, Opened, SpecError, parse_size};
+pub use signature::{Content, VOLUME_MAGIC, existing_content};
+pub use spec::{DeviceSpec, NvmePart, Opened, SpecError, parse_size};

@@ -35,7 +35,7 @@ impl MemDevice {
         Ok(MemDevice { file: RingFile { engine, file: Arc::new(file), info: Arc::new(info), read_only: false, durable: false } })
     }
 
-    /// The engine that moves its blocks; a [`crate::SoftwareCmb`] over it should share it.
+    /// The engine that moves its blocks; a [`crate::Cmb`] over it should share it.
     pub fn engine(&self) -> &Arc<Engine> {
         &self.file.engine
     }

@@ -7,15 +7,28 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::{Aperture, BlockDevice, DeviceError, Engine, FaultDevice, ImageDevice, MemDevice, OpenMode, SoftwareCmb};
+use crate::nvme;
+use crate::pci::PciAddress;
+use crate::{Aperture, BlockDevice, Cmb, DeviceError, Engine, FaultDevice, ImageDevice, MemDevice, OpenMode};
 
-/// A device as named by a user: `image:PATH`, `PATH` or `mem:SIZE`.
+/// A device as named by a user: `image:PATH`, `PATH`, `mem:SIZE`, `nvme:BDF/ns1` or `nvme:BDF/pmr`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DeviceSpec {
     /// A regular file or kernel block device.
     Image(PathBuf),
     /// Volatile memory of this many bytes.
     Mem(u64),
+    /// Part of a controller that is bound to vfio-pci.
+    Nvme(PciAddress, NvmePart),
+}
+
+/// What of an NVMe controller is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NvmePart {
+    /// A namespace, by its id.
+    Namespace(u32),
+    /// The Persistent Memory Region.
+    Region,
 }
 
 /// Why a name or a size is no good.
@@ -27,6 +40,9 @@ pub enum SpecError {
     /// No path after the prefix.
     #[error("`{0}` names no file: write image:PATH or mem:SIZE")]
     Empty(String),
+    /// Not a controller, or not a part of one.
+    #[error("`{0}` names no part of a controller: write nvme:BDF/ns1 or nvme:BDF/pmr, for example nvme:0000:01:00.0/ns1")]
+    BadNvme(String),
     /// Not a size.
     #[error("`{0}` is no size: write bytes, or a number with K, M, G or T (powers of 1024)")]
     BadSize(String),
@@ -76,11 +92,23 @@ impl FromStr for DeviceSpec {
                 0 => Err(SpecError::BadSize(size.into())),
                 size => Ok(DeviceSpec::Mem(size)),
             },
-            Some(("pmem" | "nvme", _)) => Err(SpecError::NotBuilt(text.into())),
+            Some(("nvme", part)) => parse_nvme(part).ok_or_else(|| SpecError::BadNvme(text.into())),
+            Some(("pmem", _)) => Err(SpecError::NotBuilt(text.into())),
             _ if text.is_empty() => Err(empty()),
             _ => Ok(DeviceSpec::Image(text.into())),
         }
     }
+}
+
+/// `BDF`, `BDF/nsN` or `BDF/pmr`; without a part the first namespace.
+fn parse_nvme(text: &str) -> Option<DeviceSpec> {
+    let (address, part) = text.split_once('/').unwrap_or((text, "ns1"));
+    let part = match part.strip_prefix("ns") {
+        Some(id) => NvmePart::Namespace(id.parse().ok().filter(|id| *id > 0)?),
+        None if part == "pmr" => NvmePart::Region,
+        None => return None,
+    };
+    Some(DeviceSpec::Nvme(address.parse().ok()?, part))
 }
 
 impl fmt::Display for DeviceSpec {
@@ -88,6 +116,8 @@ impl fmt::Display for DeviceSpec {
         match self {
             DeviceSpec::Image(path) => write!(f, "image:{}", path.display()),
             DeviceSpec::Mem(size) => write!(f, "mem:{size}"),
+            DeviceSpec::Nvme(address, NvmePart::Namespace(id)) => write!(f, "nvme:{address}/ns{id}"),
+            DeviceSpec::Nvme(address, NvmePart::Region) => write!(f, "nvme:{address}/pmr"),
         }
     }
 }
@@ -95,7 +125,7 @@ impl fmt::Display for DeviceSpec {
 impl DeviceSpec {
     /// The device is an aperture by itself: one in software is only for who asks.
     pub fn has_aperture(&self) -> bool {
-        matches!(self, DeviceSpec::Mem(_))
+        matches!(self, DeviceSpec::Mem(_) | DeviceSpec::Nvme(..))
     }
 
     /// Opens the device, waiting at most `lock_wait` for another process to let go of it: with a software CMB of
@@ -154,10 +184,33 @@ impl DeviceSpec {
                 let device = decorate(Arc::new(device));
                 Ok(match cmb {
                     Some(_) => Opened::new(device, engine, cmb, None),
-                    None => Opened::over(SoftwareCmb::identity(device, engine), None),
+                    None => Opened::over(Cmb::identity(device, engine), None),
                 })
             }
+            DeviceSpec::Nvme(address, NvmePart::Namespace(id)) => {
+                let (namespace, memory) = nvme::open_namespace(*address, *id, mode == OpenMode::ReadOnly)?;
+                let device = decorate(Arc::new(namespace));
+                match (cmb, memory) {
+                    (None, Some(memory)) => Ok(Opened::over(Cmb::of_controller(device, memory), None)),
+                    (None, None) => Ok(Opened { device, aperture: None, lock: None }),
+                    (Some(_), _) => self.with_engine(device, cmb),
+                }
+            }
+            DeviceSpec::Nvme(_, NvmePart::Region) => {
+                Err(DeviceError::Unusable { device: self.to_string(), reason: "not yet".into() })
+            }
         }
+    }
+}
+
+impl DeviceSpec {
+    /// A software CMB over a device that has no io_uring engine by itself.
+    fn with_engine(&self, device: Arc<dyn BlockDevice>, cmb: Option<u64>) -> Result<Opened, DeviceError> {
+        let engine = Engine::new().map_err(|err| DeviceError::Unusable {
+            device: self.to_string(),
+            reason: format!("io_uring is not available for the software CMB: {err}"),
+        })?;
+        Ok(Opened::new(device, engine, cmb, None))
     }
 }
 
@@ -166,10 +219,10 @@ impl Opened {
         let Some(budget_bytes) = cmb.filter(|bytes| *bytes > 0) else {
             return Opened { device, aperture: None, lock };
         };
-        Opened::over(SoftwareCmb::new(device, engine, budget_bytes), lock)
+        Opened::over(Cmb::new(device, engine, budget_bytes), lock)
     }
 
-    fn over(cmb: SoftwareCmb, lock: Option<OwnedFd>) -> Self {
+    fn over(cmb: Cmb, lock: Option<OwnedFd>) -> Self {
         Opened { device: Arc::new(cmb.clone()), aperture: Some(Arc::new(cmb)), lock }
     }
 }
@@ -195,7 +248,17 @@ mod tests {
         assert_eq!("image:/a:b".parse(), image("/a:b"));
         assert_eq!("/srv/vol.img".parse(), image("/srv/vol.img"));
         assert_eq!("mem:1M".parse(), Ok(DeviceSpec::Mem(1 << 20)));
+        let address = "0000:01:00.0".parse().expect("address");
+        assert_eq!("nvme:01:00.0".parse(), Ok(DeviceSpec::Nvme(address, NvmePart::Namespace(1))));
+        assert_eq!("nvme:0000:01:00.0/pmr".parse(), Ok(DeviceSpec::Nvme(address, NvmePart::Region)));
+        for name in ["image:/a:b", "mem:4096", "nvme:0000:01:00.0/ns2", "nvme:0000:01:00.0/pmr"] {
+            assert_eq!(name.parse::<DeviceSpec>().expect(name).to_string(), name);
+        }
         let refused = |text: &str| text.parse::<DeviceSpec>().is_err();
-        assert!(["", "image:", "mem:", "mem:0", "nvme:0000:01:00.0", "pmem:/x"].iter().all(|t| refused(t)));
+        assert!(
+            ["", "image:", "mem:", "mem:0", "nvme:0000:01:00.0/x", "nvme:/ns1", "nvme:01:00.0/ns0", "pmem:/x"]
+                .iter()
+                .all(|t| refused(t))
+        );
     }
 }

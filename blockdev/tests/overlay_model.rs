@@ -5,8 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use peerfs_blockdev::{
-    Aperture, ApertureKind, BlockDevice, BlockDeviceExt, FaultDevice, MemDevice, Run, SoftwareCmb, Window, WindowError,
-    WindowSpec,
+    Aperture, ApertureKind, BlockDevice, BlockDeviceExt, Cmb, FaultDevice, MemDevice, Run, Window, WindowError, WindowSpec,
 };
 use proptest::prelude::*;
 
@@ -53,7 +52,7 @@ struct Live {
 
 struct Bench {
     below: Arc<dyn BlockDevice>,
-    cmb: SoftwareCmb,
+    cmb: Cmb,
     model: Vec<u8>,
     live: Vec<Live>,
 }
@@ -69,8 +68,8 @@ impl Bench {
         let model: Vec<u8> = (0..BLOCKS * BLOCK).map(|i| (i / 100) as u8).collect();
         below.write_at(0, &model).expect("initial contents");
         let cmb = match kind {
-            ApertureKind::Windowed => SoftwareCmb::new(below.clone(), engine, 40 * BLOCK),
-            ApertureKind::Identity => SoftwareCmb::identity(below.clone(), engine),
+            ApertureKind::Windowed => Cmb::new(below.clone(), engine, 40 * BLOCK),
+            ApertureKind::Identity => Cmb::identity(below.clone(), engine),
         };
         Bench { below, cmb, model, live: Vec::new() }
     }

@@ -10,8 +10,8 @@ use std::thread;
 
 use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
 use peerfs_blockdev::{
-    Aperture, ApertureKind, BlockDevice, BlockDeviceExt, Effect, Engine, FaultDevice, FaultRule, MemDevice, OpKind, Run,
-    SoftwareCmb, Trigger, WindowSpec,
+    Aperture, ApertureKind, BlockDevice, BlockDeviceExt, Cmb, Effect, Engine, FaultDevice, FaultRule, MemDevice, OpKind, Run,
+    Trigger, WindowSpec,
 };
 
 const MIB: u64 = 1 << 20;
@@ -24,21 +24,21 @@ fn spec(device_offset: u64, length: u64, valid_length: u64) -> WindowSpec {
 /// Every rule of windows holds for both.
 const KINDS: [ApertureKind; 2] = [ApertureKind::Windowed, ApertureKind::Identity];
 
-fn aperture(kind: ApertureKind, device: Arc<dyn BlockDevice>, engine: Arc<Engine>) -> SoftwareCmb {
+fn aperture(kind: ApertureKind, device: Arc<dyn BlockDevice>, engine: Arc<Engine>) -> Cmb {
     let size = device.info().size_bytes;
     match kind {
-        ApertureKind::Windowed => SoftwareCmb::new(device, engine, size),
-        ApertureKind::Identity => SoftwareCmb::identity(device, engine),
+        ApertureKind::Windowed => Cmb::new(device, engine, size),
+        ApertureKind::Identity => Cmb::identity(device, engine),
     }
 }
 
-fn on_memory(kind: ApertureKind, size: u64) -> (Arc<MemDevice>, SoftwareCmb) {
+fn on_memory(kind: ApertureKind, size: u64) -> (Arc<MemDevice>, Cmb) {
     let device = Arc::new(MemDevice::new(size).expect("memory device"));
     let engine = device.engine().clone();
     (device.clone(), aperture(kind, device, engine))
 }
 
-fn on_faults(kind: ApertureKind, size: u64) -> (FaultDevice, SoftwareCmb) {
+fn on_faults(kind: ApertureKind, size: u64) -> (FaultDevice, Cmb) {
     let device = MemDevice::new(size).expect("memory device");
     let engine = device.engine().clone();
     let faults = FaultDevice::new(Arc::new(device), 7);

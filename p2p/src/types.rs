@@ -4,8 +4,7 @@ use std::fmt;
 
 use peerfs_abi::{ImporterFlags, MapFlags, Reason, ReasonSet, TriggerSet};
 use peerfs_blockdev::PathKind;
-
-use crate::topology::PciAddress;
+use peerfs_blockdev::pci::PciAddress;
 
 /// Something that can be mapped: for the filesystem an inode number. Its high bits tell who exports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -116,15 +116,16 @@ impl Port for EmulatedController {
         self.core.lock().space.sever();
     }
 
-    fn bar(&self, index: u8, offset: u64, length: u64) -> io::Result<Arc<dyn BarMemory>> {
+    fn bar(&self, index: u8, offset: u64, length: Option<u64>) -> io::Result<Arc<dyn BarMemory>> {
         let state = self.core.lock();
         let (memory, size) = match index {
             CMB_BAR => (&state.cmb, state.profile.cmb_bytes),
             PMR_BAR => (&state.pmr, state.profile.pmr_bytes),
             _ => return Err(io::ErrorKind::NotFound.into()),
         };
+        let length = length.unwrap_or(size.saturating_sub(offset));
         match offset.checked_add(length) {
-            Some(end) if end <= size => {}
+            Some(end) if length > 0 && end <= size => {}
             _ => return Err(io::ErrorKind::InvalidInput.into()),
         }
         Ok(Arc::new(Bar { core: self.core.clone(), index, memory: memory.clone(), offset, length }))

@@ -1,12 +1,11 @@
 //! Windows in the memory that a controller lends (its CMB).
 //!
 //! The memory is one BAR, so a window is a piece of it, used again after its end: a new one is filled, or cleared, all
-//! over before anybody gets it. Peers inside this process reach it by copies, which the cut ends: it waits for those
-//! under way. A DMA engine's access is ended by whoever mapped the piece for it, before the cut.
+//! over before anybody gets it. A DMA engine's access is ended by whoever mapped the piece for it, before the cut.
 
 use std::io;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rangemap::RangeSet;
 
@@ -27,8 +26,6 @@ pub(super) struct LentSpace {
 pub(super) struct LentPiece {
     space: Arc<LentSpace>,
     range: Range<u64>,
-    /// Peers may copy; held while they do.
-    open: RwLock<bool>,
 }
 
 impl LentSpace {
@@ -54,22 +51,17 @@ impl LentSpace {
         let range = start..start + length;
         free.remove(range.clone());
         drop(free);
-        Some(Arc::new(LentPiece { space: self.clone(), range, open: RwLock::new(true) }))
+        Some(Arc::new(LentPiece { space: self.clone(), range }))
     }
 }
 
 impl LentPiece {
-    /// Where it starts in the aperture, bytes.
-    pub(super) fn offset(&self) -> u64 {
-        self.range.start
-    }
-
     fn place(&self, offset: u64, length: usize) -> io::Result<u64> {
         let end = offset.checked_add(length as u64).filter(|end| *end <= self.range.end - self.range.start);
         end.map(|_| self.range.start + offset).ok_or_else(|| io::ErrorKind::InvalidInput.into())
     }
 
-    /// Copies out, whoever may not any more.
+    /// Copies out.
     pub(super) fn load(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         let place = self.place(offset, out.len())?;
         answered(self.space.memory.bar().read(place, out))
@@ -79,17 +71,6 @@ impl LentPiece {
     pub(super) fn store(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         let place = self.place(offset, data.len())?;
         answered(self.space.memory.bar().write(place, data))
-    }
-
-    /// A peer's copy; `None` after the cut.
-    pub(super) fn as_peer<T>(&self, copy: impl FnOnce(&Self) -> T) -> Option<T> {
-        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
-        open.then(|| copy(self))
-    }
-
-    /// No peer copies after this.
-    pub(super) fn cut(&self) {
-        *self.open.write().unwrap_or_else(PoisonError::into_inner) = false;
     }
 }
 

@@ -57,9 +57,9 @@ impl Source {
                 let piece = space.take(length).ok_or(WindowError::Full { needed_bytes: length })?;
                 Ok(Memory::Controller(piece))
             }
-            (Source::Controller(_), Form::DmaBuf) => {
-                Err(WindowError::Unsupported { reason: "memory of a BAR needs a kernel that exports it (VFIO, Linux 6.19)".into() })
-            }
+            (Source::Controller(_), Form::DmaBuf) => Err(WindowError::Unsupported {
+                reason: "memory of a BAR needs a kernel that exports it (VFIO, Linux 6.19)".into(),
+            }),
         }
     }
 }
@@ -128,14 +128,12 @@ impl Memory {
         }
     }
 
-    /// Ends the access of peers.
+    /// Ends the access of other processes.
     pub(super) fn cut(&self) -> io::Result<()> {
         match self {
             Memory::Host(window) => window.truncate_to_zero(),
-            Memory::Controller(piece) => {
-                piece.cut();
-                Ok(())
-            }
+            // No process has it.
+            Memory::Controller(_) => Ok(()),
         }
     }
 }

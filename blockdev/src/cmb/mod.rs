@@ -18,6 +18,8 @@
 //! Lock order: `Core::order`, then `Core::phase`, then `Shared::index`, then the list of raw writes.
 
 mod index;
+mod lent;
+mod memory;
 mod overlay;
 mod raw;
 mod window;
@@ -26,14 +28,16 @@ use std::fs;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use peerfs_sys::{Engine, RegisteredWindow};
+use peerfs_sys::Engine;
 
+use crate::nvme::ControllerMemory;
 use crate::{
-    Aperture, ApertureInfo, ApertureKind, BLOCK_BYTES, BlockDevice, DeviceError, PathKind, Run, Window, WindowError,
-    WindowMemory, WindowSlice, WindowSpec,
+    Aperture, ApertureInfo, ApertureKind, BLOCK_BYTES, BlockDevice, DeviceError, IoBuf, Run, Window, WindowError, WindowSpec,
 };
 
 use index::Index;
+use lent::LentSpace;
+use memory::Source;
 use raw::RawRequests;
 use window::{CmbWindow, Core};
 
@@ -42,7 +46,7 @@ pub const MAX_WINDOW_BYTES: u64 = 1 << 30;
 
 /// A software CMB over a block device; see the module's documentation. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct SoftwareCmb {
+pub struct Cmb {
     shared: Arc<Shared>,
 }
 
@@ -57,7 +61,7 @@ enum Form {
 #[derive(Debug)]
 struct Shared {
     inner: Arc<dyn BlockDevice>,
-    engine: Arc<Engine>,
+    source: Source,
     kind: ApertureKind,
     capacity_bytes: u64,
     page_bytes: u64,
@@ -66,28 +70,35 @@ struct Shared {
     next_window: AtomicU64,
 }
 
-impl SoftwareCmb {
+impl Cmb {
     /// Windows of up to `budget_bytes` in all over `inner`. `engine` should be the one `inner` uses:
     /// then windows are filled by the device directly.
     pub fn new(inner: Arc<dyn BlockDevice>, engine: Arc<Engine>, budget_bytes: u64) -> Self {
-        SoftwareCmb::of_kind(ApertureKind::Windowed, inner, engine, budget_bytes)
+        Cmb::of_kind(ApertureKind::Windowed, inner, Source::Host(engine), budget_bytes, host_page_bytes())
+    }
+
+    /// Windows in the memory that the controller of `inner` lends: it moves the blocks between them itself.
+    pub fn of_controller(inner: Arc<dyn BlockDevice>, memory: Arc<ControllerMemory>) -> Self {
+        let space = LentSpace::new(memory);
+        let capacity_bytes = space.capacity_bytes();
+        Cmb::of_kind(ApertureKind::Windowed, inner, Source::Controller(space), capacity_bytes, BLOCK_BYTES)
     }
 
     /// All of `inner`, whose blocks are memory, as an aperture: a window is the home of its blocks. `inner` should
     /// give up the memory of what it is told to discard.
     pub fn identity(inner: Arc<dyn BlockDevice>, engine: Arc<Engine>) -> Self {
         let size_bytes = inner.info().size_bytes;
-        SoftwareCmb::of_kind(ApertureKind::Identity, inner, engine, size_bytes)
+        Cmb::of_kind(ApertureKind::Identity, inner, Source::Host(engine), size_bytes, host_page_bytes())
     }
 
-    fn of_kind(kind: ApertureKind, inner: Arc<dyn BlockDevice>, engine: Arc<Engine>, capacity_bytes: u64) -> Self {
-        SoftwareCmb {
+    fn of_kind(kind: ApertureKind, inner: Arc<dyn BlockDevice>, source: Source, capacity_bytes: u64, page_bytes: u64) -> Self {
+        Cmb {
             shared: Arc::new(Shared {
                 inner,
-                engine,
+                source,
                 kind,
                 capacity_bytes,
-                page_bytes: page_bytes(),
+                page_bytes,
                 index: RwLock::default(),
                 raw_requests: RawRequests::default(),
                 next_window: AtomicU64::new(1),
@@ -113,30 +124,9 @@ impl SoftwareCmb {
         Ok(())
     }
 
-    /// Memory for a window whose budget is reserved.
-    fn allocate(&self, length: u64, form: Form) -> Result<Arc<RegisteredWindow>, WindowError> {
-        let engine = &self.shared.engine;
-        if form == Form::DmaBuf {
-            // Whatever it fails for, memory of the other kind is the better answer.
-            let made = RegisteredWindow::create_dmabuf(engine, length);
-            return made.map_err(|err| WindowError::Unsupported { reason: format!("/dev/udmabuf: {err}") });
-        }
-        RegisteredWindow::create(engine, length).map_err(|err| {
-            let short = matches!(err.raw_os_error(), Some(libc::ENOMEM | libc::ENOSPC));
-            // Our own reservation counts as a window.
-            if short && self.shared.index().windows() > 1 {
-                return WindowError::Full { needed_bytes: length };
-            }
-            WindowError::Device(self.shared.refuse(&format!(
-                "no memory for a window of {length} bytes ({err}): raise RLIMIT_MEMLOCK \
-                 (`ulimit -l`) or run with CAP_IPC_LOCK"
-            )))
-        })
-    }
-
     fn make(&self, spec: WindowSpec, form: Form) -> Result<Arc<Core>, WindowError> {
         let shared = &self.shared;
-        let memory = self.allocate(spec.length, form)?;
+        let memory = shared.source.allocate(shared, spec.length, form)?;
         let valid_length = spec.valid_length.min(spec.length);
         let id = shared.next_window.fetch_add(1, Ordering::Relaxed);
         let core = Arc::new(Core::new(id, spec, shared.kind, form == Form::DmaBuf));
@@ -156,20 +146,20 @@ impl SoftwareCmb {
     }
 }
 
-impl Aperture for SoftwareCmb {
+impl Aperture for Cmb {
     fn info(&self) -> ApertureInfo {
         let index = self.shared.index();
         ApertureInfo {
             name: self.shared.name().into(),
             kind: self.shared.kind,
-            path: PathKind::DirectWindow,
+            path: self.shared.source.path(),
             capacity_bytes: self.shared.capacity_bytes,
             used_bytes: index.used_bytes(),
             windows: index.windows(),
             page_bytes: self.shared.page_bytes,
             writable: true,
-            // Windows are plain memory, so whoever has them mapped can.
-            atomic: true,
+            // Windows of host memory are plain memory, so whoever has them mapped can. A bus may not carry atomics.
+            atomic: matches!(self.shared.source, Source::Host(_)),
         }
     }
 
@@ -182,7 +172,7 @@ impl Aperture for SoftwareCmb {
     }
 }
 
-impl SoftwareCmb {
+impl Cmb {
     fn open(&self, spec: WindowSpec, form: Form) -> Result<Arc<dyn Window>, WindowError> {
         self.validate(&spec)?;
         let charge = self.shared.charge(spec.length, &spec.runs);
@@ -201,10 +191,20 @@ impl SoftwareCmb {
 }
 
 impl Shared {
+    /// Memory to copy through on the way to the device.
+    fn buffer(&self, length: usize) -> IoBuf {
+        match &self.source {
+            // Copied to without a detour by the engine that has the windows.
+            Source::Host(engine) => engine.buffer(length),
+            Source::Controller(_) => self.inner.buffer(length),
+        }
+    }
+
     fn name(&self) -> &'static str {
-        match self.kind {
-            ApertureKind::Windowed => "software CMB",
-            ApertureKind::Identity => "device memory",
+        match (self.kind, &self.source) {
+            (ApertureKind::Windowed, Source::Host(_)) => "software CMB",
+            (ApertureKind::Windowed, Source::Controller(_)) => "CMB of the controller",
+            (ApertureKind::Identity, _) => "device memory",
         }
     }
 
@@ -237,44 +237,8 @@ impl Shared {
     }
 }
 
-/// Window memory as the device below sees it.
-#[derive(Debug)]
-struct RingMemory(Arc<RegisteredWindow>);
-
-impl RingMemory {
-    fn slice(memory: &Arc<RegisteredWindow>, offset: u64, length: u64) -> WindowSlice {
-        WindowSlice { memory: Arc::new(RingMemory(memory.clone())), offset, length }
-    }
-}
-
-impl WindowMemory for RingMemory {
-    fn slot(&self) -> u32 {
-        self.0.slot()
-    }
-
-    fn engine_id(&self) -> u64 {
-        self.0.engine().id()
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), DeviceError> {
-        let length = out.len() as u64;
-        let done = self.0.read(offset, out);
-        done.map_err(|err| window_error("read", offset, length, &err))
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> Result<(), DeviceError> {
-        let length = data.len() as u64;
-        let done = self.0.write(offset, data);
-        done.map_err(|err| window_error("write", offset, length, &err))
-    }
-}
-
-fn window_error(op: &'static str, offset: u64, length: u64, err: &std::io::Error) -> DeviceError {
-    DeviceError::Io { device: "window of the software CMB".into(), op, offset, length, errno: crate::ringfile::raw(err) }
-}
-
 /// What the kernel backs memory files with when asked for huge pages.
-fn page_bytes() -> u64 {
+fn host_page_bytes() -> u64 {
     let setting = fs::read_to_string("/sys/kernel/mm/transparent_hugepage/shmem_enabled");
     let huge = setting.is_ok_and(|text| ["[always]", "[within_size]", "[advise]", "[force]"].iter().any(|on| text.contains(on)));
     if huge { 2 << 20 } else { 4096 }

@@ -7,7 +7,7 @@ use crate::{ApertureKind, BlockDevice, DeviceError, DeviceInfo, EventSink, Io, I
 
 use super::index::{Index, Part};
 use super::raw::RawRequests;
-use super::{Shared, SoftwareCmb};
+use super::{Cmb, Shared};
 
 impl AsRef<RawRequests> for Arc<Shared> {
     fn as_ref(&self) -> &RawRequests {
@@ -21,7 +21,7 @@ struct Piece<T> {
     pending: T,
 }
 
-impl BlockDevice for SoftwareCmb {
+impl BlockDevice for Cmb {
     fn info(&self) -> DeviceInfo {
         self.shared.inner.info()
     }
@@ -83,7 +83,7 @@ impl BlockDevice for SoftwareCmb {
     }
 }
 
-impl SoftwareCmb {
+impl Cmb {
     /// Hands a request on blocks that are in no window to the device below. `index` is the lock under which that was
     /// seen: a window opened afterwards waits for the request if it must not overtake it.
     fn pass(&self, index: RwLockReadGuard<'_, Index>, io: Io) -> Ticket {

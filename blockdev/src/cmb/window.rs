@@ -2,19 +2,20 @@
 
 use std::cmp::Ordering::{Equal, Greater, Less};
 use std::collections::VecDeque;
+use std::io;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::process;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use peerfs_sys::RegisteredWindow;
 use rangemap::RangeSet;
 
 use crate::bounce::steps;
 use crate::{ApertureKind, BLOCK_BYTES, DeviceError, Io, IoBuf, Run, Ticket, Window, WindowSpec};
 
-use super::{RingMemory, Shared, window_error};
+use super::Shared;
+use super::memory::{Memory, window_error};
 
 /// Writes to the device under way at one time while a window is copied.
 const COPIES_IN_FLIGHT: usize = 4;
@@ -41,7 +42,7 @@ enum Phase {
     /// Not (or no longer) the authority for its blocks.
     Absent,
     /// The authoritative copy.
-    Live(Arc<RegisteredWindow>),
+    Live(Memory),
 }
 
 /// The end of the file inside the window. Its lock also orders all writes by the CPU, so that
@@ -119,14 +120,14 @@ impl Core {
         &self,
         filling: &mut Filling<'_>,
         shared: &Shared,
-        memory: Arc<RegisteredWindow>,
+        memory: Memory,
         valid_length: u64,
     ) -> Result<(), DeviceError> {
         let end = valid_length.next_multiple_of(BLOCK_BYTES);
         let mut tickets = Vec::new();
         for run in self.runs.iter().filter(|run| run.window_offset < end) {
             let length = run.length.min(end - run.window_offset);
-            let window = RingMemory::slice(&memory, run.window_offset, length);
+            let window = memory.slice(run.window_offset, length);
             tickets.push(shared.inner.submit(Io::FillWindow { offset: run.device_offset, window }));
         }
         for ticket in tickets {
@@ -150,7 +151,7 @@ impl Core {
     }
 
     /// Runs `work` on the window's memory; `None` when the window is no longer the authority.
-    fn with_memory<T>(&self, work: impl FnOnce(&Arc<RegisteredWindow>) -> T) -> Option<T> {
+    fn with_memory<T>(&self, work: impl FnOnce(&Memory) -> T) -> Option<T> {
         match &*self.phase() {
             Phase::Live(memory) => Some(work(memory)),
             Phase::Absent => None,
@@ -204,14 +205,14 @@ impl Core {
 
     /// Copies everything to the device, zeros for what a peer left beyond the end of the file.
     fn copy_out(&self, shared: &Shared, tail: &Tail) -> Result<(), DeviceError> {
-        let Some(memory) = self.with_memory(Arc::clone) else {
+        let Some(memory) = self.with_memory(Memory::clone) else {
             return Ok(());
         };
         let mut tickets: VecDeque<Ticket> = VecDeque::new();
         for (run, owned) in self.runs_to_copy() {
             for (at, length) in steps(run.length) {
                 let offset = run.window_offset + at;
-                let buf = shared.engine.buffer(length as usize);
+                let buf = shared.buffer(length as usize);
                 let mut buf = memory.read_buf(offset, buf).map_err(|err| window_error("read", offset, length, &err))?;
                 if owned {
                     tail.clear_leftovers(offset, &mut buf);
@@ -261,7 +262,7 @@ impl Core {
         self.runs.iter().flat_map(of_run).collect()
     }
 
-    fn zero(&self, memory: &Arc<RegisteredWindow>, range: std::ops::Range<u64>) -> Result<(), DeviceError> {
+    fn zero(&self, memory: &Memory, range: std::ops::Range<u64>) -> Result<(), DeviceError> {
         let zeros = vec![0; range.end.saturating_sub(range.start).min(1 << 20) as usize];
         let mut at = range.start;
         while at < range.end {
@@ -286,13 +287,32 @@ impl Core {
 pub(super) struct CmbWindow {
     core: Arc<Core>,
     shared: Arc<Shared>,
+    /// Held by peers inside this process while they copy, and by the cut.
+    peers: RwLock<()>,
     /// The memory of a dma-buf that is no longer the authority.
-    kept: Mutex<Option<Arc<RegisteredWindow>>>,
+    kept: Mutex<Option<Memory>>,
 }
 
 impl CmbWindow {
     pub(super) fn new(core: Arc<Core>, shared: Arc<Shared>) -> Self {
-        CmbWindow { core, shared, kept: Mutex::default() }
+        CmbWindow { core, shared, peers: RwLock::default(), kept: Mutex::default() }
+    }
+
+    /// A copy by a peer inside this process, which the cut waits for.
+    fn as_peer(
+        &self,
+        op: &'static str,
+        place: (u64, usize),
+        copy: impl FnOnce(&Memory) -> io::Result<()>,
+    ) -> Result<(), DeviceError> {
+        let _copying = self.peers.read().unwrap_or_else(PoisonError::into_inner);
+        if self.core.cut.load(Ordering::Acquire) {
+            return Err(self.shared.refuse("the window was revoked: map again"));
+        }
+        match self.core.with_memory(copy) {
+            Some(done) => done.map_err(|err| window_error(op, place.0, place.1 as u64, &err)),
+            None => Err(self.shared.refuse("the window was revoked: map again")),
+        }
     }
 
     /// Ends the window's authority: later requests go to the device.
@@ -336,17 +356,25 @@ impl Window for CmbWindow {
         }
     }
 
-    fn custody_fd(&self) -> Result<OwnedFd, DeviceError> {
-        match self.core.with_memory(|memory| memory.duplicate()) {
+    fn custody_fd(&self) -> Result<Option<OwnedFd>, DeviceError> {
+        match self.core.with_memory(Memory::duplicate) {
             Some(Ok(fd)) => Ok(fd),
             Some(Err(err)) => Err(window_error("open", 0, self.core.length, &err)),
             None => Err(self.shared.refuse("the window was revoked: map again")),
         }
     }
 
+    fn peer_read(&self, offset: u64, out: &mut [u8]) -> Result<(), DeviceError> {
+        self.as_peer("read", (offset, out.len()), |memory| memory.read(offset, out))
+    }
+
+    fn peer_write(&self, offset: u64, data: &[u8]) -> Result<(), DeviceError> {
+        self.as_peer("write", (offset, data.len()), |memory| memory.write(offset, data))
+    }
+
     fn is_held(&self) -> bool {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let memory = kept.or_else(|| self.core.with_memory(Arc::clone));
+        let memory = kept.or_else(|| self.core.with_memory(Memory::clone));
         memory.is_some_and(|memory| {
             memory.is_held().unwrap_or_else(|error| {
                 tracing::warn!(window = self.core.id, %error, "whether a window is still held cannot be told");
@@ -401,7 +429,9 @@ impl Window for CmbWindow {
         if self.core.is_dmabuf || self.core.cut.swap(true, Ordering::AcqRel) {
             return;
         }
-        if let Some(Err(error)) = self.core.with_memory(|memory| memory.truncate_to_zero()) {
+        // Copies that began before end now; the next ones see the cut.
+        drop(self.peers.write());
+        if let Some(Err(error)) = self.core.with_memory(Memory::cut) {
             tracing::error!(window = self.core.id, %error, "a window cannot be cut");
             process::abort();
         }

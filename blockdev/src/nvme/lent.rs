@@ -63,7 +63,7 @@ impl Controller {
             return Ok(None);
         }
         let bar = port
-            .bar(location.bar(), location.offset_bytes(size), size.bytes())
+            .bar(location.bar(), location.offset_bytes(size), Some(size.bytes()))
             .map_err(|err| NvmeError::system("the controller memory buffer cannot be mapped", &err))?;
         let base =
             port.reserve(size.bytes()).map_err(|err| NvmeError::system("no addresses for the controller memory buffer", &err))?;

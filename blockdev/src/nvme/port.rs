@@ -75,11 +75,11 @@ pub trait Port: Send + Sync + fmt::Debug {
     fn reset(&self) -> io::Result<()>;
     /// Takes all memory out of the controller's reach, for good.
     fn sever(&self);
-    /// The memory of another BAR, from `offset` on (bytes).
+    /// The memory of another BAR, from `offset` on (bytes); to its end if no length is given.
     ///
     /// # Errors
     /// There is no such BAR, it is shorter, or the kernel refuses to map it.
-    fn bar(&self, index: u8, offset: u64, length: u64) -> io::Result<Arc<dyn BarMemory>>;
+    fn bar(&self, index: u8, offset: u64, length: Option<u64>) -> io::Result<Arc<dyn BarMemory>>;
 }
 
 /// Memory of a BAR, reached by copying loads and stores that never tear aligned words of 4 bytes.

@@ -24,7 +24,7 @@ pub(super) fn entries(address: u64, length: u64, list: ListPage<'_>) -> (u64, u6
         2 => (address, address + PAGE_BYTES),
         pages => {
             let rest: Vec<u8> = (1..pages).flat_map(|page| (address + page * PAGE_BYTES).to_le_bytes()).collect();
-            list.memory.write(list.offset, &rest).expect("a list page is inside its memory");
+            list.memory.write(list.offset, &rest).expect("the list page is inside its memory");
             (address, list.address)
         }
     }

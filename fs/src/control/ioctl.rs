@@ -8,9 +8,10 @@ use peerfs_abi::ioctl::{self as abi, Ack, Context, Info, Map, Revoke, Segment, U
 use peerfs_abi::names::importer_flags;
 use peerfs_abi::{ABI_VERSION, ImporterFlags, MapFlags, Path};
 use peerfs_blockdev::PathKind;
+use peerfs_blockdev::pci::PciAddress;
 use peerfs_p2p::{
     Asker, BindError, CacheProbe, Client, ContextId, DeviceMapOps, GrantId, GrantObject, Importer, MapCall, MapError, MapRequest,
-    MapSegment, MappingId, Moved, ObjectId, Placement, Range, SessionId, Trigger, UnmapCall, topology::PciAddress,
+    MapSegment, MappingId, Moved, ObjectId, Placement, Range, SessionId, Trigger, UnmapCall,
 };
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 

@@ -4,14 +4,13 @@ use std::io::Read;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use peerfs_blockdev::{BLOCK_BYTES, BlockDevice};
+use peerfs_blockdev::{BLOCK_BYTES, BlockDevice, existing_content};
 
 use super::backend::Backend;
 use super::key::Key;
 use super::kv::{Kv, KvOptions};
 use super::meta_area::MetaArea;
 use super::records::{BlockCount, Counter, FileKind, Inode, ROOT_INO, Record, Timestamp, counter};
-use super::signature::existing_content;
 use super::super_store::SuperblockStore;
 use super::superblock::{LABEL_BYTES, SUPERBLOCK_BLOCKS, Superblock};
 use super::{BlockRange, StoreError, Volume};
@@ -105,7 +104,7 @@ impl Volume {
         if !options.force
             && let Some(what) = existing_content(device.as_ref())?
         {
-            return Err(StoreError::InUse { device: name, what: what.into() });
+            return Err(StoreError::InUse { device: name, what: what.to_string() });
         }
         device.write_zeroes(0, CLEARED_BYTES)?;
         device.flush()?;

@@ -25,7 +25,6 @@ mod ownership;
 mod range;
 mod records;
 mod shared;
-mod signature;
 mod super_store;
 mod superblock;
 mod volume;

@@ -7,12 +7,10 @@
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use peerfs_blockdev::BLOCK_BYTES;
+use peerfs_blockdev::{BLOCK_BYTES, VOLUME_MAGIC};
 
 use super::BlockRange;
 
-/// First bytes of every superblock.
-pub const MAGIC: [u8; 8] = *b"PEERFS\x0d\x0a";
 /// Format written by this code.
 pub const FORMAT_VERSION: u32 = 1;
 /// Its name, for messages of older programs.
@@ -113,7 +111,7 @@ impl Superblock {
             flags |= FLAG_FORMATTING;
         }
         let raw = RawSuperblock {
-            magic: MAGIC,
+            magic: VOLUME_MAGIC,
             version: FORMAT_VERSION.into(),
             flags: flags.into(),
             format_name: padded(FORMAT_NAME),
@@ -139,7 +137,7 @@ impl Superblock {
     /// Decodes and checks one copy.
     pub fn parse(bytes: &[u8]) -> Result<Superblock, ParseError> {
         let raw = RawSuperblock::read_from_bytes(bytes).map_err(|_| ParseError::Corrupt("not one block long"))?;
-        if raw.magic != MAGIC {
+        if raw.magic != VOLUME_MAGIC {
             return Err(ParseError::NoMagic);
         }
         if crc32c::crc32c(&bytes[..CHECKED_BYTES]) != raw.checksum.get() {

@@ -188,7 +188,7 @@ impl Engine {
         };
         let valid = valid_length(layout.range, survey.size);
         let window = self.open(&**aperture, job, &layout, valid)?;
-        if let Err(err) = self.custody_of(&claim, &*window) {
+        if let Err(err) = self.take_into_custody(claim.id, &*window) {
             tracing::error!("a window was not taken into custody, so it is not granted: {err}");
             self.discard((claim.object.id, claim.id), window, layout.range, survey.size);
             return Err(Failure::Refused(Reason::Busy));
@@ -234,9 +234,12 @@ impl Engine {
         runs.iter().any(|run| !reverse.foreign(Range::new(run.device_offset, run.length), object).is_empty())
     }
 
-    fn custody_of(&self, claim: &Claim<'_>, window: &dyn Window) -> std::io::Result<()> {
-        let fd = window.custody_fd().map_err(std::io::Error::other)?;
-        self.custody.hold(claim.id, fd)
+    /// Gives a window to whoever ends it should this process die.
+    pub(super) fn take_into_custody(&self, id: u64, window: &dyn Window) -> std::io::Result<()> {
+        match window.custody_fd().map_err(std::io::Error::other)? {
+            Some(fd) => self.custody.hold(id, fd),
+            None => Ok(()),
+        }
     }
 
     /// Makes the window live, unless the claim was spoiled or aborted.

@@ -185,7 +185,7 @@ impl Topology {
 }
 
 fn address(text: &str) -> Result<PciAddress, String> {
-    text.parse().map_err(|error: super::BadAddress| error.to_string())
+    text.parse::<PciAddress>().map_err(|error| error.to_string())
 }
 
 fn iommu(description: IommuDescription) -> Result<Iommu, String> {

@@ -5,7 +5,6 @@
 //! forward, address widths, IOMMUs. A file fills it ([`Topology::read`]); where
 //! the devices are real, sysfs holds the same facts.
 
-mod address;
 mod file;
 mod report;
 mod route;
@@ -13,8 +12,8 @@ mod route;
 use std::collections::BTreeMap;
 
 use peerfs_blockdev::ApertureInfo;
+use peerfs_blockdev::pci::PciAddress;
 
-pub use address::{BadAddress, PciAddress};
 pub use file::TopologyError;
 pub use report::{EndpointRecord, PairRecord, RefusalRecord, StorageRecord, TopologyReport};
 pub use route::{Refusal, Route, Through};

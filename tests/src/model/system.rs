@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use peerfs_blockdev::{BlockDevice, FaultDevice, MemDevice, SoftwareCmb};
+use peerfs_blockdev::{BlockDevice, Cmb, FaultDevice, MemDevice};
 use peerfs_fs::coherence::NoMappings;
 use peerfs_fs::core::{Atime, Core, MountOptions};
 use peerfs_fs::mapping::{EngineCoherence, FileExporter};
@@ -57,7 +57,7 @@ pub(super) struct System {
 impl System {
     /// Mounts.
     pub(super) fn open(disk: &Disk) -> Result<System> {
-        let overlay = SoftwareCmb::new(Arc::new(disk.power.clone()), Arc::clone(&disk.ring), disk.cmb_bytes);
+        let overlay = Cmb::new(Arc::new(disk.power.clone()), Arc::clone(&disk.ring), disk.cmb_bytes);
         let device: Arc<dyn BlockDevice> = Arc::new(overlay.clone());
         let volume = Volume::open(Arc::clone(&device), &OpenOptions::default())?;
         let options = MountOptions { read_only: false, commit_interval: NEVER, atime: Atime::Never };

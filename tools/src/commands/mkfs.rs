@@ -18,12 +18,15 @@ const LOCK_WAIT: Duration = Duration::from_secs(2);
 
 pub fn run(args: MkfsArgs) -> Result<ExitCode> {
     let device = config::device(&args.device)?;
-    let DeviceSpec::Image(path) = &device else {
+    if let DeviceSpec::Mem(_) = &device {
         bail!("{device}: a memory device lives no longer than its mount; `peerfs mount {device} MOUNTPOINT` makes the volume");
-    };
+    }
     if let Some(size) = args.size.filter(|size| *size < MIN_DEVICE_BYTES) {
         bail!("{device}: {size} bytes are too few for a volume; give at least --size {MIN_DEVICE_BYTES}");
     }
+    let DeviceSpec::Image(path) = &device else {
+        return report(&device, &format(&device, &args)?, args.json);
+    };
     let file = ImageFile::prepare(path, args.size).with_context(|| format!("mkfs {device}"))?;
     match format(&device, &args) {
         Ok(summary) => report(&device, &summary, args.json),

@@ -120,6 +120,16 @@ impl VfioContainer {
         }
     }
 
+    /// I/O addresses, aligned to 2 MiB, that no mapping of this container gets: for a device's own memory.
+    ///
+    /// # Errors
+    /// No device is open yet, or there is no such range.
+    pub fn reserve(&self, length: u64) -> Result<u64, VfioError> {
+        let mut state = self.state();
+        let allocator = state.iova.as_mut().ok_or(VfioError::NoIommu)?;
+        allocator.allocate(length, LARGE_PAGE_BYTES, u64::MAX).ok_or(VfioError::IovaExhausted { length, highest: u64::MAX })
+    }
+
     fn map(&self, range: DmaRange, iova: u64, access: DmaAccess) -> Result<DmaRange, VfioError> {
         let length = range.length();
         match ioctl::map_dma(&self.file, &range, iova, access.flags()) {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::bar::Bar;
 use crate::interrupt::Interrupt;
@@ -31,6 +31,7 @@ pub struct VfioDevice {
     can_reset: bool,
     regions: Vec<RegionInfo>,
     config: RegionInfo,
+    interrupts_enabled: Mutex<bool>,
     _group: Arc<Group>,
 }
 
@@ -56,6 +57,7 @@ impl VfioDevice {
             can_reset: info.flags & abi::DEVICE_CAN_RESET != 0,
             regions,
             config,
+            interrupts_enabled: Mutex::new(false),
             _group: group,
         })
     }
@@ -156,7 +158,16 @@ impl VfioDevice {
         if count > available || count == 0 {
             return Err(VfioError::Interrupts { address: self.address.clone(), wanted: count, available });
         }
-        irq::enable(&self.file, abi::MSIX_IRQ, count).map_err(os(format!("enable {count} interrupts of {}", self.address)))
+        let named = || os(format!("enable {count} interrupts of {}", self.address));
+        let mut enabled = self.interrupts_enabled.lock().unwrap_or_else(PoisonError::into_inner);
+        if *enabled {
+            // Others come only after those that are enabled are off: the kernel refuses to add any, and to switch off none.
+            irq::disable(&self.file, abi::MSIX_IRQ).map_err(named())?;
+            *enabled = false;
+        }
+        let interrupts = irq::enable(&self.file, abi::MSIX_IRQ, count).map_err(named())?;
+        *enabled = true;
+        Ok(interrupts)
     }
 
     /// Has the kernel notify interrupt `number` as if the device had sent it: a test of the way from there to us.

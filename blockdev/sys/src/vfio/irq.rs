@@ -12,11 +12,11 @@ pub(super) fn count(device: &File, index: u32) -> io::Result<u32> {
     ioctl::irq_info(device, index).map(|info| info.count)
 }
 
-/// Makes the first `count` interrupts of an index notify new eventfds, in place of any there were.
+/// Makes the first `count` interrupts of an index notify new eventfds. What there was has to be switched off before,
+/// unless there is only one.
 pub(super) fn enable(device: &File, index: u32, count: u32) -> io::Result<Vec<Interrupt>> {
     let interrupts = (0..count).map(|_| Interrupt::new()).collect::<io::Result<Vec<_>>>()?;
     let descriptors: Vec<i32> = interrupts.iter().map(Interrupt::raw_fd).collect();
-    disable(device, index)?;
     let flags = abi::IRQ_SET_DATA_EVENTFD | abi::IRQ_SET_ACTION_TRIGGER;
     ioctl::set_irqs(device, abi::IrqSet { flags, index, count, ..Default::default() }, &descriptors)?;
     Ok(interrupts)

@@ -182,7 +182,7 @@ impl Engine {
         if window.is_dmabuf() {
             return Ok(());
         }
-        self.custody.hold(id, window.custody_fd().map_err(std::io::Error::other)?)
+        self.take_into_custody(id, window)
     }
 
     #[expect(clippy::too_many_arguments, reason = "the parts of a pin come from as many places")]

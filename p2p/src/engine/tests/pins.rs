@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use peerfs_abi::{MapFlags, Reason, Trigger};
-use peerfs_blockdev::{Aperture, BlockDevice, MemDevice, SoftwareCmb};
+use peerfs_blockdev::{Aperture, BlockDevice, Cmb, MemDevice};
 use peerfs_sys::Window;
 
 use super::world::*;
@@ -228,7 +228,7 @@ fn unmounting_cuts_pins() {
 #[test]
 fn on_a_real_aperture_the_last_store_reaches_the_device() {
     let device = Arc::new(MemDevice::new(64 * MIB).expect("device"));
-    let cmb = Arc::new(SoftwareCmb::new(device.clone(), device.engine().clone(), 16 * MIB));
+    let cmb = Arc::new(Cmb::new(device.clone(), device.engine().clone(), 16 * MIB));
     let config = EngineConfig { dmabuf_pins: true, ..EngineConfig::default() };
     let world = World::on(config, cmb.clone());
     let peer = world.peer();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use peerfs_abi::{Reason, Trigger};
-use peerfs_blockdev::{Aperture, BlockDeviceExt, DeviceEvent, FaultDevice, MemDevice, SoftwareCmb};
+use peerfs_blockdev::{Aperture, BlockDeviceExt, Cmb, DeviceEvent, FaultDevice, MemDevice};
 
 use super::world::*;
 use crate::api::*;
@@ -14,7 +14,7 @@ use crate::types::*;
 
 struct Stack {
     world: World,
-    device: Arc<SoftwareCmb>,
+    device: Arc<Cmb>,
     faults: Arc<FaultDevice>,
 }
 
@@ -22,7 +22,7 @@ fn stack() -> Stack {
     let memory = Arc::new(MemDevice::new(32 * MIB).expect("memory device"));
     let faults = Arc::new(FaultDevice::new(memory, 1));
     let ring = peerfs_blockdev::Engine::new().expect("io_uring");
-    let device = Arc::new(SoftwareCmb::new(faults.clone(), ring, 8 * MIB));
+    let device = Arc::new(Cmb::new(faults.clone(), ring, 8 * MIB));
     let aperture: Arc<dyn Aperture> = device.clone();
     let world = World::on(EngineConfig { deadline: Duration::ZERO, ..Default::default() }, aperture);
     world.engine.subscribe(&*faults).expect("thread");

@@ -66,8 +66,8 @@ impl Window for FakeWindow {
     fn grant_fd(&self, writable: bool) -> Result<OwnedFd, DeviceError> {
         self.file.reopen(writable).map_err(|err| DeviceError::Unusable { device: "fake".into(), reason: err.to_string() })
     }
-    fn custody_fd(&self) -> Result<OwnedFd, DeviceError> {
-        self.file.duplicate().map_err(|err| DeviceError::Unusable { device: "fake".into(), reason: err.to_string() })
+    fn custody_fd(&self) -> Result<Option<OwnedFd>, DeviceError> {
+        self.file.duplicate().map(Some).map_err(|err| DeviceError::Unusable { device: "fake".into(), reason: err.to_string() })
     }
     fn is_held(&self) -> bool {
         self.file.is_held().expect("lease")

@@ -62,7 +62,7 @@ impl WatchedWindow {
 
 /// A window's memory cannot be reached any more. Asked of the memory itself.
 pub(super) fn is_cut(window: &dyn Window) -> bool {
-    let memory = std::fs::File::from(window.custody_fd().expect("a duplicate"));
+    let memory = std::fs::File::from(window.custody_fd().expect("a duplicate").expect("memory of this host"));
     memory.metadata().expect("a size").len() == 0
 }
 
@@ -98,7 +98,7 @@ impl Window for WatchedWindow {
         self.inner.grant_fd(writable)
     }
 
-    fn custody_fd(&self) -> Result<OwnedFd, DeviceError> {
+    fn custody_fd(&self) -> Result<Option<OwnedFd>, DeviceError> {
         self.inner.custody_fd()
     }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// Where a function is on the PCI bus, for example `0000:01:00.0`.
+/// Where a function is on the PCI bus, for example `0000:01:00.0`; the domain may be left out when it is 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PciAddress {
     domain: u32,
@@ -26,7 +26,10 @@ impl FromStr for PciAddress {
 }
 
 fn parse(text: &str) -> Option<PciAddress> {
-    let (domain, rest) = text.split_once(':')?;
+    let (domain, rest) = match text.matches(':').count() {
+        1 => ("0000", text),
+        _ => text.split_once(':')?,
+    };
     let (bus, rest) = rest.split_once(':')?;
     let (device, function) = rest.split_once('.')?;
     let address = PciAddress {
@@ -50,7 +53,7 @@ impl fmt::Display for PciAddress {
     }
 }
 
-#[cfg(all(test, not(shuttle)))]
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -60,7 +63,19 @@ mod tests {
             assert_eq!(good.parse::<PciAddress>().expect(good).to_string(), good);
         }
         assert_eq!("ABCD:0A:00.1".parse::<PciAddress>().expect("upper case").to_string(), "abcd:0a:00.1");
-        for bad in ["", "01:00.0", "0000:01:00", "0000:01:20.0", "0000:01:00.8", "0000:+1:00.0", "0000:01:00.0 ", "0000:1:00.0"] {
+        assert_eq!("e1:1f.7".parse::<PciAddress>().expect("as lspci writes it").to_string(), "0000:e1:1f.7");
+        for bad in [
+            "",
+            "01:00",
+            ":01:00.0",
+            "0000:01:00",
+            "1:2:3:4.0",
+            "0000:01:20.0",
+            "0000:01:00.8",
+            "0000:+1:00.0",
+            "0000:01:00.0 ",
+            "0000:1:00.0",
+        ] {
             assert!(bad.parse::<PciAddress>().is_err(), "{bad}");
         }
     }

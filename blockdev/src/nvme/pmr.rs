@@ -1,0 +1,192 @@
+//! The Persistent Memory Region: memory in a BAR that keeps its contents without power (section 4.8).
+//!
+//! Reads and writes are copies by the CPU, so no queue is needed and the controller itself stays disabled. With the
+//! region switched off a BAR answers zeros and swallows writes without a word. So every copy is followed by a look at
+//! PMRCTL, and counts only if the region was still on: else it is switched on again and the copy repeated, at most
+//! [`MAX_REVIVALS`] times in [`REVIVAL_WINDOW`]; after that every access fails.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use peerfs_nvme_spec::memory::{PMR_ENABLE, PmrCap, PmrHealth, PmrStatus};
+use peerfs_nvme_spec::register::offset;
+
+use super::error::NvmeError;
+use super::port::{BarMemory, Port};
+use super::registers;
+
+/// Times the region is switched on again in [`REVIVAL_WINDOW`].
+pub const MAX_REVIVALS: usize = 5;
+
+/// See [`MAX_REVIVALS`].
+pub const REVIVAL_WINDOW: Duration = Duration::from_secs(60);
+
+/// Longest time a region may ask for to get ready.
+const READY_LIMIT: Duration = Duration::from_secs(120);
+
+/// How earlier writes are made to persist (PMRCAP.PMRWBM).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Barrier {
+    StatusRead,
+    MemoryRead,
+}
+
+/// A region that is switched on. Stays on when dropped: that loses nothing.
+#[derive(Debug)]
+pub struct PersistentRegion {
+    port: Arc<dyn Port>,
+    bar: Arc<dyn BarMemory>,
+    barrier: Barrier,
+    ready_timeout: Duration,
+    read_only: bool,
+    revivals: Mutex<Vec<Instant>>,
+}
+
+/// What an access did besides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Nothing.
+    Plain,
+    /// The region had been switched off, and is on again.
+    Revived,
+}
+
+impl PersistentRegion {
+    /// Switches the region of a controller on.
+    ///
+    /// # Errors
+    /// There is none, it does not get ready, it lost its contents, or it cannot be mapped.
+    pub fn open(port: Arc<dyn Port>) -> Result<Self, NvmeError> {
+        if !registers::capabilities(&*port)?.has_pmr() {
+            return Err(NvmeError::Unsupported("the controller has no Persistent Memory Region".into()));
+        }
+        let cap = PmrCap(port.read_u32(offset::PMRCAP));
+        let barrier = match (cap.status_read_is_barrier(), cap.memory_read_is_barrier()) {
+            (true, _) => Barrier::StatusRead,
+            (false, true) => Barrier::MemoryRead,
+            (false, false) => {
+                return Err(NvmeError::Nonsense("its Persistent Memory Region has no write barrier (PMRCAP.PMRWBM is 0)".into()));
+            }
+        };
+        let bar = port
+            .bar(cap.bar(), 0, None)
+            .map_err(|err| NvmeError::system("the Persistent Memory Region cannot be mapped", &err))?;
+        let ready_timeout = Duration::from_millis(cap.ready_timeout_ms()).max(Duration::from_millis(500)).min(READY_LIMIT);
+        let mut region = PersistentRegion { port, bar, barrier, ready_timeout, read_only: false, revivals: Mutex::default() };
+        region.read_only = region.switch_on()? == PmrHealth::ReadOnly;
+        Ok(region)
+    }
+
+    /// Length, bytes.
+    pub fn length(&self) -> u64 {
+        self.bar.length()
+    }
+
+    /// The region takes no writes.
+    pub fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
+    fn switch_on(&self) -> Result<PmrHealth, NvmeError> {
+        self.port.write_u32(offset::PMRCTL, PMR_ENABLE);
+        let mut status = PmrStatus(0);
+        let ready = registers::wait_until(self.ready_timeout, || {
+            // NRDY is 0 in a region that is off, too.
+            let on = self.is_on()?;
+            status = PmrStatus(self.port.read_u32(offset::PMRSTS));
+            Ok(on && status.is_ready())
+        })?;
+        if !ready {
+            let waited_ms = self.ready_timeout.as_millis() as u64;
+            return Err(NvmeError::Unsupported(format!(
+                "the Persistent Memory Region did not get ready within {waited_ms} ms (PMRSTS {:#x})",
+                status.0
+            )));
+        }
+        match status.health() {
+            health @ (PmrHealth::Normal | PmrHealth::ReadOnly) => Ok(health),
+            health => Err(NvmeError::Unsupported(format!(
+                "the Persistent Memory Region is not in order: {health:?} (PMRSTS {:#x})",
+                status.0
+            ))),
+        }
+    }
+
+    /// PMRCTL is exactly what was written; a device that is gone answers all ones.
+    fn is_on(&self) -> Result<bool, NvmeError> {
+        match self.port.read_u32(offset::PMRCTL) {
+            u32::MAX => Err(NvmeError::Gone),
+            control => Ok(control == PMR_ENABLE),
+        }
+    }
+
+    /// Copies out. `place`: byte offset.
+    ///
+    /// # Errors
+    /// The device is gone, or the region cannot be kept on; nothing of `out` counts.
+    pub fn read(&self, place: u64, out: &mut [u8]) -> Result<Access, NvmeError> {
+        self.access(|| self.bar.read(place, out))
+    }
+
+    /// Copies in; durable after [`PersistentRegion::make_durable`].
+    ///
+    /// # Errors
+    /// As for reads; any part may have been written.
+    pub fn write(&self, place: u64, data: &[u8]) -> Result<Access, NvmeError> {
+        self.access(|| self.bar.write(place, data))
+    }
+
+    /// Everything that was written before is durable afterwards.
+    ///
+    /// # Errors
+    /// The region reports an error, was off, or the device is gone: earlier writes may be lost.
+    pub fn make_durable(&self) -> Result<(), NvmeError> {
+        if self.barrier == Barrier::MemoryRead && !self.bar.read(self.length() - 8, &mut [0; 8]) {
+            return Err(NvmeError::Gone);
+        }
+        let status = PmrStatus(self.port.read_u32(offset::PMRSTS));
+        if !self.is_on()? {
+            return Err(NvmeError::Disabled);
+        }
+        match (status.error(), status.health()) {
+            (0, PmrHealth::Normal | PmrHealth::ReadOnly) => Ok(()),
+            (error, health) => {
+                Err(NvmeError::Unsupported(format!("the Persistent Memory Region reports error {error:#x}, health {health:?}")))
+            }
+        }
+    }
+
+    fn access(&self, mut copy: impl FnMut() -> bool) -> Result<Access, NvmeError> {
+        let mut done = Access::Plain;
+        loop {
+            if !copy() {
+                return Err(NvmeError::Gone);
+            }
+            if self.is_on()? {
+                return Ok(done);
+            }
+            self.revive()?;
+            done = Access::Revived;
+        }
+    }
+
+    fn revive(&self) -> Result<(), NvmeError> {
+        let mut revivals = self.revivals.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.is_on()? {
+            // Somebody else was faster.
+            return Ok(());
+        }
+        let now = Instant::now();
+        revivals.retain(|then| now.duration_since(*then) < REVIVAL_WINDOW);
+        if revivals.len() >= MAX_REVIVALS {
+            return Err(NvmeError::GivenUp(format!(
+                "its Persistent Memory Region was switched off {} times in {} s by somebody else",
+                MAX_REVIVALS + 1,
+                REVIVAL_WINDOW.as_secs()
+            )));
+        }
+        revivals.push(now);
+        tracing::warn!(controller = self.port.address(), "the Persistent Memory Region was switched off: switching it on again");
+        self.switch_on().map(drop)
+    }
+}

@@ -1,0 +1,153 @@
+//! The way to a real controller: VFIO, so that the IOMMU keeps it to the memory it was given.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use peerfs_sys::{Bar, BufferPool, DmaAccess, DmaMapping, DmaMemory, DmaRange, Interrupt, VfioContainer, VfioDevice, VfioError};
+
+use super::port::{BarMemory, DmaBlock, Port, Reach};
+
+/// A controller bound to vfio-pci.
+#[derive(Debug)]
+pub struct VfioPort {
+    // Dropped in this order: the device stops before its memory is unmapped.
+    registers: Arc<Bar>,
+    device: VfioDevice,
+    container: Arc<VfioContainer>,
+    mappings: Mutex<Vec<Weak<Severable>>>,
+}
+
+/// A mapping that may end before its owner lets go of it.
+#[derive(Debug)]
+struct Severable(Mutex<Option<DmaMapping>>);
+
+impl VfioPort {
+    /// Opens the controller at a PCI address such as `0000:01:00.0`, which must be bound to vfio-pci.
+    ///
+    /// # Errors
+    /// What VFIO answers; the device has no BAR 0.
+    pub fn open(address: &str) -> Result<Arc<Self>, VfioError> {
+        let container = VfioContainer::open()?;
+        let device = VfioDevice::open(&container, address)?;
+        device.enable_memory_and_bus_master()?;
+        let registers = device.bar(0)?.ok_or_else(|| VfioError::NotPci(address.into()))?;
+        Ok(Arc::new(VfioPort { registers, device, container, mappings: Mutex::default() }))
+    }
+
+    fn map(&self, range: DmaRange) -> io::Result<Reach> {
+        let mapping = self.container.map_dma(range, DmaAccess::ReadWrite).map_err(io::Error::other)?;
+        let address = mapping.iova();
+        let mapping = Arc::new(Severable(Mutex::new(Some(mapping))));
+        let mut mappings = self.mappings.lock().unwrap_or_else(PoisonError::into_inner);
+        mappings.retain(|mapping| mapping.strong_count() > 0);
+        mappings.push(Arc::downgrade(&mapping));
+        Ok(Reach { address, hold: Box::new(mapping) })
+    }
+}
+
+impl Port for VfioPort {
+    fn address(&self) -> &str {
+        self.device.address()
+    }
+
+    fn read_u32(&self, offset: u64) -> u32 {
+        self.registers.read_u32(offset).unwrap_or(u32::MAX)
+    }
+
+    fn write_u32(&self, offset: u64, value: u32) {
+        // A device that is gone shows at the next read.
+        let _gone = self.registers.write_u32(offset, value);
+    }
+
+    fn read_u64(&self, offset: u64) -> u64 {
+        self.registers.read_u64(offset).unwrap_or(u64::MAX)
+    }
+
+    fn write_u64(&self, offset: u64, value: u64) {
+        let _gone = self.registers.write_u64(offset, value);
+    }
+
+    fn registers_length(&self) -> u64 {
+        self.registers.length()
+    }
+
+    fn allocate(&self, bytes: usize) -> io::Result<DmaBlock> {
+        let memory = DmaMemory::zeroed(bytes)?;
+        let reach = self.map(memory.dma_range())?;
+        Ok(DmaBlock { reach, memory })
+    }
+
+    fn attach(&self, pool: &Arc<BufferPool>) -> io::Result<Reach> {
+        self.map(pool.dma_range())
+    }
+
+    fn reserve(&self, bytes: u64) -> io::Result<u64> {
+        self.container.reserve(bytes).map_err(io::Error::other)
+    }
+
+    fn interrupts(&self, count: u16) -> Vec<Arc<Interrupt>> {
+        let available = self.device.interrupt_count().unwrap_or(0);
+        let count = u32::from(count).min(available);
+        if count == 0 {
+            return Vec::new();
+        }
+        let interrupts = self.device.interrupts(count).unwrap_or_else(|error| {
+            tracing::warn!(controller = self.address(), %error, "polling for completions");
+            Vec::new()
+        });
+        interrupts.into_iter().map(Arc::new).collect()
+    }
+
+    fn reset(&self) -> io::Result<()> {
+        self.device.reset().and_then(|()| self.device.enable_memory_and_bus_master()).map_err(io::Error::other)
+    }
+
+    fn sever(&self) {
+        let mappings = std::mem::take(&mut *self.mappings.lock().unwrap_or_else(PoisonError::into_inner));
+        for mapping in mappings.iter().filter_map(Weak::upgrade) {
+            drop(mapping.0.lock().unwrap_or_else(PoisonError::into_inner).take());
+        }
+    }
+
+    fn bar(&self, index: u8, offset: u64, length: Option<u64>) -> io::Result<Arc<dyn BarMemory>> {
+        let bar = self.device.bar(index.into()).map_err(io::Error::other)?.ok_or(io::ErrorKind::NotFound)?;
+        let length = length.unwrap_or(bar.length().saturating_sub(offset));
+        match offset.checked_add(length) {
+            Some(end) if length > 0 && end <= bar.length() => Ok(Arc::new(BarPart { bar, offset, length })),
+            _ => Err(io::Error::other(format!(
+                "BAR {index} of {} has {} bytes, not {offset}+{length}",
+                self.address(),
+                bar.length()
+            ))),
+        }
+    }
+}
+
+/// Part of a BAR.
+#[derive(Debug)]
+struct BarPart {
+    bar: Arc<Bar>,
+    offset: u64,
+    length: u64,
+}
+
+impl BarPart {
+    fn place(&self, offset: u64, length: usize) -> Option<u64> {
+        let end = offset.checked_add(length as u64)?;
+        (end <= self.length).then(|| self.offset + offset)
+    }
+}
+
+impl BarMemory for BarPart {
+    fn length(&self) -> u64 {
+        self.length
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> bool {
+        self.place(offset, out.len()).is_some_and(|place| self.bar.read(place, out).is_ok())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> bool {
+        self.place(offset, data.len()).is_some_and(|place| self.bar.write(place, data).is_ok())
+    }
+}
