@@ -4,10 +4,12 @@ mod nvme;
 
 use std::time::Duration;
 
+use std::sync::Arc;
+
 use nvme::{Rig, bounded, inline, pattern, settings};
-use peerfs_blockdev::nvme::Settings;
-use peerfs_blockdev::{BlockDevice, BlockDeviceExt, DeviceError, Io, IoBuf};
-use peerfs_nvme_emulator::{Processing, Profile};
+use peerfs_blockdev::nvme::{ControllerMemory, PersistentRegion, Settings};
+use peerfs_blockdev::{BlockDevice, BlockDeviceExt, DeviceError, Io, IoBuf, WindowMemory, WindowSlice};
+use peerfs_nvme_emulator::{EmulatedController, Fault, FaultRule, Processing, Profile, Which};
 
 const MIB: usize = 1 << 20;
 
@@ -188,4 +190,103 @@ fn requests_that_make_no_sense_never_reach_the_controller() {
     rig.device.discard(0, 0).expect("nothing to do");
     assert!(rig.emulator.counts().io.is_empty());
     rig.finish();
+}
+
+/// A window in the memory of a controller, from its second page on.
+#[derive(Debug)]
+struct LentWindow(Arc<ControllerMemory>);
+
+impl LentWindow {
+    const START: u64 = 4096;
+
+    fn slice(self, offset: u64, length: u64) -> WindowSlice {
+        WindowSlice { memory: Arc::new(self), offset, length }
+    }
+}
+
+impl WindowMemory for LentWindow {
+    fn slot(&self) -> u32 {
+        u32::MAX
+    }
+    fn engine_id(&self) -> u64 {
+        u64::MAX
+    }
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), DeviceError> {
+        assert!(self.0.bar().read(Self::START + offset, out));
+        Ok(())
+    }
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), DeviceError> {
+        assert!(self.0.bar().write(Self::START + offset, data));
+        Ok(())
+    }
+    fn controller_offset(&self, controller_memory: u64) -> Option<u64> {
+        (controller_memory == self.0.id()).then_some(Self::START)
+    }
+}
+
+#[test]
+fn windows_in_the_controllers_own_memory_are_filled_and_drained_by_its_commands() {
+    bounded(|| {
+        let rig = Rig::new(Profile { cmb_bytes: 8 << 20, ..Profile::default() });
+        let memory = rig.device.controller().lend_memory().expect("lend").expect("there is some");
+        assert_eq!(memory.bar().length(), 8 << 20);
+        let data = pattern(1, 3 * MIB);
+        rig.device.write_at(0, &data).expect("write");
+        let length = 3 * MIB as u64;
+        let fill = || Io::FillWindow { offset: 0, window: LentWindow(memory.clone()).slice(8192, length) };
+        rig.device.submit(fill()).wait().expect("fill");
+        let mut seen = vec![0; 3 * MIB];
+        assert!(memory.bar().read(4096 + 8192, &mut seen));
+        assert!(seen == data);
+        let drain = Io::DrainWindow { offset: 16 << 20, window: LentWindow(memory.clone()).slice(8192, length) };
+        rig.device.submit(drain).wait().expect("drain");
+        rig.device.read_at(16 << 20, &mut seen).expect("read");
+        assert!(seen == data);
+        // The buffer is where it was after a reset.
+        assert!(memory.bar().write(0, &vec![0; 8 << 20]));
+        rig.emulator.add_fault(FaultRule::once(Which::AnyIo, Fault::PowerCut));
+        rig.device.flush().expect_err("told of the power cut");
+        rig.device.write_at(0, &data).expect("write");
+        rig.device.submit(fill()).wait().expect("fill");
+        assert!(memory.bar().read(4096 + 8192, &mut seen));
+        assert!(seen == data);
+        rig.finish();
+    });
+}
+
+#[test]
+fn a_window_of_another_controller_is_copied() {
+    let (rig, other) = (Rig::new(inline()), Rig::new(Profile { cmb_bytes: MIB as u64, ..inline() }));
+    let memory = other.device.controller().lend_memory().expect("lend").expect("there is some");
+    rig.device.write_at(0, &pattern(2, 8192)).expect("write");
+    let fill = Io::FillWindow { offset: 0, window: LentWindow(memory.clone()).slice(0, 8192) };
+    rig.device.submit(fill).wait().expect("fill");
+    let mut seen = vec![0; 8192];
+    assert!(memory.bar().read(LentWindow::START, &mut seen));
+    assert_eq!(seen, pattern(2, 8192));
+    rig.finish();
+    other.finish();
+}
+
+#[test]
+fn a_controller_without_memory_lends_none() {
+    let rig = Rig::new(inline());
+    assert!(rig.device.controller().lend_memory().expect("no error").is_none());
+    rig.finish();
+}
+
+#[test]
+fn a_persistent_region_keeps_what_was_written() {
+    let emulator = EmulatedController::new(Profile { pmr_bytes: MIB as u64, ..inline() });
+    let region = PersistentRegion::open(emulator.clone()).expect("open");
+    assert_eq!((region.length(), region.is_read_only()), (MIB as u64, false));
+    region.write(4096, &pattern(1, 8192)).expect("write");
+    region.make_durable().expect("durable");
+    emulator.cut_power();
+    assert!(region.make_durable().is_err(), "it was off");
+    let mut back = vec![0; 8192];
+    region.read(4096, &mut back).expect("on again");
+    assert_eq!(back, pattern(1, 8192));
+    emulator.remove();
+    assert!(region.read(4096, &mut back).is_err());
 }

@@ -2,7 +2,7 @@
 
 use peerfs_nvme_spec::{Command, Feature, IdentifyController, IdentifyNamespace, IdentifyPage, LbaFormat, PAGE_BYTES, Status};
 use zerocopy::little_endian::{U16, U32, U64};
-use zerocopy::{FromZeros, IntoBytes};
+use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use crate::completion::Ending;
 use crate::faults::{Answer, Fault};
@@ -115,25 +115,25 @@ impl State {
 
     fn identify(&mut self, command: &Command, fault: Option<&Fault>) -> Result<u32, Status> {
         let mut page = [0; PAGE_BYTES as usize];
+        let of_namespace = command.arguments[0].get() & 0xFF == IdentifyPage::Namespace as u32;
         match (command.arguments[0].get() & 0xFF, command.namespace.get()) {
+            (_, 1) if of_namespace => page.copy_from_slice(self.profile.namespace_page().as_bytes()),
+            (_, _) if of_namespace => return Err(Status::INVALID_NAMESPACE),
             (cns, _) if cns == IdentifyPage::Controller as u32 => page.copy_from_slice(self.profile.controller_page().as_bytes()),
-            (cns, 1) if cns == IdentifyPage::Namespace as u32 => page.copy_from_slice(self.profile.namespace_page().as_bytes()),
-            (cns, _) if cns == IdentifyPage::Namespace as u32 => return Err(Status::INVALID_NAMESPACE),
             _ => return Err(Status::INVALID_FIELD),
         }
-        let mut sent = page.len();
-        match fault {
-            Some(Fault::Answer(Answer::Filled(byte))) => page.fill(*byte),
-            Some(Fault::Answer(Answer::Noise(seed))) => Random::new(*seed).fill(&mut page),
-            Some(Fault::Answer(Answer::Short(bytes))) => sent = sent.min(usize::from(*bytes)),
-            Some(Fault::Answer(Answer::Patched(patches))) => {
-                patches.iter().for_each(|(at, byte)| page[usize::from(*at) % PAGE_BYTES as usize] = *byte);
-            }
-            _ => {}
+        let sent = spoil(&mut page, fault);
+        if of_namespace {
+            let told = IdentifyNamespace::read_from_bytes(&page[..]).expect("a page is a page").current_format().size_power;
+            self.told_power = Some(told).filter(|power| (9..=12).contains(power));
         }
+        self.send_page(command, &page[..sent])
+    }
+
+    fn send_page(&mut self, command: &Command, page: &[u8]) -> Result<u32, Status> {
         let mut at = 0;
         for (address, length) in self.pieces(command, PAGE_BYTES)? {
-            let end = (at + length as usize).min(sent);
+            let end = (at + length as usize).min(page.len());
             if at < end {
                 self.dma_write(address, &page[at..end]).ok_or(Status::DATA_TRANSFER_ERROR)?;
             }
@@ -169,6 +169,20 @@ impl Profile {
             LbaFormat { metadata_bytes: U16::new(self.metadata_bytes), size_power: self.block_power, performance: 0 };
         page
     }
+}
+
+/// What becomes of a page on its way, and how much of it arrives.
+fn spoil(page: &mut [u8; PAGE_BYTES as usize], fault: Option<&Fault>) -> usize {
+    match fault {
+        Some(Fault::Answer(Answer::Filled(byte))) => page.fill(*byte),
+        Some(Fault::Answer(Answer::Noise(seed))) => Random::new(*seed).fill(page),
+        Some(Fault::Answer(Answer::Short(bytes))) => return usize::from(*bytes).min(page.len()),
+        Some(Fault::Answer(Answer::Patched(patches))) => {
+            patches.iter().for_each(|(at, byte)| page[usize::from(*at) % PAGE_BYTES as usize] = *byte);
+        }
+        _ => {}
+    }
+    page.len()
 }
 
 fn fill_text(field: &mut [u8], text: &str) {

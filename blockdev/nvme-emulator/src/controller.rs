@@ -44,6 +44,7 @@ impl EmulatedController {
             pmr: memory(profile.pmr_bytes),
             counts: Counts::default(),
             violations: Vec::new(),
+            told_power: None,
             gone: false,
             stopping: false,
             profile,
@@ -84,7 +85,7 @@ impl EmulatedController {
     /// A logical block as the namespace holds it, its write cache included.
     pub fn block(&self, block: u64) -> Vec<u8> {
         let state = self.core.lock();
-        let mut out = vec![0; 1 << state.profile.block_power];
+        let mut out = vec![0; state.block_bytes() as usize];
         state.media.read(block, &mut out);
         out
     }

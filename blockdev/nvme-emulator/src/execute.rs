@@ -82,6 +82,7 @@ impl State {
     fn process(&mut self, command: &Outstanding) {
         let ending = match &command.fault {
             Some(Fault::Status(status)) => Ending::failure(*status),
+            Some(Fault::Result(result)) => Ending { result: *result, ..Ending::success() },
             Some(Fault::Fatal) => return self.registers.csts |= Csts::FATAL,
             Some(Fault::Disable) => return self.stop(),
             Some(Fault::PowerCut) => return self.cut_power(),

@@ -36,6 +36,8 @@ pub enum Fault {
     PowerCut,
     /// The controller is pulled out before it.
     Remove,
+    /// It succeeds, with this as the command specific part of its completion.
+    Result(u32),
     /// An Identify command succeeds with this.
     Answer(Answer),
 }

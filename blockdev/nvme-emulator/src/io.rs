@@ -22,7 +22,10 @@ impl State {
         let named = command.namespace.get();
         let active = named == 1 && self.profile.blocks > 0;
         let result = match command.opcode {
-            0x00 if active || named == u32::MAX => Ok(self.media.flush()),
+            0x00 if active || named == u32::MAX => {
+                self.media.flush();
+                Ok(())
+            }
             _ if !active => Err(Status::INVALID_NAMESPACE),
             0x01 => self.write(command),
             0x02 => self.read(command),
@@ -36,8 +39,8 @@ impl State {
         result.map_or_else(Ending::failure, |()| Ending::success())
     }
 
-    fn block_bytes(&self) -> u64 {
-        1 << self.profile.block_power
+    pub(crate) fn block_bytes(&self) -> u64 {
+        1 << self.told_power.unwrap_or(self.profile.block_power)
     }
 
     fn check_blocks(&self, start: u64, count: u64) -> Result<(), Status> {

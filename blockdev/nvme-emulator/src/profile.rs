@@ -78,6 +78,8 @@ pub struct Profile {
     pub refuses_queues: bool,
     /// One in so many register reads answers noise; 0: none.
     pub noisy_reads: u64,
+    /// It is pulled out after so many more accesses to registers.
+    pub accesses_left: Option<u64>,
 }
 
 impl Default for Profile {
@@ -111,6 +113,7 @@ impl Default for Profile {
             spurious_interrupts: false,
             refuses_queues: false,
             noisy_reads: 0,
+            accesses_left: None,
         }
     }
 }

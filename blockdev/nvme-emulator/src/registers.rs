@@ -45,9 +45,18 @@ impl Profile {
 }
 
 impl State {
+    /// There is still something that answers this access.
+    fn answers(&mut self) -> bool {
+        if let Some(left) = &mut self.profile.accesses_left {
+            self.gone |= *left == 0;
+            *left = left.saturating_sub(1);
+        }
+        !self.gone
+    }
+
     /// A naturally aligned read of 4 bytes.
     pub(crate) fn read_register(&mut self, at: u64) -> u32 {
-        if self.gone {
+        if !self.answers() {
             return u32::MAX;
         }
         if self.profile.noisy_reads > 0 && self.random.one_in(self.profile.noisy_reads) {
@@ -80,7 +89,7 @@ impl State {
 
     /// A naturally aligned write of 4 bytes.
     pub(crate) fn write_register(&mut self, at: u64, value: u32) {
-        if self.gone {
+        if !self.answers() {
             return;
         }
         let registers = &mut self.registers;

@@ -53,6 +53,8 @@ pub(crate) struct State {
     pub(crate) pmr: Arc<DmaMemory>,
     pub(crate) counts: Counts,
     pub(crate) violations: Vec<String>,
+    /// Block size by the last namespace page that it answered: a controller means what it says, however spoilt.
+    pub(crate) told_power: Option<u8>,
     pub(crate) gone: bool,
     pub(crate) stopping: bool,
 }

@@ -320,7 +320,7 @@ impl BlockDevice for Namespace {
         // Asked afterwards: a loss while it was under way counts.
         let losses = shared.controller.cache_losses();
         let lost = shared.told_losses.swap(losses, Ordering::Relaxed) != losses;
-        let done = done.and_then(|_| if lost { Err(NvmeError::CacheLost) } else { Ok(()) });
+        let done = done.and(if lost { Err(NvmeError::CacheLost) } else { Ok(()) });
         done.map_err(|error| shared.failed(span, &error))
     }
 
