@@ -82,7 +82,6 @@ impl State {
     fn process(&mut self, command: &Outstanding) {
         let ending = match &command.fault {
             Some(Fault::Status(status)) => Ending::failure(*status),
-            Some(Fault::Result(result)) => Ending { result: *result, ..Ending::success() },
             Some(Fault::Fatal) => return self.registers.csts |= Csts::FATAL,
             Some(Fault::Disable) => return self.stop(),
             Some(Fault::PowerCut) => return self.cut_power(),
@@ -90,6 +89,10 @@ impl State {
             Some(Fault::Late) => return self.late.push(Late::new(command)),
             _ if command.queue == ADMIN_QUEUE => self.execute_admin(command),
             _ => self.execute_io(command),
+        };
+        let ending = match command.fault {
+            Some(Fault::Result(result)) => Ending { result, ..ending },
+            _ => ending,
         };
         self.complete(command, ending);
     }

@@ -36,7 +36,7 @@ pub enum Fault {
     PowerCut,
     /// The controller is pulled out before it.
     Remove,
-    /// It succeeds, with this as the command specific part of its completion.
+    /// It is executed, and the command specific part of its completion is this.
     Result(u32),
     /// An Identify command succeeds with this.
     Answer(Answer),

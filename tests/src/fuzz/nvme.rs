@@ -1,7 +1,7 @@
 //! The NVMe driver and a controller that lies: registers, identify pages and completions, any of them wrong.
 //!
 //! One life of a driver after the other: open, some requests, shut down. None may take long, and the controller may
-//! never be led to memory that is not its own. Of an honest controller every byte must come back.
+//! never be led to memory that is not its own. What a write has written a read finds, if both succeed.
 
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -60,6 +60,8 @@ struct Life {
     emulator: Arc<EmulatedController>,
     /// The controller means what its registers say.
     honest_registers: bool,
+    /// What is not flushed may be lost.
+    power_fails: bool,
 }
 
 impl Life {
@@ -68,10 +70,14 @@ impl Life {
         let profile = profile(&mut random);
         let honest_registers = profile.cap.is_none() && profile.noisy_reads == 0;
         let emulator = EmulatedController::new(profile);
+        let power_fails = random.one_in(8);
+        if power_fails {
+            emulator.add_fault(FaultRule::once(Which::AnyIo, Fault::PowerCut).after(random.below(6)));
+        }
         for _ in 0..random.below(4) {
             emulator.add_fault(rule(&mut random));
         }
-        Life { random, emulator, honest_registers }
+        Life { random, emulator, honest_registers, power_fails }
     }
 
     fn run(mut self) -> Result<Vec<i32>> {
@@ -123,8 +129,19 @@ impl Life {
             2 => device.discard(offset, length),
             3 => device.submit(Io::Read { offset, buf: IoBuf::zeroed(length as usize) }).wait().map(drop),
             4 => device.read_at(offset, &mut vec![0; length as usize]),
-            _ => device.write_at(offset, &vec![self.random.bits() as u8; length as usize]),
+            _ => self.write_and_look(device, offset, length as usize),
         }
+    }
+
+    fn write_and_look(&mut self, device: &Namespace, offset: u64, length: usize) -> Result<(), DeviceError> {
+        let mut data = vec![0; length];
+        self.random.fill(&mut data);
+        device.write_at(offset, &data)?;
+        let mut back = vec![0; length];
+        device.read_at(offset, &mut back)?;
+        // A power cut may come in between.
+        assert!(self.power_fails || back == data, "{length} bytes at {offset} are not what was written");
+        Ok(())
     }
 
     /// Nothing happened that must not happen, whatever the controller said.
@@ -198,7 +215,7 @@ fn timed(random: &mut Random, which: Which, fault: fn(&mut Random) -> Fault) -> 
 
 fn fault(random: &mut Random) -> Fault {
     match random.below(14) {
-        0..=2 => Fault::Status(Status(random.bits() as u16 & 0x7FFF)),
+        0..=2 => Fault::Status(Status(random.bits() as u16 & 0x7FFF | 1)),
         3 => Fault::Lose,
         4 => Fault::Late,
         5 => Fault::Twice,
@@ -207,7 +224,7 @@ fn fault(random: &mut Random) -> Fault {
         8 => Fault::OldPhase,
         9 => Fault::Delay(Duration::from_micros(random.below(8000))),
         10 => Fault::Fatal,
-        11 => random.pick(&[Fault::Disable, Fault::PowerCut, Fault::Remove]).clone(),
+        11 => random.pick(&[Fault::Disable, Fault::Remove]).clone(),
         12 => Fault::ListFault,
         _ => Fault::Result(random.bits() as u32),
     }
