@@ -16,6 +16,9 @@ use peerfs_nvme_spec::{AdminOpcode, IoOpcode, Status};
 use super::{CALL_LIMIT, Tally};
 use crate::Random;
 
+/// No request is made after so long.
+const LIFE: Duration = Duration::from_secs(1);
+
 /// Longest transfer of a request, blocks.
 const MOST_BLOCKS: u64 = 600;
 
@@ -113,7 +116,12 @@ impl Life {
         }
         match Namespace::open(controller, 1, "nvme:fuzz".into(), self.random.one_in(20)) {
             Ok(device) => {
+                let start = Instant::now();
                 for _ in 0..self.random.below(12) {
+                    // Each completion of a controller without a voice costs a tick.
+                    if start.elapsed() > LIFE {
+                        break;
+                    }
                     let answer = self.request(&device);
                     answers.push(answer.map_or_else(|error| error.errno(), |()| 0));
                 }
