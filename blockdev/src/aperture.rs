@@ -4,7 +4,10 @@ use std::fmt;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use crate::DeviceError;
+use crate::{BLOCK_BYTES, DeviceError, DeviceInfo};
+
+/// Most bytes in one window: what the kernel registers in one slot.
+pub const MAX_WINDOW_BYTES: u64 = 1 << 30;
 
 /// How blocks relate to aperture memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,7 +23,7 @@ pub enum ApertureKind {
 pub enum PathKind {
     /// A device's PCI BAR.
     DirectBar,
-    /// A software aperture in main memory.
+    /// Memory of the machine: a software aperture, or persistent memory.
     DirectWindow,
 }
 
@@ -45,6 +48,9 @@ pub struct ApertureInfo {
     pub writable: bool,
     /// A peer may use atomic operations on it.
     pub atomic: bool,
+    /// Windows can be handed to other processes and taken back ([`Window::grant_fd`]). Otherwise only what runs beside
+    /// the aperture, in its own process, can use them.
+    pub grantable: bool,
 }
 
 /// A run of device blocks and its place in a window. All block aligned.
@@ -70,6 +76,27 @@ pub struct WindowSpec {
     /// Bytes at and after this window offset lie beyond the end of the file:
     /// zeros on fill and on write-back.
     pub valid_length: u64,
+}
+
+impl WindowSpec {
+    /// The runs are blocks of this device, and lie in the window one behind the other.
+    pub(crate) fn check(&self, device: &DeviceInfo) -> Result<(), DeviceError> {
+        let refuse = |reason: &str| DeviceError::Unusable { device: device.name.clone(), reason: reason.into() };
+        let mut end = 0;
+        for run in &self.runs {
+            device.check_range(run.device_offset, run.length)?;
+            let sorted = run.window_offset >= end && run.length > 0;
+            end = run.window_offset.saturating_add(run.length);
+            if !sorted || !run.window_offset.is_multiple_of(BLOCK_BYTES) || end > self.length {
+                return Err(refuse("the runs of a window overlap or leave it"));
+            }
+        }
+        let sized = self.length > 0 && self.length <= MAX_WINDOW_BYTES;
+        if !sized || !self.length.is_multiple_of(BLOCK_BYTES) {
+            return Err(refuse("a window has 4096 bytes to 1 GiB, in blocks"));
+        }
+        Ok(())
+    }
 }
 
 /// Why no window could be made.

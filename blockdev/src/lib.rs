@@ -16,14 +16,16 @@ mod lock_wait;
 mod mem;
 pub mod nvme;
 pub mod pci;
+mod placed;
 mod ringfile;
 mod signature;
 mod spec;
+mod tail;
 
-pub use aperture::{Aperture, ApertureInfo, ApertureKind, PathKind, Run, Window, WindowError, WindowSpec};
+pub use aperture::{Aperture, ApertureInfo, ApertureKind, MAX_WINDOW_BYTES, PathKind, Run, Window, WindowError, WindowSpec};
 pub use bounce::{drain_window, fill_window};
 pub use buffer::IoBuf;
-pub use cmb::{Cmb, MAX_WINDOW_BYTES};
+pub use cmb::Cmb;
 pub use device::{
     BLOCK_BYTES, BlockDevice, BlockDeviceExt, DeviceEvent, DeviceInfo, EventSink, Io, Ticket, WindowMemory, WindowSlice,
 };

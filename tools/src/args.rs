@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
+use peerfs_blockdev::pci::PciAddress;
 use peerfs_blockdev::{SpecError, parse_size};
 
 /// peerfs: a filesystem whose files devices can map.
@@ -41,6 +42,9 @@ pub enum Command {
     Importers(MountpointArgs),
     /// Show which devices reach each other's memory, and which hop refuses the others
     Topology(MountpointArgs),
+    /// Show NVMe controllers, give them to vfio-pci, or back to the kernel
+    #[command(subcommand)]
+    Nvme(NvmeCommand),
     /// Check an unmounted volume
     Fsck(FsckArgs),
     /// Try everything on a temporary volume with real files
@@ -221,6 +225,46 @@ pub struct ReflinkArgs {
     pub source: PathBuf,
     /// A file on the same mount; made if it is missing, emptied first if it is there
     pub destination: PathBuf,
+    /// Report as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Subcommand)]
+pub enum NvmeCommand {
+    /// Show the controllers, their namespaces and what these hold
+    List(NvmeListArgs),
+    /// Give a controller to vfio-pci; refuses while anything on it is in use or would be lost
+    Bind(NvmeBindArgs),
+    /// Give a controller that is on vfio-pci to the driver that the kernel finds for it
+    Unbind(NvmeUnbindArgs),
+}
+
+#[derive(Args)]
+pub struct NvmeListArgs {
+    /// Report as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+pub struct NvmeBindArgs {
+    /// PCI address of the controller, for example 0000:01:00.0
+    #[arg(value_name = "BDF")]
+    pub address: PciAddress,
+    /// Take it even from mounted filesystems and other users: what is there may be lost
+    #[arg(long)]
+    pub force: bool,
+    /// Report as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+pub struct NvmeUnbindArgs {
+    /// PCI address of the controller, for example 0000:01:00.0
+    #[arg(value_name = "BDF")]
+    pub address: PciAddress,
     /// Report as JSON
     #[arg(long)]
     pub json: bool,

@@ -38,6 +38,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Reflink(args) => commands::reflink::run(args),
         Command::Importers(args) => commands::importers::run(args),
         Command::Topology(args) => commands::topology::run(args),
+        Command::Nvme(command) => commands::nvme::run(command),
         Command::Fsck(args) => commands::fsck::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Conformance(args) => commands::conformance::run(args),

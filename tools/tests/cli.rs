@@ -197,3 +197,26 @@ fn commands_on_what_is_not_mounted_say_so() {
     fail(1, &["demo", "--size", "1M"]);
     fail(1, &["demo", "--dir", &scratch.text("nowhere")]);
 }
+
+#[test]
+fn nvme_controllers_are_listed_and_wrong_ones_refused() {
+    let report: Value = serde_json::from_str(&succeed(&["nvme", "list", "--json"])).expect("JSON");
+    let controllers = report["controllers"].as_array().expect("a list");
+    let listed = succeed(&["nvme", "list"]);
+    if controllers.is_empty() {
+        assert_eq!(listed, "no NVMe controllers on this machine's PCI bus\n");
+    }
+    for controller in controllers {
+        assert!(listed.contains(controller["address"].as_str().expect("an address")), "{listed}");
+    }
+    for wrong in [&["nvme"][..], &["nvme", "bind"], &["nvme", "bind", "1:2"], &["nvme", "unbind", "0000:01:20.0"]] {
+        fail(2, wrong);
+    }
+    // No machine has all of its domains.
+    for missing in
+        [&["nvme", "bind", "fffe:fe:1f.7"][..], &["nvme", "bind", "fffe:fe:1f.7", "--force"], &["nvme", "unbind", "fffe:fe:1f.7"]]
+    {
+        let said = fail(1, missing);
+        assert!(said.contains("fffe:fe:1f.7: no such PCI device"), "{said}");
+    }
+}

@@ -35,6 +35,11 @@ impl Source {
         }
     }
 
+    /// Another process can be given a window, and lose it again.
+    pub(super) fn is_grantable(&self) -> bool {
+        matches!(self, Source::Host(_))
+    }
+
     /// Memory for a window whose budget is reserved.
     pub(super) fn allocate(&self, shared: &Shared, length: u64, form: Form) -> Result<Memory, WindowError> {
         match (self, form) {

@@ -17,7 +17,6 @@
 //!
 //! Lock order: `Core::order`, then `Core::phase`, then `Shared::index`, then the list of raw writes.
 
-mod index;
 mod lent;
 mod memory;
 mod overlay;
@@ -31,18 +30,15 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use peerfs_sys::Engine;
 
 use crate::nvme::ControllerMemory;
+use crate::placed::{HasRuns, Index};
 use crate::{
     Aperture, ApertureInfo, ApertureKind, BLOCK_BYTES, BlockDevice, DeviceError, IoBuf, Run, Window, WindowError, WindowSpec,
 };
 
-use index::Index;
 use lent::LentSpace;
 use memory::Source;
 use raw::RawRequests;
 use window::{CmbWindow, Core};
-
-/// Most bytes in one window: what the kernel registers in one slot.
-pub const MAX_WINDOW_BYTES: u64 = 1 << 30;
 
 /// A software CMB over a block device; see the module's documentation. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -65,7 +61,7 @@ struct Shared {
     kind: ApertureKind,
     capacity_bytes: u64,
     page_bytes: u64,
-    index: RwLock<Index>,
+    index: RwLock<Index<Core>>,
     raw_requests: RawRequests,
     next_window: AtomicU64,
 }
@@ -106,24 +102,6 @@ impl Cmb {
         }
     }
 
-    fn validate(&self, spec: &WindowSpec) -> Result<(), DeviceError> {
-        let info = self.shared.inner.info();
-        let mut end = 0;
-        for run in &spec.runs {
-            info.check_range(run.device_offset, run.length)?;
-            let sorted = run.window_offset >= end && run.length > 0;
-            end = run.window_offset.saturating_add(run.length);
-            if !sorted || !run.window_offset.is_multiple_of(BLOCK_BYTES) || end > spec.length {
-                return Err(self.shared.refuse("the runs of a window overlap or leave it"));
-            }
-        }
-        let sized = spec.length > 0 && spec.length <= MAX_WINDOW_BYTES;
-        if !sized || !spec.length.is_multiple_of(BLOCK_BYTES) {
-            return Err(self.shared.refuse("a window has 4096 bytes to 1 GiB, in blocks"));
-        }
-        Ok(())
-    }
-
     fn make(&self, spec: WindowSpec, form: Form) -> Result<Arc<Core>, WindowError> {
         let shared = &self.shared;
         let memory = shared.source.allocate(shared, spec.length, form)?;
@@ -160,6 +138,7 @@ impl Aperture for Cmb {
             writable: true,
             // Windows of host memory are plain memory, so whoever has them mapped can. A bus may not carry atomics.
             atomic: matches!(self.shared.source, Source::Host(_)),
+            grantable: self.shared.source.is_grantable(),
         }
     }
 
@@ -174,7 +153,7 @@ impl Aperture for Cmb {
 
 impl Cmb {
     fn open(&self, spec: WindowSpec, form: Form) -> Result<Arc<dyn Window>, WindowError> {
-        self.validate(&spec)?;
+        spec.check(&self.shared.inner.info())?;
         let charge = self.shared.charge(spec.length, &spec.runs);
         self.shared
             .index_mut()
@@ -224,11 +203,11 @@ impl Shared {
         }
     }
 
-    fn index(&self) -> RwLockReadGuard<'_, Index> {
+    fn index(&self) -> RwLockReadGuard<'_, Index<Core>> {
         self.index.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn index_mut(&self) -> RwLockWriteGuard<'_, Index> {
+    fn index_mut(&self) -> RwLockWriteGuard<'_, Index<Core>> {
         self.index.write().unwrap_or_else(PoisonError::into_inner)
     }
 

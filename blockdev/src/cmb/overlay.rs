@@ -3,10 +3,11 @@
 use std::sync::{Arc, RwLockReadGuard};
 
 use crate::bounce;
+use crate::placed::{Index, Part};
 use crate::{ApertureKind, BlockDevice, DeviceError, DeviceInfo, EventSink, Io, IoBuf, Ticket};
 
-use super::index::{Index, Part};
 use super::raw::RawRequests;
+use super::window::Core;
 use super::{Cmb, Shared};
 
 impl AsRef<RawRequests> for Arc<Shared> {
@@ -86,7 +87,7 @@ impl BlockDevice for Cmb {
 impl Cmb {
     /// Hands a request on blocks that are in no window to the device below. `index` is the lock under which that was
     /// seen: a window opened afterwards waits for the request if it must not overtake it.
-    fn pass(&self, index: RwLockReadGuard<'_, Index>, io: Io) -> Ticket {
+    fn pass(&self, index: RwLockReadGuard<'_, Index<Core>>, io: Io) -> Ticket {
         if !io.is_write() && self.shared.kind == ApertureKind::Windowed {
             // The home keeps its bytes while a window is filled: a read may overlap that.
             drop(index);
@@ -118,7 +119,7 @@ impl Cmb {
         }
     }
 
-    fn read_parts(&self, parts: Vec<Part>, offset: u64, mut buf: IoBuf) -> Ticket {
+    fn read_parts(&self, parts: Vec<Part<Core>>, offset: u64, mut buf: IoBuf) -> Ticket {
         let pieces: Vec<_> = parts
             .into_iter()
             .map(|part| Piece {
@@ -157,7 +158,7 @@ impl Cmb {
     }
 
     /// Each part finds its own way: the windows may have changed since the split.
-    fn write_parts(&self, parts: Vec<Part>, offset: u64, buf: IoBuf) -> Ticket {
+    fn write_parts(&self, parts: Vec<Part<Core>>, offset: u64, buf: IoBuf) -> Ticket {
         let mut pieces = Vec::with_capacity(parts.len());
         for part in parts {
             let at = (part.offset - offset) as usize;
@@ -183,7 +184,7 @@ impl Cmb {
         offset: u64,
         length: u64,
         work: impl Fn(&dyn BlockDevice, u64, u64) -> Result<(), DeviceError>,
-    ) -> Result<Vec<Part>, DeviceError> {
+    ) -> Result<Vec<Part<Core>>, DeviceError> {
         let index = self.shared.index();
         let (windowed, raw): (Vec<_>, Vec<_>) = index.split(offset, length).into_iter().partition(|part| part.place.is_some());
         let entered: Vec<_> = raw.iter().map(|part| RawRequests::enter(self.shared.clone(), part.offset, part.length)).collect();

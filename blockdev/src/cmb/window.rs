@@ -1,6 +1,5 @@
 //! One window: filling, serving, cutting and writing back.
 
-use std::cmp::Ordering::{Equal, Greater, Less};
 use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
@@ -9,9 +8,9 @@ use std::process;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use rangemap::RangeSet;
-
 use crate::bounce::steps;
+use crate::placed::HasRuns;
+use crate::tail::{Disowned, Tail};
 use crate::{ApertureKind, BLOCK_BYTES, DeviceError, Io, IoBuf, Run, Ticket, Window, WindowSpec};
 
 use super::Shared;
@@ -28,12 +27,13 @@ pub(super) struct Core {
     runs: Vec<Run>,
     kind: ApertureKind,
     phase: RwLock<Phase>,
+    /// The end of the file. Its lock also orders all writes by the CPU, so that window and device see them in the same
+    /// sequence.
     order: Mutex<Tail>,
     /// The device may lack bytes that the window has: a peer may store, a write-through failed, or it is the blocks' home.
     must_copy: AtomicBool,
     cut: AtomicBool,
-    /// Window offsets that are no longer the owner's. A leaf: nothing else is locked, or waited for, under it.
-    disowned: Mutex<RangeSet<u64>>,
+    disowned: Disowned,
     is_dmabuf: bool,
 }
 
@@ -43,49 +43,6 @@ enum Phase {
     Absent,
     /// The authoritative copy.
     Live(Memory),
-}
-
-/// The end of the file inside the window. Its lock also orders all writes by the CPU, so that
-/// window and device see them in the same sequence.
-#[derive(Debug)]
-pub(super) struct Tail {
-    valid_length: u64,
-    /// Where the filesystem itself has written at or after `valid_length`: not a peer's leftovers.
-    written_beyond: RangeSet<u64>,
-}
-
-impl Tail {
-    /// Moves the end of the file. Gives the ranges that have to be cleared: what a peer may have
-    /// left beyond the old end when growing, everything beyond the new one when shrinking.
-    fn move_end(&mut self, valid_length: u64, length: u64) -> Vec<Range<u64>> {
-        let old = std::mem::replace(&mut self.valid_length, valid_length);
-        match valid_length.cmp(&old) {
-            Equal => Vec::new(),
-            Less => {
-                self.written_beyond.clear();
-                Vec::from([Range { start: valid_length, end: length }])
-            }
-            Greater => {
-                // What the filesystem wrote before it moved the end stays.
-                let left = self.written_beyond.gaps(&(old..valid_length)).collect();
-                self.written_beyond.remove(0..valid_length);
-                left
-            }
-        }
-    }
-
-    /// Zeros what a peer may have left behind the end of the file, in a copy of the window from `offset` on. What the
-    /// filesystem wrote there stays: it is about to move the end.
-    fn clear_leftovers(&self, offset: u64, copy: &mut [u8]) {
-        let end = offset + copy.len() as u64;
-        let behind = self.valid_length.clamp(offset, end)..end;
-        if behind.is_empty() {
-            return;
-        }
-        for gap in self.written_beyond.gaps(&behind) {
-            copy[(gap.start - offset) as usize..(gap.end - offset) as usize].fill(0);
-        }
-    }
 }
 
 /// Keeps new users of the window waiting while it is filled.
@@ -99,16 +56,12 @@ impl Core {
             runs: spec.runs,
             kind,
             phase: RwLock::new(Phase::Absent),
-            order: Mutex::new(Tail { valid_length: spec.valid_length, written_beyond: RangeSet::new() }),
+            order: Mutex::new(Tail::new(spec.valid_length)),
             must_copy: AtomicBool::new(kind == ApertureKind::Identity),
             cut: AtomicBool::new(false),
-            disowned: Mutex::default(),
+            disowned: Disowned::default(),
             is_dmabuf,
         }
-    }
-
-    pub(super) fn runs(&self) -> &[Run] {
-        &self.runs
     }
 
     pub(super) fn begin_fill(&self) -> Filling<'_> {
@@ -185,10 +138,7 @@ impl Core {
             return Err(buf);
         };
         let end = offset + buf.len() as u64;
-        if end > tail.valid_length {
-            let from = offset.max(tail.valid_length);
-            tail.written_beyond.insert(from..end);
-        }
+        tail.note_write(offset..end);
         let done =
             memory.write_buf(offset, buf).map_err(|err| window_error("write", offset, end - offset, &err)).and_then(|buf| {
                 if self.kind == ApertureKind::Identity {
@@ -215,7 +165,7 @@ impl Core {
                 let buf = shared.buffer(length as usize);
                 let mut buf = memory.read_buf(offset, buf).map_err(|err| window_error("read", offset, length, &err))?;
                 if owned {
-                    tail.clear_leftovers(offset, &mut buf);
+                    clear_leftovers(tail, offset, &mut buf);
                 }
                 if tickets.len() >= COPIES_IN_FLIGHT
                     && let Some(oldest) = tickets.pop_front()
@@ -229,22 +179,10 @@ impl Core {
         tickets.into_iter().try_for_each(|ticket| ticket.wait().map(drop))
     }
 
-    fn disowned(&self) -> MutexGuard<'_, RangeSet<u64>> {
-        self.disowned.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The parts of a range of window offsets that are still the owner's.
-    fn owned(&self, range: Range<u64>) -> Vec<Range<u64>> {
-        if range.is_empty() {
-            return Vec::new();
-        }
-        self.disowned().gaps(&range).collect()
-    }
-
     /// What the device is to get, and whether the owner's end of the file counts in it. Blocks that the owner gave up
     /// may be another file's too: where the window is their home, nobody else has them.
     fn runs_to_copy(&self) -> Vec<(Run, bool)> {
-        let disowned = self.disowned();
+        let disowned = self.disowned.lock();
         let of_run = |run: &Run| {
             let whole = run.window_offset..run.window_offset + run.length;
             let owned = disowned.gaps(&whole).map(|part| (part, true));
@@ -279,6 +217,19 @@ impl Core {
 
     fn phase(&self) -> RwLockReadGuard<'_, Phase> {
         self.phase.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl HasRuns for Core {
+    fn runs(&self) -> &[Run] {
+        &self.runs
+    }
+}
+
+/// Zeros what a peer may have left behind the end of the file, in a copy of the window from `offset` on.
+fn clear_leftovers(tail: &Tail, offset: u64, copy: &mut [u8]) {
+    for left in tail.leftovers(offset..offset + copy.len() as u64) {
+        copy[(left.start - offset) as usize..(left.end - offset) as usize].fill(0);
     }
 }
 
@@ -388,10 +339,7 @@ impl Window for CmbWindow {
     }
 
     fn disown(&self, offsets: &[Range<u64>]) {
-        let mut disowned = self.core.disowned();
-        for offset in offsets.iter().filter(|offset| !offset.is_empty()) {
-            disowned.insert(offset.clone());
-        }
+        self.core.disowned.add(offsets);
     }
 
     fn set_writable(&self) {
@@ -402,11 +350,11 @@ impl Window for CmbWindow {
         let core = &self.core;
         let valid_length = valid_length.min(core.length);
         let mut tail = core.order();
-        if valid_length < tail.valid_length {
+        if valid_length < tail.valid_length() {
             // The device has the old bytes until write-back.
             core.must_copy.store(true, Ordering::Release);
         }
-        for range in tail.move_end(valid_length, core.length).into_iter().flat_map(|range| core.owned(range)) {
+        for range in tail.move_end(valid_length, core.length).into_iter().flat_map(|range| core.disowned.owned(range)) {
             if let Some(Err(error)) = core.with_memory(|memory| core.zero(memory, range)) {
                 tracing::error!(window = core.id, %error, "the end of a file could not be cleared");
             }

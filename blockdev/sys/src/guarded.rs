@@ -139,7 +139,8 @@ mod arch {
             (&raw const peerfs_guarded_copy_access, &raw const peerfs_guarded_copy_landing),
             (&raw const peerfs_guarded_load_access, &raw const peerfs_guarded_load_landing),
         ];
-        let mut pairs = pairs.into_iter().chain(crate::atomics::arch::landings()).chain(crate::mmio::landings());
+        let others = crate::atomics::arch::landings().into_iter().chain(crate::mmio::landings());
+        let mut pairs = pairs.into_iter().chain(others).chain(crate::flush::arch::landings());
         let (_, landing) = pairs.find(|(access, _)| access.addr() == address)?;
         Some(landing.addr())
     }

@@ -152,15 +152,15 @@ mod tests {
 
     #[test]
     fn a_buffer_comes_back_between_a_devices_accesses() {
+        const LENGTH: usize = 16 << 10;
         let pool = BufferPool::new().expect("pool");
-        let mut buf = pool.buffer(4096).expect("free");
+        let mut buf = pool.buffer(LENGTH).expect("free");
         let offset = buf.dma_offset(&pool).expect("of this pool");
         thread::scope(|scope| {
             let device = scope.spawn(|| {
                 let mut written = 0;
-                while written < 200 {
-                    written += u32::from(pool.device_write(offset, &[7; 4096]).is_ok());
-                    thread::yield_now();
+                while written < 5000 {
+                    written += u32::from(pool.device_write(offset, &[7; LENGTH]).is_ok());
                 }
             });
             while !device.is_finished() {

@@ -6,6 +6,7 @@
 //! bulk copies go 8 bytes at a time, which rep movsb on uncached memory does not.
 //! Elsewhere than on x86_64 they are volatile and a removed device ends the process:
 //! the kernel does not copy from device memory on our behalf as it does from a window.
+//! Only x86_64 has been tried on a device, and its ordering is what `Bar` promises.
 
 pub(crate) use arch::*;
 

@@ -33,6 +33,11 @@ impl Window {
     /// # Errors
     /// What mmap(2) and madvise(2) answer; `InvalidInput` for an empty window.
     pub fn map(file: impl AsFd, length: usize, writable: bool) -> io::Result<Window> {
+        Window::map_with(file, length, writable, libc::MAP_SHARED)
+    }
+
+    /// As [`Window::map`], with these flags of mmap(2), which must ask for a shared mapping at any address.
+    pub(crate) fn map_with(file: impl AsFd, length: usize, writable: bool, flags: i32) -> io::Result<Window> {
         guarded::prepare()?;
         let access = match writable {
             true => libc::PROT_READ | libc::PROT_WRITE,
@@ -40,7 +45,7 @@ impl Window {
         };
         let fd = file.as_fd().as_raw_fd();
         // SAFETY: a new mapping at an address the kernel chooses replaces nothing.
-        let base = unsafe { libc::mmap(ptr::null_mut(), length, access, libc::MAP_SHARED, fd, 0) };
+        let base = unsafe { libc::mmap(ptr::null_mut(), length, access, flags & !libc::MAP_FIXED, fd, 0) };
         if base == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }

@@ -124,7 +124,7 @@ impl Call<'_> {
             slot.triggers = decision.triggers.bits();
             match decision.placement {
                 Placement::Direct { path, device_offset } => {
-                    slot.path = path_code(path);
+                    slot.path = attested(path) as u32;
                     slot.device_offset = device_offset;
                 }
                 Placement::Fallback(reason) => slot.reason = reason.code(),
@@ -333,10 +333,11 @@ fn importer_of(map: &Map) -> Result<Importer> {
     Ok(Importer { flags, dma_bits: 64, va_bits: 48, page_bytes: 4096, pci_address: address, in_client: true, name })
 }
 
-fn path_code(path: PathKind) -> u32 {
+/// The name under which bytes that move this way are attested.
+pub(super) fn attested(path: PathKind) -> Path {
     match path {
-        PathKind::DirectBar => Path::DirectBar as u32,
-        PathKind::DirectWindow => Path::DirectWindow as u32,
+        PathKind::DirectBar => Path::DirectBar,
+        PathKind::DirectWindow => Path::DirectWindow,
     }
 }
 
@@ -354,7 +355,7 @@ fn wire_segment(segment: &MapSegment) -> Segment {
     wire.length = segment.range.length();
     match segment.access {
         Ok(grant) => {
-            wire.path = path_code(grant.path);
+            wire.path = attested(grant.path) as u32;
             wire.grant_id = grant.id.0;
             wire.grant_offset = grant.offset;
             wire.grant_length = grant.length;

@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::Control;
+use super::ioctl::attested;
 use crate::error::{FsError, Result};
 use crate::types::Timestamp;
 
@@ -45,6 +46,8 @@ impl Control {
             json!({
                 "name": aperture.name,
                 "kind": match aperture.kind { ApertureKind::Identity => "identity", ApertureKind::Windowed => "windowed" },
+                "path": attested(aperture.path).name(),
+                "grantable": aperture.grantable,
                 "capacity_bytes": aperture.capacity_bytes,
                 "used_bytes": aperture.used_bytes,
                 "windows": aperture.windows,

@@ -110,7 +110,7 @@ static inline const char *peerfs_reason_remedy(uint32_t code) {
   case 12: return "try again later; keep CPU and device access to the range apart; `peerfs mappings` shows pins";
   case 32: return "mount with --cmb SIZE (software CMB), or use a device with CMB or PMR";
   case 33: return "unmap other ranges, or mount with a larger --cmb";
-  case 34: return "use an importer inside the server, or the software CMB";
+  case 34: return "use an importer inside the server, or the software CMB (mount with --cmb SIZE)";
   case 35: return "map read-only";
   case 36: return "map without ATOMIC";
   case 37: return "end other pins, or map without PIN";

@@ -15,6 +15,7 @@ fn aperture(capacity_bytes: u64, writable: bool, atomic: bool) -> ApertureInfo {
         page_bytes: 4096,
         writable,
         atomic,
+        grantable: true,
     }
 }
 

@@ -59,7 +59,10 @@ impl Export {
             (Some(_), None) => ReasonSet::EMPTY.with(Reason::NoPeerPath),
             (Some(address), Some(topology)) => topology.refusing_reasons(address, importer.dma_bits),
         };
-        let handed_over = importer.in_client && topology.is_some_and(|topology| !topology.is_grantable());
+        // What the description says of the aperture, and what the aperture says of itself.
+        let grantable =
+            topology.is_none_or(Topology::is_grantable) && self.aperture().is_none_or(|aperture| aperture.info().grantable);
+        let handed_over = importer.in_client && !grantable;
         way.union(self.device.refusals()).with_if(handed_over, Reason::NoGrantObject)
     }
 }

@@ -116,9 +116,12 @@ fn mount_text(info: &Value) -> String {
 fn aperture(aperture: &Value) -> String {
     let Some(name) = aperture["name"].as_str() else { return "none: mount with --cmb SIZE to get one".to_owned() };
     let bytes = |name: &str| output::bytes(aperture[name].as_u64().unwrap_or(0));
+    let lent =
+        if aperture["grantable"] == false { ", for importers in the server only (--cmb SIZE adds a software CMB)" } else { "" };
     format!(
-        "{name}, {}, {} of {} used in {}",
+        "{name}, {}, {}, {} of {} used in {}{lent}",
         aperture["kind"].as_str().unwrap_or("?"),
+        aperture["path"].as_str().unwrap_or("?"),
         bytes("used_bytes"),
         bytes("capacity_bytes"),
         output::count(aperture["windows"].as_u64().unwrap_or(0), "window")

@@ -11,6 +11,7 @@ pub mod map;
 pub mod mappings;
 pub mod mkfs;
 pub mod mount;
+pub mod nvme;
 pub mod query;
 pub mod reflink;
 pub mod revoke;

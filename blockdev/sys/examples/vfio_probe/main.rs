@@ -1,11 +1,11 @@
 //! What works between this machine's VFIO and its devices, step by step: a diagnostic for "my device does not open".
 //!
-//! `vfio_probe [--write] [--until-removed] ADDRESS…`: opens each device (bound to vfio-pci), prints what it
+//! `vfio_probe [--write] [--removal] ADDRESS…`: opens each device (bound to vfio-pci), prints what it
 //! has, maps memory for it, tries its interrupts, and, for an NVMe controller, asks
 //! it to identify itself by DMA. The controller is reset. With `--write` memory of a
 //! controller (CMB or PMR) is written, by peer-to-peer DMA of the next device too, and
-//! restored. With `--until-removed` it waits until the kernel wants the first device
-//! back. Fails at the first thing that does not work.
+//! restored. With `--removal` it waits until the kernel wants the first device back,
+//! and then until vfio-pci has it again. Fails at the first thing that does not work.
 //!
 //! `vfio_probe /sys/bus/pci/devices/ADDRESS/resourceN` maps a BAR of a device without a driver.
 
@@ -20,11 +20,13 @@ use std::time::{Duration, Instant};
 
 use peerfs_sys::{AccessError, Bar, DmaAccess, DmaMemory, VfioContainer, VfioDevice, VfioError};
 
-const USAGE: &str = "usage: vfio_probe [--write] [--until-removed] ADDRESS… | /sys/bus/pci/devices/ADDRESS/resourceN";
-const FLAGS: [&str; 2] = ["--write", "--until-removed"];
+const USAGE: &str = "usage: vfio_probe [--write] [--removal] ADDRESS… | /sys/bus/pci/devices/ADDRESS/resourceN";
+const FLAGS: [&str; 2] = ["--write", "--removal"];
 
 type Outcome = Result<(), Box<dyn Error>>;
 
+/// How long to wait for somebody.
+const PATIENCE: Duration = Duration::from_secs(60);
 const PCI_COMMAND: u64 = 4;
 const PCI_COMMAND_MEMORY: u16 = 2;
 const NVME_CLASS: [u8; 3] = [0x02, 0x08, 0x01];
@@ -47,7 +49,8 @@ fn run(arguments: &[String]) -> Outcome {
         return Err(USAGE.into());
     }
     if first.starts_with('/') {
-        let bar = Bar::from_sysfs(first)?;
+        let bar =
+            Bar::from_sysfs(first).map_err(|error| format!("cannot map {first}: {error} (does a driver have the device?)"))?;
         println!("{bar:?}, begins with {:#x}", bar.read_u32(0)?);
         return Ok(());
     }
@@ -68,16 +71,33 @@ fn run(arguments: &[String]) -> Outcome {
             nvme::write_memory(&container, device, peer)?;
         }
     }
-    println!("\nall steps passed");
-    if flags.contains(&"--until-removed") {
-        println!("waiting for the removal of {first}");
-        let removed = devices[0].removal_request()?.wait(Some(Duration::from_secs(60)))?;
-        println!("removal requested: {removed}");
+    if flags.contains(&"--removal") {
+        removal(&container, devices, first)?;
     }
-    // A mapping may outlive the devices.
+    println!("\nall steps passed");
+    Ok(())
+}
+
+fn removal(container: &Arc<VfioContainer>, devices: Vec<VfioDevice>, first: &str) -> Outcome {
+    println!("waiting for the removal of {first}");
+    if !devices[0].removal_request()?.wait(Some(PATIENCE))? {
+        return Err("nobody wants to remove it".into());
+    }
+    // A mapping may outlive the devices, and the IOMMU, which the kernel takes away with the last of them.
+    let memory = DmaMemory::zeroed(4096)?;
     let mapping = container.map_dma(memory.dma_range(), DmaAccess::ReadWrite)?;
     drop(devices);
-    Ok(mapping.unmap()?)
+    println!("removal requested; waiting for its return");
+    let deadline = Instant::now() + PATIENCE;
+    while let Err(error @ VfioError::NotBound { .. }) = VfioDevice::open(container, first) {
+        if Instant::now() > deadline {
+            return Err(error.into());
+        }
+        std::thread::yield_now();
+    }
+    mapping.unmap()?;
+    let device = VfioDevice::open(container, first)?;
+    probe(container, &device)
 }
 
 fn print_iommu(container: &VfioContainer) -> Outcome {

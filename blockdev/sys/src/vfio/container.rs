@@ -38,10 +38,12 @@ pub struct VfioContainer {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Never left before the container goes: the IOMMU's mappings live as long as there is a group.
+    /// Left only by groups whose last device the kernel took away: the mappings live as long as there is a group.
     groups: Vec<Arc<Group>>,
     /// There once a group has brought its IOMMU.
     iova: Option<IovaAllocator>,
+    /// How many IOMMUs there have been. One goes, with all its mappings, when the last group is taken away.
+    generation: u64,
 }
 
 impl VfioContainer {
@@ -79,7 +81,7 @@ impl VfioContainer {
     /// Makes memory reachable for all devices of the container, at addresses of our choice.
     ///
     /// # Errors
-    /// `NoIommu`, `IovaExhausted`, `LockedMemory`, `NoMappingLeft`, `Os`.
+    /// `NoIommu` before a device is open, and after the last has been taken away; `IovaExhausted`, `LockedMemory`, `NoMappingLeft`, `Os`.
     pub fn map_dma(self: &Arc<Self>, range: DmaRange, access: DmaAccess) -> Result<DmaMapping, VfioError> {
         self.map_dma_below(range, access, u64::MAX)
     }
@@ -91,14 +93,10 @@ impl VfioContainer {
     pub fn map_dma_below(self: &Arc<Self>, range: DmaRange, access: DmaAccess, highest: u64) -> Result<DmaMapping, VfioError> {
         let length = range.length();
         let align = if length >= LARGE_PAGE_BYTES { LARGE_PAGE_BYTES } else { crate::PAGE as u64 };
-        let iova = {
-            let mut state = self.state();
-            let allocator = state.iova.as_mut().ok_or(VfioError::NoIommu)?;
-            allocator.allocate(length, align, highest).ok_or(VfioError::IovaExhausted { length, highest })?
+        let take = |allocator: &mut IovaAllocator| {
+            allocator.allocate(length, align, highest).ok_or(VfioError::IovaExhausted { length, highest })
         };
-        self.map(range, iova, access)
-            .inspect_err(|_| self.release(iova, length))
-            .map(|range| DmaMapping::new(self.clone(), range, iova, true))
+        self.map(range, access, take)
     }
 
     /// As [`VfioContainer::map_dma`], at `iova`.
@@ -107,15 +105,29 @@ impl VfioContainer {
     /// `IovaTaken`, and those of [`VfioContainer::map_dma`].
     pub fn map_dma_at(self: &Arc<Self>, range: DmaRange, iova: u64, access: DmaAccess) -> Result<DmaMapping, VfioError> {
         let length = range.length();
-        // The kernel decides whether the range is free; a reservation only keeps our own choices away from it.
-        let reserved = self.state().iova.as_mut().ok_or(VfioError::NoIommu)?.reserve(iova, length);
-        match self.map(range, iova, access) {
-            Ok(range) => Ok(DmaMapping::new(self.clone(), range, iova, reserved)),
+        let take = |allocator: &mut IovaAllocator| match allocator.reserve(iova, length) {
+            true => Ok(iova),
+            false => Err(VfioError::IovaTaken { iova, length }),
+        };
+        self.map(range, access, take)
+    }
+
+    fn map(
+        self: &Arc<Self>,
+        range: DmaRange,
+        access: DmaAccess,
+        take: impl FnOnce(&mut IovaAllocator) -> Result<u64, VfioError>,
+    ) -> Result<DmaMapping, VfioError> {
+        let (iova, generation) = {
+            let mut state = self.state();
+            (take(state.iova.as_mut().ok_or(VfioError::NoIommu)?)?, state.generation)
+        };
+        let length = range.length();
+        match ioctl::map_dma(&self.file, &range, iova, access.flags()) {
+            Ok(()) => Ok(DmaMapping::new(self.clone(), range, iova, generation)),
             Err(error) => {
-                if reserved {
-                    self.release(iova, length);
-                }
-                Err(error)
+                self.release(iova, length);
+                Err(self.map_error(error, iova, length))
             }
         }
     }
@@ -130,21 +142,33 @@ impl VfioContainer {
         allocator.allocate(length, LARGE_PAGE_BYTES, u64::MAX).ok_or(VfioError::IovaExhausted { length, highest: u64::MAX })
     }
 
-    fn map(&self, range: DmaRange, iova: u64, access: DmaAccess) -> Result<DmaRange, VfioError> {
-        let length = range.length();
-        match ioctl::map_dma(&self.file, &range, iova, access.flags()) {
-            Ok(()) => Ok(range),
-            Err(error) => Err(map_error(error, iova, length)),
+    fn map_error(&self, error: io::Error, iova: u64, length: u64) -> VfioError {
+        match error.raw_os_error() {
+            Some(libc::ENOMEM) => VfioError::LockedMemory { length },
+            Some(libc::ENOSPC) => VfioError::NoMappingLeft,
+            Some(libc::EINVAL) if !self.has_iommu() => VfioError::NoIommu,
+            _ => os(format!("map {length:#x} bytes at I/O address {iova:#x}"))(error),
         }
     }
 
     /// Takes a mapping away. On success no device reaches the memory any more.
-    pub(super) fn unmap(&self, iova: u64, length: u64) -> Result<(), VfioError> {
-        match ioctl::unmap_dma(&self.file, iova, length) {
-            Ok(unmapped) if unmapped == length => Ok(()),
-            Ok(unmapped) => Err(VfioError::Unmap { iova, length, unmapped }),
-            Err(error) => Err(os(format!("unmap {length:#x} bytes at I/O address {iova:#x}"))(error)),
+    pub(super) fn unmap(&self, iova: u64, length: u64, generation: u64) -> Result<(), VfioError> {
+        let error = match ioctl::unmap_dma(&self.file, iova, length) {
+            Ok(unmapped) if unmapped == length => return Ok(()),
+            Ok(unmapped) => VfioError::Unmap { iova, length, unmapped },
+            Err(error) => os(format!("unmap {length:#x} bytes at I/O address {iova:#x}"))(error),
+        };
+        let state = self.state();
+        match state.generation == generation && self.has_iommu() {
+            true => Err(error),
+            // It went with its IOMMU.
+            false => Ok(()),
         }
+    }
+
+    /// EINVAL is the answer of a container that has none.
+    fn has_iommu(&self) -> bool {
+        !matches!(ioctl::iommu_info(&self.file), Err(error) if error.raw_os_error() == Some(libc::EINVAL))
     }
 
     /// Lets addresses be used again.
@@ -157,15 +181,17 @@ impl VfioContainer {
     /// The group with this number, brought into the container if it is not in it.
     pub(super) fn group(&self, number: u32) -> Result<Arc<Group>, VfioError> {
         let mut state = self.state();
+        state.groups.retain(|group| group.is_alive());
         if let Some(group) = state.groups.iter().find(|group| group.number() == number) {
             return Ok(group.clone());
         }
-        let group = Group::join(number, &self.file)?;
-        if state.iova.is_none() {
+        let group = Arc::new(Group::join(number, &self.file)?);
+        if !self.has_iommu() {
             ioctl::set_iommu(&self.file, abi::TYPE1V2_IOMMU).map_err(|error| match error.raw_os_error() {
                 Some(libc::EPERM) => VfioError::NoInterruptRemapping,
                 _ => os(format!("set up the IOMMU of group {number}"))(error),
             })?;
+            state.generation += 1;
         }
         let ranges = self.info()?.iova_ranges;
         match &mut state.iova {
@@ -173,21 +199,11 @@ impl VfioContainer {
             Some(allocator) => allocator.restrict(&ranges),
             none => *none = Some(IovaAllocator::new(&ranges)),
         }
-        let group = Arc::new(group);
         state.groups.push(group.clone());
         Ok(group)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn map_error(error: io::Error, iova: u64, length: u64) -> VfioError {
-    match error.raw_os_error() {
-        Some(libc::EEXIST) => VfioError::IovaTaken { iova, length },
-        Some(libc::ENOMEM) => VfioError::LockedMemory { length },
-        Some(libc::ENOSPC) => VfioError::NoMappingLeft,
-        _ => os(format!("map {length:#x} bytes at I/O address {iova:#x}"))(error),
     }
 }

@@ -179,6 +179,7 @@ impl VfioDevice {
     }
 
     /// Notified, again and again, while the kernel wants the device back (it is being removed, or unbound): close it.
+    /// Takes the place of one asked for before.
     ///
     /// # Errors
     /// `Os`.
@@ -187,6 +188,7 @@ impl VfioDevice {
     }
 
     /// Notified when the device has reported an uncorrectable error (PCIe AER): it has to be reset.
+    /// Takes the place of one asked for before.
     ///
     /// # Errors
     /// `Os`: EINVAL for a device that is not PCI Express.

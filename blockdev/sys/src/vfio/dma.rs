@@ -39,13 +39,13 @@ pub struct DmaMapping {
     range: Option<DmaRange>,
     iova: u64,
     length: u64,
-    /// The addresses are given back to the container's allocator.
-    reserved: bool,
+    /// Which of the container's IOMMUs it is in.
+    generation: u64,
 }
 
 impl DmaMapping {
-    pub(super) fn new(container: Arc<VfioContainer>, range: DmaRange, iova: u64, reserved: bool) -> Self {
-        DmaMapping { container, length: range.length(), range: Some(range), iova, reserved }
+    pub(super) fn new(container: Arc<VfioContainer>, range: DmaRange, iova: u64, generation: u64) -> Self {
+        DmaMapping { container, length: range.length(), range: Some(range), iova, generation }
     }
 
     /// Where devices see it.
@@ -69,11 +69,9 @@ impl DmaMapping {
 
     fn end(&mut self) -> Result<(), VfioError> {
         let Some(range) = self.range.take() else { return Ok(()) };
-        match self.container.unmap(self.iova, self.length) {
+        match self.container.unmap(self.iova, self.length, self.generation) {
             Ok(()) => {
-                if self.reserved {
-                    self.container.release(self.iova, self.length);
-                }
+                self.container.release(self.iova, self.length);
                 Ok(())
             }
             Err(error) => {

@@ -54,8 +54,8 @@ pub enum VfioError {
     /// Not a PCI device.
     #[error("{0} is no PCI device for VFIO")]
     NotPci(String),
-    /// Nothing can be mapped before a device is there.
-    #[error("no device is open in this VFIO container yet: open one before mapping memory")]
+    /// Nothing can be mapped where no device is.
+    #[error("this VFIO container has no device: open one before mapping memory")]
     NoIommu,
     /// The kernel does not say which addresses are allowed.
     #[error("the kernel does not report its IOVA ranges: Linux 5.4 and later do")]
@@ -68,8 +68,8 @@ pub enum VfioError {
         /// Highest address allowed.
         highest: u64,
     },
-    /// Part of the range is mapped.
-    #[error("I/O addresses {iova:#x} to {iova:#x}+{length:#x} are mapped already")]
+    /// Part of the range is mapped, or may not be.
+    #[error("I/O addresses {iova:#x} to {iova:#x}+{length:#x} are in use or not allowed")]
     IovaTaken {
         /// Start of the range.
         iova: u64,

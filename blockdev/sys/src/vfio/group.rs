@@ -35,6 +35,11 @@ impl Group {
         self.number
     }
 
+    /// False once the kernel has taken its last device away (unbound or removed): the open group is then of no use.
+    pub(super) fn is_alive(&self) -> bool {
+        ioctl::group_status(&self.file).is_ok()
+    }
+
     /// Opens a device of the group. The kernel enables it and resets it if it can.
     pub(super) fn device(&self, address: &str) -> Result<File, VfioError> {
         ioctl::device_fd(&self.file, address).map_err(os(format!("open PCI device {address} through VFIO")))

@@ -10,8 +10,8 @@ const LOWEST: u64 = 64 << 10;
 const MSI_WINDOW: RangeInclusive<u64> = 0xFEE0_0000..=0xFEEF_FFFF;
 
 /// Free and allowed ranges of an I/O address space, bytes. First fit.
-#[derive(Debug, Clone)]
-pub struct IovaAllocator {
+#[derive(Debug)]
+pub(super) struct IovaAllocator {
     /// Disjoint, in order.
     allowed: Vec<RangeInclusive<u64>>,
     /// First address to last address; neighbours are merged.
@@ -20,7 +20,7 @@ pub struct IovaAllocator {
 
 impl IovaAllocator {
     /// All of `ranges` is free, but for the lowest 64 KiB and the window of message-signalled interrupts.
-    pub fn new(ranges: &[RangeInclusive<u64>]) -> Self {
+    pub(super) fn new(ranges: &[RangeInclusive<u64>]) -> Self {
         let whole = std::slice::from_ref(&(LOWEST..=u64::MAX));
         let outside_msi = [0..=MSI_WINDOW.start() - 1, MSI_WINDOW.end() + 1..=u64::MAX];
         let allowed = intersection(&intersection(ranges, whole), &outside_msi);
@@ -29,7 +29,7 @@ impl IovaAllocator {
     }
 
     /// Only `ranges` are allowed from now on. What is in use elsewhere stays so, and is not used again.
-    pub fn restrict(&mut self, ranges: &[RangeInclusive<u64>]) {
+    pub(super) fn restrict(&mut self, ranges: &[RangeInclusive<u64>]) {
         self.allowed = intersection(&self.allowed, ranges);
         let free: Vec<_> = self.free.iter().map(|(first, last)| *first..=*last).collect();
         let free = intersection(&free, ranges);
@@ -37,7 +37,7 @@ impl IovaAllocator {
     }
 
     /// Takes `length` bytes at a multiple of `align` (a power of two), none above `highest`: the lowest such.
-    pub fn allocate(&mut self, length: u64, align: u64, highest: u64) -> Option<u64> {
+    pub(super) fn allocate(&mut self, length: u64, align: u64, highest: u64) -> Option<u64> {
         let below = length.checked_sub(1)?;
         let (start, first, last) = self.free.iter().find_map(|(first, last)| {
             let start = first.checked_next_multiple_of(align)?;
@@ -49,7 +49,7 @@ impl IovaAllocator {
     }
 
     /// Takes `length` bytes at `iova`; false if they are not all free and allowed.
-    pub fn reserve(&mut self, iova: u64, length: u64) -> bool {
+    pub(super) fn reserve(&mut self, iova: u64, length: u64) -> bool {
         let Some(end) = length.checked_sub(1).and_then(|below| iova.checked_add(below)) else { return false };
         match self.free.range(..=iova).next_back() {
             Some((&first, &last)) if end <= last => {
@@ -64,7 +64,7 @@ impl IovaAllocator {
     ///
     /// # Panics
     /// When any of it is free already: two owners of one address.
-    pub fn release(&mut self, iova: u64, length: u64) {
+    pub(super) fn release(&mut self, iova: u64, length: u64) {
         let returned = iova..=iova + (length - 1);
         for part in intersection(&self.allowed, std::slice::from_ref(&returned)) {
             self.put_back(*part.start(), *part.end());
@@ -168,6 +168,37 @@ mod tests {
         iova.release(1 << 20, 2 << 20);
         assert_eq!(iova.allocate(2 << 20, PAGE, u64::MAX), Some(2 << 20));
         assert_eq!(iova.allocate(PAGE, PAGE, u64::MAX), None);
+    }
+
+    #[test]
+    fn random_use_never_gives_an_address_twice_and_ends_as_it_began() {
+        const SIZES: [u64; 4] = [PAGE, 3 * PAGE, 2 << 20, 5 << 20];
+        let mut iova = IovaAllocator::new(&QEMU);
+        let untouched = iova.free.clone();
+        let mut taken: BTreeMap<u64, u64> = BTreeMap::new();
+        let mut seed = 0x9E37_79B9_7F4A_7C15_u64;
+        for _ in 0..5000 {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            let length = SIZES[seed as usize % SIZES.len()];
+            if seed >> 40 & 1 == 0 || taken.is_empty() {
+                let align = if length >= 2 << 20 { 2 << 20 } else { PAGE };
+                let start = iova.allocate(length, align, u64::MAX).expect("room");
+                assert!(start.is_multiple_of(align) && start >= LOWEST);
+                let below = taken.range(..start + length).next_back();
+                assert!(below.is_none_or(|(other, size)| other + size <= start), "{start:#x} overlaps {below:x?}");
+                taken.insert(start, length);
+            } else {
+                let at = *taken.keys().nth((seed >> 8) as usize % taken.len()).expect("some");
+                let size = taken.remove(&at).expect("just found");
+                iova.release(at, size);
+            }
+        }
+        for (start, length) in taken {
+            iova.release(start, length);
+        }
+        assert_eq!(iova.free, untouched);
     }
 
     #[test]

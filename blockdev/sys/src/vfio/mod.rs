@@ -24,5 +24,4 @@ pub use container::{IommuInfo, VfioContainer};
 pub use device::VfioDevice;
 pub use dma::{DmaAccess, DmaMapping};
 pub use error::VfioError;
-pub use iova::IovaAllocator;
 pub use region::RegionInfo;

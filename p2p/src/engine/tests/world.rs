@@ -115,6 +115,7 @@ impl Aperture for FakeAperture {
             page_bytes: 4096,
             writable: true,
             atomic: false,
+            grantable: true,
         }
     }
     fn open_window(&self, spec: WindowSpec) -> Result<Arc<dyn Window>, WindowError> {

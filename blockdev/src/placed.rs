@@ -3,43 +3,56 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::window::Core;
+use crate::Run;
 
-#[derive(Debug, Default)]
-pub(super) struct Index {
+/// What the index knows of a window.
+pub(crate) trait HasRuns {
+    /// The blocks it holds.
+    fn runs(&self) -> &[Run];
+}
+
+/// The windows of an aperture by the blocks in them.
+#[derive(Debug)]
+pub(crate) struct Index<W> {
     /// By device offset. Entries never overlap.
-    runs: BTreeMap<u64, Placed>,
+    runs: BTreeMap<u64, Placed<W>>,
     used_bytes: u64,
     windows: u64,
 }
 
 #[derive(Debug)]
-struct Placed {
+struct Placed<W> {
     length: u64,
     window_offset: u64,
-    core: Arc<Core>,
+    window: Arc<W>,
 }
 
 /// A piece of a request. Offsets and lengths in bytes.
 #[derive(Debug)]
-pub(super) struct Part {
-    pub(super) offset: u64,
-    pub(super) length: u64,
+pub(crate) struct Part<W> {
+    pub(crate) offset: u64,
+    pub(crate) length: u64,
     /// The window that has it, and where.
-    pub(super) place: Option<(Arc<Core>, u64)>,
+    pub(crate) place: Option<(Arc<W>, u64)>,
 }
 
-impl Index {
-    pub(super) fn used_bytes(&self) -> u64 {
+impl<W> Default for Index<W> {
+    fn default() -> Self {
+        Index { runs: BTreeMap::new(), used_bytes: 0, windows: 0 }
+    }
+}
+
+impl<W: HasRuns> Index<W> {
+    pub(crate) fn used_bytes(&self) -> u64 {
         self.used_bytes
     }
 
-    pub(super) fn windows(&self) -> u64 {
+    pub(crate) fn windows(&self) -> u64 {
         self.windows
     }
 
     /// Takes `length` bytes of the budget, or says how many are missing.
-    pub(super) fn reserve(&mut self, length: u64, capacity: u64) -> Result<(), u64> {
+    pub(crate) fn reserve(&mut self, length: u64, capacity: u64) -> Result<(), u64> {
         let wanted = self.used_bytes.saturating_add(length);
         if wanted > capacity {
             return Err(wanted - capacity);
@@ -49,14 +62,14 @@ impl Index {
         Ok(())
     }
 
-    pub(super) fn release(&mut self, length: u64) {
+    pub(crate) fn release(&mut self, length: u64) {
         self.used_bytes -= length;
         self.windows -= 1;
     }
 
     /// Enters all runs of a window, or none: the first block that is taken already.
-    pub(super) fn insert(&mut self, core: &Arc<Core>) -> Result<(), u64> {
-        let mut runs: Vec<_> = core.runs().to_vec();
+    pub(crate) fn insert(&mut self, window: &Arc<W>) -> Result<(), u64> {
+        let mut runs: Vec<_> = window.runs().to_vec();
         runs.sort_by_key(|run| run.device_offset);
         let twice = runs
             .windows(2)
@@ -67,15 +80,15 @@ impl Index {
             return Err(offset);
         }
         for run in runs {
-            let placed = Placed { length: run.length, window_offset: run.window_offset, core: core.clone() };
+            let placed = Placed { length: run.length, window_offset: run.window_offset, window: window.clone() };
             self.runs.insert(run.device_offset, placed);
         }
         Ok(())
     }
 
     /// Takes the runs of a window out.
-    pub(super) fn remove(&mut self, core: &Arc<Core>) {
-        for run in core.runs() {
+    pub(crate) fn remove(&mut self, window: &Arc<W>) {
+        for run in window.runs() {
             self.runs.remove(&run.device_offset);
         }
     }
@@ -86,7 +99,7 @@ impl Index {
     }
 
     /// Cuts a range into pieces that are each in one window or in none.
-    pub(super) fn split(&self, offset: u64, length: u64) -> Vec<Part> {
+    pub(crate) fn split(&self, offset: u64, length: u64) -> Vec<Part<W>> {
         let end = offset + length;
         let first = self.runs.range(..=offset).next_back().map_or(offset, |(start, _)| *start);
         let mut parts = Vec::new();
@@ -103,7 +116,7 @@ impl Index {
             parts.push(Part {
                 offset: at,
                 length: stop - at,
-                place: Some((placed.core.clone(), placed.window_offset + (at - start))),
+                place: Some((placed.window.clone(), placed.window_offset + (at - start))),
             });
             at = stop;
         }
@@ -114,7 +127,7 @@ impl Index {
     }
 }
 
-impl Part {
+impl<W> Part<W> {
     fn raw(offset: u64, length: u64) -> Self {
         Part { offset, length, place: None }
     }
