@@ -125,7 +125,7 @@ impl BlockDevice for MappedDevice {
 fn stripes(offset: u64, length: u64) -> impl Iterator<Item = (u64, u64)> {
     let end = offset + length;
     let first = offset / STRIPE_BYTES;
-    let last = end.div_ceil(STRIPE_BYTES).max(first);
+    let last = if length == 0 { first } else { end.div_ceil(STRIPE_BYTES) };
     (first..last).map(move |stripe| {
         let start = (stripe * STRIPE_BYTES).max(offset);
         (start, ((stripe + 1) * STRIPE_BYTES).min(end) - start)
