@@ -7,11 +7,12 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::mapped::DeviceAndMemory;
 use crate::nvme;
 use crate::pci::PciAddress;
 use crate::{
-    Aperture, BlockDevice, BlockMemory, Cmb, DeviceError, Engine, FaultDevice, ImageDevice, MappedAperture, Medium, MemDevice,
-    OpenMode, PmemDevice,
+    Aperture, BlockDevice, Cmb, DeviceError, Engine, FaultDevice, ImageDevice, MappedAperture, Medium, MemDevice, OpenMode,
+    PmemDevice,
 };
 
 /// After the path of a `pmem:` device: a file behind a page cache will do.
@@ -261,7 +262,7 @@ impl DeviceSpec {
     fn mapped(
         &self,
         name: &'static str,
-        (device, memory): (Arc<dyn BlockDevice>, Arc<dyn BlockMemory>),
+        (device, memory): DeviceAndMemory,
         decorate: impl FnOnce(Arc<dyn BlockDevice>) -> Arc<dyn BlockDevice>,
         cmb: Option<u64>,
         lock: Option<OwnedFd>,

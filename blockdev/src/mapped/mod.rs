@@ -9,8 +9,9 @@ mod device;
 mod window;
 
 use std::fmt;
+use std::sync::Arc;
 
-use crate::{DeviceError, PathKind};
+use crate::{BlockDevice, DeviceError, PathKind};
 
 pub use aperture::MappedAperture;
 pub use device::MappedDevice;
@@ -45,3 +46,6 @@ pub trait BlockMemory: Send + Sync + fmt::Debug {
     /// How bytes that a peer moves here are attested.
     fn path(&self) -> PathKind;
 }
+
+/// A device of mapped memory, and the memory.
+pub(crate) type DeviceAndMemory = (Arc<dyn BlockDevice>, Arc<dyn BlockMemory>);

@@ -9,14 +9,15 @@ use super::namespace::Namespace;
 use super::pmr::PersistentRegion;
 use super::region_memory::RegionMemory;
 use super::vfio::VfioPort;
+use crate::mapped::DeviceAndMemory;
 use crate::pci::PciAddress;
-use crate::{BlockDevice, BlockMemory, DeviceError, DeviceEvents, DeviceInfo, MappedDevice, OpenMode};
+use crate::{BlockMemory, DeviceError, DeviceEvents, DeviceInfo, MappedDevice, OpenMode};
 
 /// A namespace of the controller at `address`, and the memory that the controller lends, if it has any.
 ///
 /// # Errors
 /// The controller is not bound to vfio-pci, cannot be used, or has no such namespace.
-pub fn open_namespace(
+pub(crate) fn open_namespace(
     address: PciAddress,
     id: u32,
     read_only: bool,
@@ -37,7 +38,7 @@ pub fn open_namespace(
 ///
 /// # Errors
 /// The controller is not bound to vfio-pci, has no such region, or it is not in order, or read-only when it must not be.
-pub fn open_region(address: PciAddress, mode: OpenMode) -> Result<(Arc<dyn BlockDevice>, Arc<dyn BlockMemory>), DeviceError> {
+pub(crate) fn open_region(address: PciAddress, mode: OpenMode) -> Result<DeviceAndMemory, DeviceError> {
     let name = format!("nvme:{address}/pmr");
     let port = port(address, &name)?;
     let unusable = |reason: String| DeviceError::Unusable { device: name.clone(), reason };
