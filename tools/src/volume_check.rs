@@ -18,7 +18,7 @@ use crate::config::own_program;
 
 /// The device without its aperture, for looking only.
 pub fn open_for_reading(device: &DeviceSpec) -> Result<Arc<dyn BlockDevice>> {
-    if device.path().is_none() {
+    if let DeviceSpec::Mem(_) = device {
         bail!("{device}: a memory device exists only while it is mounted; ask its mount point");
     }
     Ok(device.open(Some(0), OpenMode::ReadOnly, LOCK_WAIT)?.device)
@@ -28,7 +28,7 @@ pub fn open_for_reading(device: &DeviceSpec) -> Result<Arc<dyn BlockDevice>> {
 /// in order is read too: damage on the medium does not ask, and would end the server later. It takes some 0.2 s for a
 /// million files.
 pub fn before_opening(device: &DeviceSpec) -> Result<()> {
-    if device.path().is_none() {
+    if let DeviceSpec::Mem(_) = device {
         return Ok(());
     }
     probe(&open_for_reading(device)?)?;

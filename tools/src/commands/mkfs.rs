@@ -14,7 +14,7 @@ use peerfs_fs::store::{FormatOptions, MIN_DEVICE_BYTES, Summary, Volume, probe};
 use serde_json::json;
 
 use crate::args::MkfsArgs;
-use crate::{config, output};
+use crate::{config, controller, output};
 
 /// A server that is just ending gets this long; a mounted volume is refused.
 const LOCK_WAIT: Duration = Duration::from_secs(2);
@@ -27,6 +27,7 @@ pub fn run(args: MkfsArgs) -> Result<ExitCode> {
     if let Some(size) = args.size.filter(|size| *size < MIN_DEVICE_BYTES) {
         bail!("{device}: {size} bytes are too few for a volume; give at least --size {MIN_DEVICE_BYTES}");
     }
+    let _held = controller::hold(&device, LOCK_WAIT)?;
     let Some(path) = device.path() else {
         return report(&device, &format(&device, &args)?, args.json);
     };
