@@ -1,0 +1,63 @@
+//! What host and guest say to each other over a serial line: one JSON object a line.
+
+use serde::{Deserialize, Serialize};
+
+/// From the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Report {
+    /// The runner is up.
+    Hello,
+    /// A case begins.
+    Begin {
+        /// Its name.
+        case: String,
+    },
+    /// A case ended.
+    End {
+        /// Its name.
+        case: String,
+        /// What failed, if something did.
+        failure: Option<String>,
+        /// How long it took by the guest's clock.
+        milliseconds: u64,
+    },
+    /// A version of a file is on the device for good.
+    Synced {
+        /// Which writer, from 0.
+        writer: usize,
+        /// Which version, from 1.
+        version: u64,
+    },
+    /// All is done.
+    Bye,
+}
+
+/// To the guest: what to do in this boot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Order {
+    /// Number of the boot over the same disks, from 0.
+    pub boot: usize,
+    /// Names of cases.
+    pub cases: Vec<String>,
+    /// What contents are derived from.
+    pub seed: u64,
+}
+
+/// A message as a line without its end.
+pub fn line(message: &impl Serialize) -> String {
+    serde_json::to_string(message).expect("messages have only text and numbers")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_one_line_whatever_it_says() {
+        let report = Report::End { case: "a".into(), failure: Some("two\nlines".into()), milliseconds: 7 };
+        let text = line(&report);
+        assert!(!text.contains('\n'));
+        assert_eq!(serde_json::from_str::<Report>(&text).expect("JSON"), report);
+    }
+}

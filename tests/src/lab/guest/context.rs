@@ -1,0 +1,180 @@
+//! What a case has to work with: programs with time limits, controllers, mounts that are tidied up.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::line::Line;
+use crate::lab::channel::Report;
+
+/// A program that takes longer hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A controller of the guest: QEMU puts each at its own address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Controller {
+    /// PCI address.
+    pub address: &'static str,
+}
+
+/// The one with a PMR.
+pub const A: Controller = Controller { address: "0000:00:04.0" };
+/// The one with a CMB.
+pub const B: Controller = Controller { address: "0000:00:05.0" };
+
+impl Controller {
+    /// A file of its directory in sysfs.
+    pub fn sysfs(self, name: &str) -> PathBuf {
+        Path::new("/sys/bus/pci/devices").join(self.address).join(name)
+    }
+
+    /// A part of it as commands take it.
+    pub fn part(self, part: &str) -> String {
+        format!("nvme:{}/{part}", self.address)
+    }
+
+    /// Name of the driver that has it.
+    pub fn driver(self) -> Option<String> {
+        Some(fs::read_link(self.sysfs("driver")).ok()?.file_name()?.to_string_lossy().into_owned())
+    }
+}
+
+/// A case's surroundings.
+pub struct Guest<'a> {
+    seed: u64,
+    boot: usize,
+    line: &'a mut Line,
+    mounts: Vec<PathBuf>,
+    bound: Vec<Controller>,
+}
+
+impl<'a> Guest<'a> {
+    pub(super) fn new(seed: u64, boot: usize, line: &'a mut Line) -> Self {
+        Guest { seed, boot, line, mounts: Vec::new(), bound: Vec::new() }
+    }
+
+    /// What contents are derived from.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// Number of the boot over the same disks, from 0.
+    pub fn boot(&self) -> usize {
+        self.boot
+    }
+
+    /// Tells the host that a version is on the device for good.
+    ///
+    /// # Errors
+    /// When the line is closed.
+    pub fn synced(&mut self, writer: usize, version: u64) -> Result<()> {
+        self.line.say(&Report::Synced { writer, version })
+    }
+
+    /// Runs a program, which must succeed, and answers its standard output.
+    ///
+    /// # Errors
+    /// When it fails, with what it said, or hangs.
+    pub fn run(&self, program: &str, arguments: &[&str]) -> Result<String> {
+        let (success, text, errors) = self.attempt(program, arguments)?;
+        ensure!(success, "`{program} {}` failed: {}", arguments.join(" "), format!("{text}{errors}").trim());
+        Ok(text)
+    }
+
+    /// Runs a program, which must fail, and answers what it said.
+    ///
+    /// # Errors
+    /// When it succeeds or hangs.
+    pub fn refused(&self, program: &str, arguments: &[&str]) -> Result<String> {
+        let (success, text, errors) = self.attempt(program, arguments)?;
+        ensure!(!success, "`{program} {}` succeeded", arguments.join(" "));
+        Ok(text + &errors)
+    }
+
+    /// `peerfs` with arguments, which must succeed.
+    ///
+    /// # Errors
+    /// As [`Guest::run`].
+    pub fn peerfs(&self, arguments: &[&str]) -> Result<String> {
+        self.run("peerfs", arguments)
+    }
+
+    fn attempt(&self, program: &str, arguments: &[&str]) -> Result<(bool, String, String)> {
+        // Into files: a program that leaves a server behind would keep a pipe open.
+        let (out, err) = (PathBuf::from("/tmp/out"), PathBuf::from("/tmp/err"));
+        let mut command = Command::new(program);
+        command.args(arguments).stdin(Stdio::null()).stdout(File::create(&out)?).stderr(File::create(&err)?);
+        let mut child = command.spawn().with_context(|| format!("{program} cannot be started"))?;
+        let Some(success) = wait(&mut child, PATIENCE)? else {
+            bail!("`{program} {}` has not ended after {PATIENCE:?}", arguments.join(" "));
+        };
+        let text = |path: &Path| Ok::<_, anyhow::Error>(String::from_utf8_lossy(&fs::read(path)?).into_owned());
+        Ok((success, text(&out)?, text(&err)?))
+    }
+
+    /// Gives a controller to vfio-pci until the case ends.
+    ///
+    /// # Errors
+    /// When that is refused.
+    pub fn bind(&mut self, controller: Controller) -> Result<()> {
+        self.peerfs(&["nvme", "bind", controller.address])?;
+        self.bound.push(controller);
+        Ok(())
+    }
+
+    /// Mounts a device on a directory of its own.
+    ///
+    /// # Errors
+    /// When mounting fails.
+    pub fn mount(&mut self, device: &str) -> Result<PathBuf> {
+        let point = PathBuf::from(format!("/mnt/{}", self.mounts.len()));
+        fs::create_dir_all(&point)?;
+        self.peerfs(&["mount", device, &text(&point), "--log", "/tmp/server.log"])?;
+        self.mounts.push(point.clone());
+        Ok(point)
+    }
+
+    /// Unmounts in order.
+    ///
+    /// # Errors
+    /// When unmounting fails.
+    pub fn umount(&mut self, point: &Path) -> Result<()> {
+        self.peerfs(&["umount", &text(point)])?;
+        self.mounts.retain(|mount| mount != point);
+        Ok(())
+    }
+
+    /// What a case left when it failed is undone, so that the next one has its chance.
+    pub(super) fn tidy(&mut self) -> Result<()> {
+        for point in std::mem::take(&mut self.mounts).iter().rev() {
+            self.peerfs(&["umount", "--force", &text(point)])?;
+        }
+        for controller in std::mem::take(&mut self.bound) {
+            self.peerfs(&["nvme", "unbind", controller.address])?;
+        }
+        Ok(())
+    }
+}
+
+/// Answers whether it succeeded; `None` and dead after too long.
+fn wait(child: &mut Child, patience: Duration) -> Result<Option<bool>> {
+    let deadline = Instant::now() + patience;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status.success()));
+        }
+        if Instant::now() >= deadline {
+            child.kill()?;
+            return Ok(None);
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// A path of the guest as text.
+pub fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}

@@ -1,0 +1,47 @@
+//! In the guest: takes the order from the host and runs the cases.
+
+mod context;
+mod line;
+pub mod tree;
+
+pub use context::{A, B, Controller, Guest, text};
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Instant;
+
+use anyhow::{Context, Result, anyhow};
+
+use super::cases::{self, Case};
+use super::channel::{Order, Report};
+use line::Line;
+
+/// Everything of one boot.
+///
+/// # Errors
+/// When the host cannot be talked to; what cases find goes to the host.
+pub fn run() -> Result<()> {
+    let mut line = Line::open("/dev/ttyS1").context("the line to the host")?;
+    line.say(&Report::Hello)?;
+    let order = line.order()?;
+    for name in &order.cases {
+        line.say(&Report::Begin { case: name.clone() })?;
+        let start = Instant::now();
+        let failure = perform(&mut line, &order, name).err().map(|error| format!("{error:#}"));
+        let milliseconds = start.elapsed().as_millis() as u64;
+        line.say(&Report::End { case: name.clone(), failure, milliseconds })?;
+    }
+    line.say(&Report::Bye)
+}
+
+fn perform(line: &mut Line, order: &Order, name: &str) -> Result<()> {
+    let case: &Case = cases::named(name)?;
+    let step = case.step(order.boot).with_context(|| format!("{name} has nothing to do in boot {}", order.boot))?;
+    let mut guest = Guest::new(order.seed, order.boot, line);
+    // One case's mistake must not take the others with it.
+    let outcome = catch_unwind(AssertUnwindSafe(|| step(&mut guest)));
+    let outcome = outcome.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
+        Err(anyhow!("panicked: {}", text.unwrap_or_default()))
+    });
+    outcome.and(guest.tidy())
+}

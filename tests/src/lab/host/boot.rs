@@ -1,0 +1,98 @@
+//! One boot with cases that share it.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, anyhow, bail};
+
+use super::oracle;
+use super::qemu::{Guest, Heard, Machine};
+use super::results::Results;
+use crate::lab::cases::Case;
+use crate::lab::channel::{Order, Report};
+
+/// From power-on to the runner's hello, on a loaded host.
+const BOOT: Duration = Duration::from_secs(90);
+/// For one case.
+const CASE: Duration = Duration::from_secs(120);
+/// From the last case to power-off.
+const END: Duration = Duration::from_secs(30);
+
+/// A guest whose runner is up, and the name of its logs. A boot that fails is tried once more: emulated machines now and
+/// then panic while they boot.
+///
+/// # Errors
+/// When the second one fails too, with the end of its console.
+pub fn up(machine: &Machine<'_>, name: &str) -> Result<(Guest, String)> {
+    let mut console = String::new();
+    for attempt in ["", "-again"] {
+        let name = format!("{name}{attempt}");
+        let guest = machine.start(&name)?;
+        if matches!(guest.hear(Instant::now() + BOOT), Heard::Said(Report::Hello)) {
+            return Ok((guest, name));
+        }
+        drop(guest);
+        console = tail(&machine.console(&name));
+        eprintln!("lab: the boot `{name}` failed");
+    }
+    bail!("the guest does not boot; its console ends with:\n{console}")
+}
+
+/// Boots once, runs the cases that share the boot, and checks what they leave.
+///
+/// # Errors
+/// When the machine does not boot.
+pub fn cases(machine: &Machine<'_>, number: usize, cases: &[&Case], seed: u64, results: &mut Results) -> Result<()> {
+    let (mut guest, log) = up(machine, &format!("boot{number}"))?;
+    guest.order(&Order { boot: number, cases: cases.iter().map(|case| case.name.to_owned()).collect(), seed })?;
+    let mut lost = None;
+    for case in cases {
+        let begun = Instant::now();
+        let heard = match lost {
+            None => hear_of(&guest),
+            Some(name) => Err(anyhow!("not run: the machine was lost in `{name}`")),
+        };
+        let outcome = match heard {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                lost = lost.or(Some(case.name));
+                Err(error.context(format!("the console ends with:\n{}", tail(&machine.console(&log)))))
+            }
+        };
+        results.note(case.name, number, begun.elapsed(), outcome);
+    }
+    if lost.is_none() {
+        guest.finish(Instant::now() + END)?;
+    } else {
+        drop(guest);
+    }
+    let blocked = oracle::no_faults(&machine.faults(&log));
+    for case in cases {
+        results.judge(case.name, case.leaves.map_or(Ok(()), |medium| oracle::clean(machine.disks, medium)));
+        results.judge(case.name, blocked.as_ref().map_err(|error| anyhow!("{error:#}")).copied());
+    }
+    Ok(())
+}
+
+/// What came of the case that is under way; the outer error means that the machine is lost.
+fn hear_of(guest: &Guest) -> Result<Result<()>> {
+    let deadline = Instant::now() + CASE;
+    loop {
+        match guest.hear(deadline) {
+            Heard::Said(Report::End { failure: None, .. }) => return Ok(Ok(())),
+            Heard::Said(Report::End { failure: Some(failure), .. }) => return Ok(Err(anyhow!(failure))),
+            Heard::Said(_) => {}
+            Heard::Gone => bail!("the guest ended"),
+            Heard::Silent => bail!("the case has not ended after {CASE:?}"),
+        }
+    }
+}
+
+/// The last lines of a console.
+fn tail(console: &Path) -> String {
+    let text = fs::read(console).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(25)..].join("\n")
+}

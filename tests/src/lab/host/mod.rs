@@ -1,0 +1,104 @@
+//! On the host: boots machines, hears of their cases, checks the media, and prints what came of it.
+
+mod boot;
+mod command;
+mod disks;
+mod initramfs;
+mod kernel;
+mod modules;
+mod oracle;
+mod qemu;
+mod results;
+mod signals;
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use tempfile::TempDir;
+
+use self::disks::Disks;
+use self::kernel::Kernel;
+use self::qemu::Machine;
+use self::results::Results;
+use super::cases::{CASES, Case};
+
+/// What is asked for.
+pub struct Request {
+    /// The cases; every enabled one if empty.
+    pub names: Vec<String>,
+    /// What contents and moments are derived from.
+    pub seed: u64,
+    /// Media and logs are left behind.
+    pub keep: bool,
+}
+
+/// What every machine is made from.
+struct Lab {
+    kernel: Kernel,
+    initramfs: PathBuf,
+    _work: TempDir,
+}
+
+impl Lab {
+    fn build() -> Result<Lab> {
+        let work = tempfile::Builder::new().prefix("peerfs-lab-root-").tempdir()?;
+        signals::remove_at_end(work.path());
+        let kernel = kernel::obtain()?;
+        let initramfs = initramfs::build(work.path(), &kernel)?;
+        Ok(Lab { kernel, initramfs, _work: work })
+    }
+
+    fn machine<'a>(&'a self, disks: &'a Disks) -> Machine<'a> {
+        Machine { kernel: &self.kernel, initramfs: &self.initramfs, disks }
+    }
+}
+
+/// Runs what is asked for and answers whether all of it passed.
+///
+/// # Errors
+/// When the lab itself does not work: a program or the kernel is missing.
+pub fn run(request: &Request) -> Result<bool> {
+    signals::tidy_on_signal()?;
+    let cases = chosen(&request.names)?;
+    println!("seed {} (replay with --seed {})", request.seed, request.seed);
+    let lab = Lab::build()?;
+    let mut results = Results::default();
+    let disks = Disks::new("cases", request.keep)?;
+    for number in 0..2 {
+        let sharing: Vec<&Case> = cases.iter().copied().filter(|case| case.step(number).is_some()).collect();
+        if !sharing.is_empty() {
+            boot::cases(&lab.machine(&disks), number, &sharing, request.seed, &mut results)?;
+        }
+    }
+    if request.keep {
+        println!("media and logs are in {}", disks.file("").display());
+    }
+    Ok(results.print())
+}
+
+/// A shell in a machine with empty media.
+///
+/// # Errors
+/// As [`run`].
+pub fn converse() -> Result<()> {
+    let lab = Lab::build()?;
+    let disks = Disks::new("console", false)?;
+    lab.machine(&disks).converse()
+}
+
+/// Prints the cases.
+pub fn list() {
+    for case in CASES {
+        let why = case.disabled.map_or_else(String::new, |why| format!(" (only if named: {why})"));
+        println!("{:<20} {}{why}", case.name, case.shows);
+    }
+}
+
+fn chosen(names: &[String]) -> Result<Vec<&'static Case>> {
+    for name in names {
+        super::cases::named(name).with_context(|| "--case")?;
+    }
+    let wanted =
+        |case: &&Case| if names.is_empty() { case.disabled.is_none() } else { names.iter().any(|name| name == case.name) };
+    Ok(CASES.iter().filter(wanted).collect())
+}

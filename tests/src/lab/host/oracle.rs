@@ -1,0 +1,46 @@
+//! What the host checks by itself: the media, which are its files, and the IOMMU's faults.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use super::command::output;
+use super::disks::Disks;
+use crate::lab::cases::Medium;
+
+/// The medium holds a clean volume.
+///
+/// # Errors
+/// What fsck found.
+pub fn clean(disks: &Disks, medium: Medium) -> Result<()> {
+    let path = match medium {
+        Medium::Pmr => disks.pmr(),
+        Medium::NamespaceB => disks.namespace_b(),
+    };
+    fsck(&path).with_context(|| format!("the host's fsck of {medium:?}"))
+}
+
+/// An image is a clean volume.
+///
+/// # Errors
+/// What fsck found.
+pub fn fsck(image: &Path) -> Result<()> {
+    let said = output(Command::new(crate::peerfs()).arg("fsck").arg(format!("image:{}", image.display())), "peerfs")?;
+    let said = String::from_utf8_lossy(&said);
+    ensure!(said.contains("clean"), "fsck says: {said}");
+    Ok(())
+}
+
+/// The IOMMU had to stop no transfer.
+///
+/// # Errors
+/// The first lines of what it stopped.
+pub fn no_faults(trace: &Path) -> Result<()> {
+    // QEMU makes the file with the first line.
+    let text = fs::read_to_string(trace).unwrap_or_default();
+    let faults: Vec<&str> = text.lines().filter(|line| line.contains("vtd_dmar_fault")).collect();
+    ensure!(faults.is_empty(), "the IOMMU stopped {} transfers, among them: {:?}", faults.len(), &faults[..faults.len().min(3)]);
+    Ok(())
+}
