@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 
 use peerfs_abi::devmem;
 use peerfs_abi::ioctl::{self as abi, Ack, Context, Info, Map, Revoke, Segment, Unmap, revoke_flags};
-use peerfs_abi::names::importer_flags;
+use peerfs_abi::names::{SERVER_IMPORTER, importer_flags};
 use peerfs_abi::{ABI_VERSION, ImporterFlags, MapFlags, Path};
 use peerfs_blockdev::PathKind;
 use peerfs_blockdev::pci::PciAddress;
@@ -61,6 +61,7 @@ impl Call<'_> {
             abi::CONTEXT => self.context(decode(input)?)?.as_bytes().to_vec(),
             abi::ACK => self.ack(decode(input)?)?.as_bytes().to_vec(),
             abi::INFO => self.info(decode(input)?)?.as_bytes().to_vec(),
+            abi::READ_BY_SERVER => self.read_by_server(decode(input)?)?.as_bytes().to_vec(),
             abi::REFLINK => self.reflink(decode(input)?)?.as_bytes().to_vec(),
             devmem::DEVICE_MEMORY => {
                 let call = decode(input)?;
@@ -81,7 +82,7 @@ impl Call<'_> {
     }
 
     /// Reading and writing as the handle allows, if it is one of this file.
-    fn access(&self) -> Option<(bool, bool)> {
+    pub(super) fn access(&self) -> Option<(bool, bool)> {
         // By the inode: handles of the volume and of virtual files are numbered apart from each other.
         if is_device_memory(self.ino) {
             let (id, read, write) = self.control.opened_device_memory(self.handle)?;
@@ -330,7 +331,8 @@ fn importer_of(map: &Map) -> Result<Importer> {
         None => (name.as_str(), None),
     };
     let flags = importer_flags(kind).ok_or(FsError::errno(libc::ENODEV))?;
-    Ok(Importer { flags, dma_bits: 64, va_bits: 48, page_bytes: 4096, pci_address: address, in_client: true, name })
+    let in_client = name != SERVER_IMPORTER;
+    Ok(Importer { flags, dma_bits: 64, va_bits: 48, page_bytes: 4096, pci_address: address, in_client, name })
 }
 
 /// The name under which bytes that move this way are attested.
@@ -368,7 +370,7 @@ fn wire_segment(segment: &MapSegment) -> Segment {
     wire
 }
 
-fn map_error(error: &MapError) -> FsError {
+pub(super) fn map_error(error: &MapError) -> FsError {
     FsError::errno(match error {
         MapError::NoObject { .. } => libc::ENOENT,
         MapError::NoMapping { .. } => libc::EBADF,

@@ -8,6 +8,7 @@ mod metrics;
 mod names;
 mod reflink;
 mod report;
+mod server_read;
 mod session;
 #[cfg(test)]
 mod tests;

@@ -32,6 +32,8 @@ pub const CONTEXT: u32 = command(6, size_of::<Context>());
 pub const ACK: u32 = command(7, size_of::<Ack>());
 /// On a file open for writing: makes a range of it share the blocks of another file ([`Reflink`]).
 pub const REFLINK: u32 = command(8, size_of::<Reflink>());
+/// On a file open for reading: the importer inside the server maps a range and reads it ([`ReadByServer`]).
+pub const READ_BY_SERVER: u32 = command(9, size_of::<ReadByServer>());
 
 /// Segments in one answer.
 pub const SEGMENTS_MAX: usize = 200;
@@ -258,6 +260,37 @@ pub struct Reflink {
     pub destination_offset: u64,
     /// In: length, bytes; 0 means to the end of the source. Out: bytes cloned.
     pub length: u64,
+}
+
+/// Most bytes of one [`READ_BY_SERVER`].
+pub const READ_BY_SERVER_MAX: u64 = 16 << 20;
+
+/// Argument of [`READ_BY_SERVER`]: what no process can be given (the memory of a BAR) is reached inside the server, which
+/// answers with a checksum and with the ways the bytes went.
+///
+/// EACCES: not open for reading. EBADF: `file_fd` is missing. EINVAL: the range is empty or longer than
+/// [`READ_BY_SERVER_MAX`]. ENOTTY: not a file. EIO.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct ReadByServer {
+    /// In: [`crate::ABI_VERSION`].
+    pub abi_version: u32,
+    /// In: the descriptor this call is made on, as in [`Map`].
+    pub file_fd: i32,
+    /// In: start of the range, bytes.
+    pub offset: u64,
+    /// In: length, bytes. Out: bytes read, less at the end of the file.
+    pub length: u64,
+    /// In: CRC-32C of what comes before the range, 0 for nothing. Out: with the range.
+    pub crc32c: u32,
+    /// Out: [`crate::Reason`] of the first fallback, 0 if there was none.
+    pub reason: u32,
+    /// Out: bytes through windows of a software aperture.
+    pub bytes_direct_window: u64,
+    /// Out: bytes through a BAR.
+    pub bytes_direct_bar: u64,
+    /// Out: bytes by fallback.
+    pub bytes_fallback: u64,
 }
 
 /// What read(2) on a session returns: one revocation. Read with a buffer of a whole number of these.

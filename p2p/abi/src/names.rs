@@ -30,12 +30,16 @@ pub const GRANT_PREFIX: &str = "grant-";
 /// Per-file policy: `prefer` (default), `respect-cache` or `never`.
 pub const XATTR_DIRECT: &str = "user.peerfs.direct";
 
+/// The importer inside the server: see [`crate::ioctl::READ_BY_SERVER`].
+pub const SERVER_IMPORTER: &str = "server";
+
 /// Importers that a query may name without anybody having registered them, and what they can do.
-pub const IMPORTERS: [(&str, ImporterFlags); 4] = [
+pub const IMPORTERS: [(&str, ImporterFlags); 5] = [
     ("cpu", ImporterFlags::all()),
     ("static", ImporterFlags::WRITE.union(ImporterFlags::ATOMIC)),
     ("readonly", ImporterFlags::DYNAMIC),
     ("nonatomic", ImporterFlags::DYNAMIC.union(ImporterFlags::WRITE)),
+    (SERVER_IMPORTER, ImporterFlags::all()),
 ];
 
 /// What an importer of this name can do.

@@ -9,7 +9,7 @@ use std::path::{Path as FilePath, PathBuf};
 use std::process::Command;
 
 use peerfs_abi::devmem::{self, DeviceMemory};
-use peerfs_abi::ioctl::{self, Ack, Context, Event, Info, Map, Reflink, Revoke, Segment, Unmap};
+use peerfs_abi::ioctl::{self, Ack, Context, Event, Info, Map, ReadByServer, Reflink, Revoke, Segment, Unmap};
 use peerfs_abi::socket::{Reply, Request};
 use peerfs_abi::{ImporterFlags, MapFlags, Path, Reason, Trigger};
 
@@ -20,6 +20,7 @@ const COMMANDS: &[(&str, u32, &str)] = &[
     ("UNMAP", ioctl::UNMAP, "peerfs_unmap"),
     ("REVOKE", ioctl::REVOKE, "peerfs_revoke"),
     ("REFLINK", ioctl::REFLINK, "peerfs_reflink"),
+    ("READ_BY_SERVER", ioctl::READ_BY_SERVER, "peerfs_read_by_server"),
     ("CONTEXT", ioctl::CONTEXT, "peerfs_context"),
     ("ACK", ioctl::ACK, "peerfs_ack"),
     ("DEVICE_MEMORY", devmem::DEVICE_MEMORY, "peerfs_device_memory"),
@@ -217,6 +218,20 @@ fn expectations() -> Vec<(String, u64)> {
         enforced,
         pins_cut,
         pins_detached
+    );
+    layout!(
+        list,
+        ReadByServer,
+        "peerfs_read_by_server",
+        abi_version,
+        file_fd,
+        offset,
+        length,
+        crc32c,
+        reason,
+        bytes_direct_window,
+        bytes_direct_bar,
+        bytes_fallback
     );
     layout!(list, Reflink, "peerfs_reflink", abi_version, operation, source_name, source_offset, destination_offset, length);
     layout!(

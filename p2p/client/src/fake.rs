@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use peerfs_abi::devmem::DeviceMemory;
-use peerfs_abi::ioctl::{self, Context, Event, Info, Map, Reflink, Revoke, Unmap};
+use peerfs_abi::ioctl::{self, Context, Event, Info, Map, ReadByServer, Reflink, Revoke, Unmap};
 use peerfs_abi::{Path, Reason, Trigger};
 use peerfs_sys::{SequencePage, Window};
 
@@ -254,6 +254,10 @@ impl FileCalls for FakeFile {
         let outcome = self.0.revoke(0..u64::MAX, Duration::from_secs(10));
         argument.revoked = outcome.grants as u64;
         Ok(())
+    }
+
+    fn read_by_server(&self, _argument: &mut ReadByServer) -> io::Result<()> {
+        Err(Errno::ENOTTY.into())
     }
 
     fn reflink(&self, _argument: &mut Reflink) -> io::Result<()> {

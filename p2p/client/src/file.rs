@@ -7,8 +7,8 @@ use std::ops::RangeBounds;
 use std::sync::Arc;
 use std::time::Duration;
 
-use peerfs_abi::ioctl::{Info, Map, Reflink, Revoke, reflink, revoke_flags};
-use peerfs_abi::{ABI_VERSION, MapFlags};
+use peerfs_abi::ioctl::{Info, Map, READ_BY_SERVER_MAX, ReadByServer, Reflink, Revoke, reflink, revoke_flags};
+use peerfs_abi::{ABI_VERSION, MapFlags, Reason};
 use zerocopy::FromZeros;
 
 use crate::Error;
@@ -17,6 +17,7 @@ use crate::importer::packed_name;
 use crate::kernel::KernelFile;
 use crate::range::Span;
 use crate::segment::{DecisionTable, collect, retry_after};
+use crate::server_reading::ServerReading;
 
 /// An open file. Clones share the handle. Plain reads and writes go past the page cache.
 #[derive(Clone)]
@@ -181,6 +182,36 @@ impl File {
         argument.length = length;
         self.calls.reflink(&mut argument).map_err(|error| Error::command("clone into", &self.name, error))?;
         Ok(argument.length)
+    }
+
+    /// Has the importer inside the server map and read a range (to the end of the file at most), in pieces: the memory of
+    /// a BAR, which no process can be given, is reached there. Answers what it saw, and the ways the bytes went.
+    ///
+    /// # Errors
+    /// EACCES: not open for reading. ENOTTY: not a file. EIO.
+    pub fn read_by_server(&self, offset: u64, length: u64) -> Result<ServerReading, Error> {
+        let mut reading = ServerReading::default();
+        let end = offset.saturating_add(length).min(self.size()?);
+        while offset + reading.bytes() < end {
+            let mut argument = ReadByServer::new_zeroed();
+            argument.abi_version = ABI_VERSION;
+            argument.offset = offset + reading.bytes();
+            argument.length = (end - argument.offset).min(READ_BY_SERVER_MAX);
+            argument.crc32c = reading.crc32c;
+            self.calls
+                .read_by_server(&mut argument)
+                .map_err(|error| Error::command("have the server read", &self.name, error))?;
+            if argument.length == 0 {
+                // It became shorter meanwhile.
+                break;
+            }
+            reading.crc32c = argument.crc32c;
+            reading.reason = reading.reason.or(Reason::from_code(argument.reason));
+            reading.direct_window += argument.bytes_direct_window;
+            reading.direct_bar += argument.bytes_direct_bar;
+            reading.fallback += argument.bytes_fallback;
+        }
+        Ok(reading)
     }
 
     /// Reads through the filesystem until the buffer is full or the file ends; returns the bytes read.

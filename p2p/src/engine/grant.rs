@@ -152,6 +152,15 @@ impl Engine {
         }
     }
 
+    /// The window behind a grant, for the importer inside this process that has it. `None`: the grant has ended, or is
+    /// none of its.
+    pub fn lend_window(&self, id: GrantId, client: Client) -> Option<Arc<dyn Window>> {
+        let grant = self.grant_of(id)?;
+        let context = grant.context();
+        let inside = context.is_called_by(client) && !context.importer.in_client;
+        grant.data().filter(|_| inside).map(|data| data.lent.window.clone())
+    }
+
     /// Makes a new grant known.
     pub(super) fn add_grant(&self, grant: &Arc<Grant>) {
         self.grants.insert(grant.id, grant.clone());

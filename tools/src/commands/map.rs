@@ -7,12 +7,14 @@ use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use peerfs_abi::names::SERVER_IMPORTER;
 use peerfs_client::{Attestation, File, MapFlags, Mapping, REVOKED, Reason, Revocation, Session, SessionOptions, Trigger};
 use peerfs_sys::PlainMemory;
 use serde_json::{Value, json};
 
 use super::query::{refusal_lines, refusals_json, refused, segment_json, segment_lines};
 use super::same_address::{self, SameAddress};
+use super::server_reading;
 use crate::args::MapArgs;
 use crate::{output, ranges};
 
@@ -25,6 +27,9 @@ pub fn run(args: MapArgs) -> Result<ExitCode> {
     let wanted = ranges::range(request.offset, request.length)?;
     let importer = ranges::importer(&request.importer)?;
     let file = ranges::open(&request.file, ranges::flags(request).writes()).with_context(what)?;
+    if importer.name == SERVER_IMPORTER {
+        return server_reading::run(&args, &file, wanted);
+    }
     let options = SessionOptions { acknowledge: !args.hung };
     let directory = ranges::directory_of(&request.file)?;
     let session = Session::open_with(&directory, importer, options).with_context(what)?;

@@ -17,5 +17,6 @@ pub mod reflink;
 pub mod revoke;
 mod same_address;
 pub mod server_info;
+mod server_reading;
 pub mod topology;
 pub mod umount;
