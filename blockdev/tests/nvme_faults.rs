@@ -40,6 +40,8 @@ mod concurrency;
 mod controllers;
 #[path = "nvme_faults/opening.rs"]
 mod opening;
+#[path = "nvme_faults/power.rs"]
+mod power;
 #[path = "nvme_faults/recovery.rs"]
 mod recovery;
 
