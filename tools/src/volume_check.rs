@@ -18,17 +18,17 @@ use crate::config::own_program;
 
 /// The device without its aperture, for looking only.
 pub fn open_for_reading(device: &DeviceSpec) -> Result<Arc<dyn BlockDevice>> {
-    if let DeviceSpec::Mem(_) = device {
+    if device.path().is_none() {
         bail!("{device}: a memory device exists only while it is mounted; ask its mount point");
     }
-    Ok(device.open(None, OpenMode::ReadOnly, LOCK_WAIT)?.device)
+    Ok(device.open(Some(0), OpenMode::ReadOnly, LOCK_WAIT)?.device)
 }
 
 /// Before a volume is opened: refuses what is no volume, and lets a child read its metadata. A volume that was closed
 /// in order is read too: damage on the medium does not ask, and would end the server later. It takes some 0.2 s for a
 /// million files.
 pub fn before_opening(device: &DeviceSpec) -> Result<()> {
-    if let DeviceSpec::Mem(_) = device {
+    if device.path().is_none() {
         return Ok(());
     }
     probe(&open_for_reading(device)?)?;

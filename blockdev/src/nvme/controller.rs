@@ -15,8 +15,7 @@ use super::prp;
 use super::queue::{Data, Outcome, QueuePair, Shape, Trouble};
 use super::recovery::Life;
 use super::registers;
-use super::sinks::Sinks;
-use crate::{DeviceEvent, EventSink};
+use crate::{DeviceEvent, DeviceEvents, EventSink};
 
 /// Times a command is sent again when the controller says that it may succeed then.
 const MAX_TRIES: u32 = 4;
@@ -69,7 +68,7 @@ pub struct Controller {
     identity: IdentifyController,
     pub(super) life: Mutex<Life>,
     pub(super) lent: Lent,
-    sinks: Sinks,
+    events: DeviceEvents,
 }
 
 /// A command that was sent. [`Controller::finish`] waits for it: its data must stay where it is until then.
@@ -111,7 +110,7 @@ impl Controller {
             identity: zerocopy::FromZeros::new_zeroed(),
             life: Mutex::default(),
             lent: Lent::new(),
-            sinks: Sinks::default(),
+            events: DeviceEvents::default(),
         };
         controller.start_admin()?;
         controller.identity = controller.identify_controller()?;
@@ -148,12 +147,12 @@ impl Controller {
 
     /// Registers for what happens to the controller as a whole.
     pub fn subscribe(&self, sink: EventSink) {
-        self.sinks.add(sink);
+        self.events.subscribe(sink);
     }
 
     /// Tells everybody. Call with no lock held.
     pub(super) fn report(&self, event: &DeviceEvent) {
-        self.sinks.report(event);
+        self.events.report(event);
     }
 
     /// Disables the controller, gives it its admin queue, and enables it.

@@ -16,8 +16,8 @@ mod port;
 mod prp;
 mod queue;
 mod recovery;
+mod region_memory;
 mod registers;
-mod sinks;
 mod vfio;
 mod volume;
 
@@ -29,4 +29,4 @@ pub use pmr::{Access, MAX_REVIVALS, PersistentRegion, REVIVAL_WINDOW};
 pub use port::{BarMemory, DmaBlock, Port, Reach};
 pub use recovery::{MAX_RECOVERIES, RECOVERY_WINDOW};
 pub use vfio::VfioPort;
-pub use volume::{open_namespace, open_region};
+pub(crate) use volume::{open_namespace, open_region};

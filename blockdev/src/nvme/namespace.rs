@@ -11,9 +11,8 @@ use zerocopy::little_endian::{U32, U64};
 use super::controller::{Controller, Sent};
 use super::error::NvmeError;
 use super::port::Reach;
-use super::sinks::Sinks;
 use crate::bounce::{self, steps};
-use crate::{BLOCK_BYTES, BlockDevice, DeviceError, DeviceEvent, DeviceInfo, EventSink, Io, IoBuf, Ticket};
+use crate::{BLOCK_BYTES, BlockDevice, DeviceError, DeviceEvent, DeviceEvents, DeviceInfo, EventSink, Io, IoBuf, Ticket};
 
 /// Logical blocks in one Write Zeroes command.
 const MAX_ZEROED_BLOCKS: u64 = 1 << 16;
@@ -45,7 +44,7 @@ struct Shared {
     read_only: bool,
     /// Largest transfer of one command, bytes.
     step_bytes: u64,
-    sinks: Sinks,
+    events: DeviceEvents,
     /// Losses of the controller's write cache that a flush has told of.
     told_losses: AtomicU64,
 }
@@ -107,7 +106,7 @@ impl Namespace {
             info,
             read_only,
             step_bytes,
-            sinks: Sinks::default(),
+            events: DeviceEvents::default(),
         };
         Ok(Namespace { shared: Arc::new(shared) })
     }
@@ -253,7 +252,7 @@ impl Shared {
     fn failed(&self, span: Span, error: &NvmeError) -> DeviceError {
         tracing::warn!(device = self.info.name, op = span.op, offset = span.offset, length = span.length, %error);
         if error.is_media_error() {
-            self.sinks.report(&DeviceEvent::MediaError { offset: span.offset, length: span.length });
+            self.events.report(&DeviceEvent::MediaError { offset: span.offset, length: span.length });
         }
         self.error(span, error.errno())
     }
@@ -352,7 +351,7 @@ impl BlockDevice for Namespace {
     }
 
     fn subscribe(&self, sink: EventSink) {
-        self.shared.sinks.add(sink.clone());
+        self.shared.events.subscribe(sink.clone());
         self.shared.controller.subscribe(sink);
     }
 }

@@ -48,6 +48,11 @@ impl PersistentMapping {
         self.window.length()
     }
 
+    /// It is persistent memory itself ([`PersistentMapping::map_dax`]).
+    pub fn is_dax(&self) -> bool {
+        self.is_dax
+    }
+
     /// Copies `target.len()` bytes from `offset` on.
     ///
     /// # Errors
