@@ -40,12 +40,22 @@ mod concurrency;
 mod controllers;
 #[path = "nvme_faults/opening.rs"]
 mod opening;
+#[path = "nvme_faults/power.rs"]
+mod power;
 #[path = "nvme_faults/recovery.rs"]
 mod recovery;
+
+use std::time::Duration;
 
 use nvme::{bounded, settings};
 use peerfs_blockdev::nvme::Settings;
 use peerfs_nvme_emulator::{Processing, Profile};
+
+/// For cases in which something does not come.
+fn hasty() -> Settings {
+    let timeout = Duration::from_millis(300);
+    Settings { io_timeout: timeout, admin_timeout: timeout, ..settings() }
+}
 
 /// Runs a case with all ways to process commands and to learn of completions.
 fn each_way(case: fn(Profile, Settings)) {

@@ -4,7 +4,8 @@
 //! up, has its queues, and recovers it ([`MAX_RECOVERIES`] says by which rule); [`Namespace`] is a block device on it.
 //! No unsafe code: memory that the controller shares is reached by copying calls of `peerfs-sys`.
 //!
-//! Lock order: `Controller::life`, then queues by id, and nothing after. Events are reported with no lock held.
+//! Lock order: `Controller::life`, the I/O queues by id, the admin queue, and nothing after. Whoever holds the life has
+//! the admin queue for themselves. Events are reported with no lock held.
 
 mod controller;
 mod error;

@@ -173,6 +173,7 @@ impl QueuePair {
     pub(super) fn wait(&self, port: &dyn Port, outcome: &Outcome) -> Result<Result<Completion, NvmeError>, Trouble> {
         let mut state = self.lock();
         loop {
+            // Under the lock only: a result that recovery sets counts when recovery is over.
             if let Some(result) = outcome.get() {
                 return Ok(result.clone());
             }

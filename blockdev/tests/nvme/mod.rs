@@ -11,14 +11,14 @@ use peerfs_nvme_emulator::{DmaFaultReason, EmulatedController, Processing, Profi
 /// No case takes longer, however loaded the machine is.
 const CASE_LIMIT: Duration = Duration::from_secs(60);
 
-/// Timeouts that let a test end soon.
+/// For cases in which nothing may time out, however loaded the machine is.
 pub fn settings() -> Settings {
     Settings {
         queues: 2,
         entries: 16,
-        io_timeout: Duration::from_millis(150),
-        admin_timeout: Duration::from_millis(150),
-        ready_timeout: Duration::from_millis(100),
+        io_timeout: Duration::from_secs(20),
+        admin_timeout: Duration::from_secs(20),
+        ready_timeout: Duration::from_millis(200),
         poll: Duration::from_micros(20),
         interrupts: true,
     }

@@ -9,7 +9,8 @@ use peerfs_blockdev::{BlockDevice, BlockDeviceExt};
 use peerfs_nvme_emulator::{Fault, FaultRule, Profile, Random, Which};
 use peerfs_nvme_spec::Status;
 
-use crate::nvme::{Rig, bounded, settings};
+use crate::hasty;
+use crate::nvme::{Rig, bounded};
 
 const THREADS: u64 = 8;
 const REQUESTS: u64 = 250;
@@ -179,13 +180,13 @@ fn seed() -> u64 {
 #[test]
 fn a_storm_of_requests_and_faults_with_interrupts() {
     let seed = seed();
-    bounded(move || (seed..seed + 3).for_each(|seed| storm(seed, Profile::default(), settings())));
+    bounded(move || (seed..seed + 3).for_each(|seed| storm(seed, Profile::default(), hasty())));
 }
 
 #[test]
 fn a_storm_of_requests_and_faults_polled() {
     let seed = seed();
-    let settings = Settings { interrupts: false, ..settings() };
+    let settings = Settings { interrupts: false, ..hasty() };
     bounded(move || (seed..seed + 3).for_each(|seed| storm(seed, Profile::default(), settings.clone())));
 }
 
@@ -193,5 +194,5 @@ fn a_storm_of_requests_and_faults_polled() {
 fn a_storm_through_one_tiny_queue() {
     let seed = seed();
     let profile = Profile { queues: 1, entries: 3, max_transfer: 1, block_power: 9, blocks: 1 << 15, ..Profile::default() };
-    bounded(move || (seed..seed + 2).for_each(|seed| storm(seed, profile.clone(), settings())));
+    bounded(move || (seed..seed + 2).for_each(|seed| storm(seed, profile.clone(), hasty())));
 }

@@ -3,11 +3,11 @@
 use peerfs_blockdev::{BlockDevice, BlockDeviceExt};
 use peerfs_nvme_emulator::{EmulatedController, Profile};
 
-use crate::nvme::{Rig, assert_rules_were_kept, bounded, inline, pattern, settings};
+use crate::nvme::{Rig, assert_rules_were_kept, bounded, inline, pattern};
 
 /// Opens, writes, flushes, reads and shuts down. `true`: everything succeeded.
 fn life_of_a_driver(emulator: &std::sync::Arc<EmulatedController>) -> bool {
-    let Ok(rig) = Rig::on(emulator.clone(), settings()) else { return false };
+    let Ok(rig) = Rig::on(emulator.clone(), crate::hasty()) else { return false };
     let data = pattern(8, 64 << 10);
     let written = rig.device.write_at(0, &data);
     let flushed = rig.device.flush();

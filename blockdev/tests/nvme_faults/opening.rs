@@ -83,7 +83,7 @@ fn identify_pages_of_noise_are_refused_or_believed_but_harm_nobody() {
             let sizes = Fault::Answer(Answer::Patched(vec![(77, seed as u8), (525, (seed >> 2) as u8), (520, seed as u8)]));
             emulator.add_fault(FaultRule::once(Which::Admin(AdminOpcode::Identify), sizes));
             emulator.add_fault(FaultRule::always(Which::Admin(AdminOpcode::Identify), Fault::Answer(Answer::Noise(seed))));
-            if let Ok(rig) = Rig::on(emulator.clone(), settings()) {
+            if let Ok(rig) = Rig::on(emulator.clone(), crate::hasty()) {
                 // Whatever it was told, it gets an answer.
                 drop(rig.device.submit(Io::Read { offset: 0, buf: rig.device.buffer(8192) }).wait());
             }
@@ -131,7 +131,7 @@ fn every_admin_command_may_be_lost_or_worse() {
             bounded(move || {
                 let emulator = EmulatedController::new(inline());
                 emulator.add_fault(FaultRule::once(Which::AnyAdmin, fault).after(at));
-                if let Ok(rig) = Rig::on(emulator.clone(), settings()) {
+                if let Ok(rig) = Rig::on(emulator.clone(), crate::hasty()) {
                     rig.device.read_at(0, &mut [0; 4096]).expect("a driver that opens works");
                 }
                 assert_rules_were_kept(&emulator);

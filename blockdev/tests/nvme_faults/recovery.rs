@@ -10,6 +10,11 @@ use peerfs_nvme_spec::{AdminOpcode, Status};
 use crate::each_way;
 use crate::nvme::{Rig, pattern};
 
+/// With timeouts for what does not come.
+fn hasty(profile: Profile, settings: Settings) -> Rig {
+    opened(profile, Settings { interrupts: settings.interrupts, ..crate::hasty() })
+}
+
 fn opened(profile: Profile, settings: Settings) -> Rig {
     let rig = Rig::with(profile, settings).expect("open");
     rig.device.write_at(0, &pattern(6, 128 << 10)).expect("write");
@@ -94,7 +99,7 @@ fn removal_ends_everything() {
 #[test]
 fn a_controller_that_does_not_stop_is_reset_as_a_function() {
     each_way(|profile, settings| {
-        let rig = opened(profile, settings);
+        let rig = hasty(profile, settings);
         rig.emulator.change(|profile| profile.never_stops = true);
         rig.emulator.add_fault(FaultRule::once(Which::AnyIo, Fault::Lose));
         assert_content(&rig);
@@ -107,9 +112,9 @@ fn a_controller_that_does_not_stop_is_reset_as_a_function() {
 #[test]
 fn buffers_of_a_controller_that_nothing_stops_come_back_out_of_its_reach() {
     each_way(|profile, settings| {
-        let rig = opened(profile, settings);
+        let rig = hasty(profile, settings);
         rig.emulator.change(|profile| (profile.never_stops, profile.reset_fails) = (true, true));
-        let late = Duration::from_millis(800);
+        let late = Duration::from_millis(1500);
         rig.emulator.add_fault(FaultRule::once(Which::AnyIo, Fault::Delay(late)).times(4));
         let requests: Vec<_> =
             (0..4).map(|block| rig.device.submit(Io::Read { offset: block * 4096, buf: rig.device.buffer(4096) })).collect();
@@ -146,7 +151,7 @@ fn a_controller_that_does_not_start_again_is_given_up() {
 #[test]
 fn one_reset_too_many_in_a_minute_and_it_is_given_up() {
     each_way(|profile, settings| {
-        let rig = opened(profile, settings);
+        let rig = hasty(profile, settings);
         rig.emulator.add_fault(FaultRule::always(Which::AnyIo, Fault::Lose));
         // Each command takes two resets with it.
         for _ in 0..=MAX_RECOVERIES / 2 {
@@ -170,7 +175,7 @@ fn trouble_in_the_middle_of_a_recovery_is_tried_once_more() {
     ];
     for (opcode, fault) in admin {
         println!("{opcode:?} {fault:?}");
-        let rig = opened(crate::nvme::inline(), crate::nvme::settings());
+        let rig = opened(crate::nvme::inline(), crate::hasty());
         rig.emulator.add_fault(FaultRule::once(Which::AnyIo, Fault::Fatal));
         rig.emulator.add_fault(FaultRule::once(Which::Admin(opcode), fault));
         assert_content(&rig);
@@ -207,7 +212,7 @@ fn what_is_not_the_same_after_a_reset_is_given_up() {
 #[test]
 fn identify_during_a_recovery_waits_for_its_end() {
     each_way(|profile, settings| {
-        let rig = opened(profile, settings);
+        let rig = hasty(profile, settings);
         rig.emulator.add_fault(FaultRule::once(Which::AnyIo, Fault::Lose));
         std::thread::scope(|scope| {
             let reader = scope.spawn(|| assert_content(&rig));
@@ -224,7 +229,7 @@ fn identify_during_a_recovery_waits_for_its_end() {
 #[test]
 fn a_lost_identify_resets_and_is_sent_again() {
     each_way(|profile, settings| {
-        let rig = opened(profile, settings);
+        let rig = hasty(profile, settings);
         rig.emulator.add_fault(FaultRule::once(Which::Admin(AdminOpcode::Identify), Fault::Lose));
         rig.device.controller().identify_namespace(1).expect("after a reset");
         assert_eq!(rig.events(), [DeviceEvent::Reset]);
