@@ -14,6 +14,7 @@
 #define PEERFS_IOC_UNMAP _IOWR(PEERFS_IOCTL_TYPE, 4, struct peerfs_unmap)
 #define PEERFS_IOC_REVOKE _IOWR(PEERFS_IOCTL_TYPE, 5, struct peerfs_revoke)
 #define PEERFS_IOC_REFLINK _IOWR(PEERFS_IOCTL_TYPE, 8, struct peerfs_reflink)
+#define PEERFS_IOC_READ_BY_SERVER _IOWR(PEERFS_IOCTL_TYPE, 10, struct peerfs_read_by_server)
 #define PEERFS_IOC_CONTEXT _IOWR(PEERFS_IOCTL_TYPE, 6, struct peerfs_context)
 #define PEERFS_IOC_ACK _IOWR(PEERFS_IOCTL_TYPE, 7, struct peerfs_ack)
 #define PEERFS_IOC_DEVICE_MEMORY _IOWR(PEERFS_IOCTL_TYPE, 9, struct peerfs_device_memory)
@@ -218,6 +219,9 @@ static inline const char *peerfs_path_name(uint32_t code) {
 
 // Longest PCI address, in bytes, including a terminating NUL.
 #define PEERFS_PCI_ADDRESS_MAX 16
+
+// Most bytes of one PEERFS_IOC_READ_BY_SERVER.
+#define PEERFS_READ_BY_SERVER_MAX (16 << 20)
 
 // A window that may be revoked at any moment.
 #define PEERFS_GRANT_WINDOW 1
@@ -556,6 +560,32 @@ struct peerfs_reflink {
   uint64_t destination_offset;
   // In: length, bytes; 0 means to the end of the source. Out: bytes cloned.
   uint64_t length;
+};
+
+// Argument of PEERFS_IOC_READ_BY_SERVER: what no process can be given (the memory of a BAR) is reached inside the server, which
+// answers with a checksum and with the ways the bytes went.
+//
+// EACCES: not open for reading. EBADF: `file_fd` is missing. EINVAL: the range is empty or longer than
+// PEERFS_READ_BY_SERVER_MAX. ENOTTY: not a file. EIO.
+struct peerfs_read_by_server {
+  // In: PEERFS_ABI_VERSION.
+  uint32_t abi_version;
+  // In: the descriptor this call is made on, as in `Map`.
+  int32_t file_fd;
+  // In: start of the range, bytes.
+  uint64_t offset;
+  // In: length, bytes. Out: bytes read, less at the end of the file.
+  uint64_t length;
+  // In: CRC-32C of what comes before the range, 0 for nothing. Out: with the range.
+  uint32_t crc32c;
+  // Out: enum peerfs_reason of the first fallback, 0 if there was none.
+  uint32_t reason;
+  // Out: bytes through windows of a software aperture.
+  uint64_t bytes_direct_window;
+  // Out: bytes through a BAR.
+  uint64_t bytes_direct_bar;
+  // Out: bytes by fallback.
+  uint64_t bytes_fallback;
 };
 
 // What read(2) on a session returns: one revocation. Read with a buffer of a whole number of these.

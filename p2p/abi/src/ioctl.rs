@@ -33,7 +33,7 @@ pub const ACK: u32 = command(7, size_of::<Ack>());
 /// On a file open for writing: makes a range of it share the blocks of another file ([`Reflink`]).
 pub const REFLINK: u32 = command(8, size_of::<Reflink>());
 /// On a file open for reading: the importer inside the server maps a range and reads it ([`ReadByServer`]).
-pub const READ_BY_SERVER: u32 = command(9, size_of::<ReadByServer>());
+pub const READ_BY_SERVER: u32 = command(10, size_of::<ReadByServer>());
 
 /// Segments in one answer.
 pub const SEGMENTS_MAX: usize = 200;

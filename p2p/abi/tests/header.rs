@@ -56,6 +56,7 @@ fn tidy(text: &str) -> String {
         ("`super::Context::socket_path`", "peerfs_context.socket_path"),
         ("`transport::SOCKET`", "PEERFS_TRANSPORT_SOCKET"),
         ("`transport`", "PEERFS_TRANSPORT_*"),
+        ("`READ_BY_SERVER_MAX`", "PEERFS_READ_BY_SERVER_MAX"),
         ("`grant_kind`", "PEERFS_GRANT_*"),
         ("`revoke_flags`", "PEERFS_REVOKE_*"),
         ("`reflink`", "PEERFS_REFLINK_*"),
