@@ -1,5 +1,7 @@
 //! The cases, each declared once: the host reads what to do around it, the guest runs it.
 
+mod fabrics;
+mod kernel;
 mod tree;
 
 use anyhow::{Context, Result};
@@ -54,6 +56,20 @@ pub const CASES: &[Case] = &[
         steps: [Some(tree::pmr_first), Some(tree::pmr_again)],
         leaves: Some(Medium::Pmr),
         disabled: Some("the PMR is not a device yet"),
+    },
+    Case {
+        name: "kernel-nvme",
+        shows: "a disk of the kernel's NVMe driver keeps a tree",
+        steps: [Some(kernel::disk), None],
+        leaves: None,
+        disabled: None,
+    },
+    Case {
+        name: "nvme-of",
+        shows: "a disk over NVMe/TCP keeps a tree",
+        steps: [Some(fabrics::disk), None],
+        leaves: None,
+        disabled: None,
     },
 ];
 
