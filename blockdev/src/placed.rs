@@ -57,9 +57,14 @@ impl<W: HasRuns> Index<W> {
         if wanted > capacity {
             return Err(wanted - capacity);
         }
-        self.used_bytes = wanted;
-        self.windows += 1;
+        self.lend(length);
         Ok(())
+    }
+
+    /// Counts a window of `length` bytes where there is no budget.
+    pub(crate) fn lend(&mut self, length: u64) {
+        self.used_bytes += length;
+        self.windows += 1;
     }
 
     pub(crate) fn release(&mut self, length: u64) {

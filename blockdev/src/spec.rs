@@ -2,22 +2,31 @@
 
 use std::fmt;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::mapped::DeviceAndMemory;
 use crate::nvme;
 use crate::pci::PciAddress;
-use crate::{Aperture, BlockDevice, Cmb, DeviceError, Engine, FaultDevice, ImageDevice, MemDevice, OpenMode};
+use crate::{
+    Aperture, BlockDevice, Cmb, DeviceError, Engine, FaultDevice, ImageDevice, MappedAperture, Medium, MemDevice, OpenMode,
+    PmemDevice,
+};
 
-/// A device as named by a user: `image:PATH`, `PATH`, `mem:SIZE`, `nvme:BDF/ns1` or `nvme:BDF/pmr`.
+/// After the path of a `pmem:` device: a file behind a page cache will do.
+const NODAX: &str = ",nodax";
+
+/// A device as named by a user: `image:PATH`, `PATH`, `mem:SIZE`, `pmem:PATH[,nodax]`, `nvme:BDF/ns1` or `nvme:BDF/pmr`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DeviceSpec {
     /// A regular file or kernel block device.
     Image(PathBuf),
     /// Volatile memory of this many bytes.
     Mem(u64),
+    /// Persistent memory: a file on a DAX filesystem, or /dev/daxX.Y.
+    Pmem(PathBuf, Medium),
     /// Part of a controller that is bound to vfio-pci.
     Nvme(PciAddress, NvmePart),
 }
@@ -35,10 +44,10 @@ pub enum NvmePart {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SpecError {
     /// Known, but not here.
-    #[error("{0}: this kind of device is not built into this version: use image:PATH or mem:SIZE")]
+    #[error("{0}: this kind of device is not built into this version: use image:PATH, pmem:PATH or mem:SIZE")]
     NotBuilt(String),
     /// No path after the prefix.
-    #[error("`{0}` names no file: write image:PATH or mem:SIZE")]
+    #[error("`{0}` names no file: write image:PATH, pmem:PATH or mem:SIZE")]
     Empty(String),
     /// Not a controller, or not a part of one.
     #[error("`{0}` names no part of a controller: write nvme:BDF/ns1 or nvme:BDF/pmr, for example nvme:0000:01:00.0/ns1")]
@@ -93,7 +102,13 @@ impl FromStr for DeviceSpec {
                 size => Ok(DeviceSpec::Mem(size)),
             },
             Some(("nvme", part)) => parse_nvme(part).ok_or_else(|| SpecError::BadNvme(text.into())),
-            Some(("pmem", _)) => Err(SpecError::NotBuilt(text.into())),
+            Some(("pmem", name)) => {
+                let (path, medium) = match name.strip_suffix(NODAX) {
+                    Some(path) => (path, Medium::PageCache),
+                    None => (name, Medium::Dax),
+                };
+                if path.is_empty() { Err(empty()) } else { Ok(DeviceSpec::Pmem(path.into(), medium)) }
+            }
             _ if text.is_empty() => Err(empty()),
             _ => Ok(DeviceSpec::Image(text.into())),
         }
@@ -118,6 +133,8 @@ impl fmt::Display for DeviceSpec {
             DeviceSpec::Mem(size) => write!(f, "mem:{size}"),
             DeviceSpec::Nvme(address, NvmePart::Namespace(id)) => write!(f, "nvme:{address}/ns{id}"),
             DeviceSpec::Nvme(address, NvmePart::Region) => write!(f, "nvme:{address}/pmr"),
+            DeviceSpec::Pmem(path, Medium::Dax) => write!(f, "pmem:{}", path.display()),
+            DeviceSpec::Pmem(path, Medium::PageCache) => write!(f, "pmem:{}{NODAX}", path.display()),
         }
     }
 }
@@ -125,7 +142,27 @@ impl fmt::Display for DeviceSpec {
 impl DeviceSpec {
     /// The device is an aperture by itself: one in software is only for who asks.
     pub fn has_aperture(&self) -> bool {
-        matches!(self, DeviceSpec::Mem(_) | DeviceSpec::Nvme(..))
+        matches!(self, DeviceSpec::Mem(_) | DeviceSpec::Pmem(..) | DeviceSpec::Nvme(..))
+    }
+
+    /// The file or device that keeps the volume; `None` where it has no path.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            DeviceSpec::Image(path) | DeviceSpec::Pmem(path, _) => Some(path),
+            DeviceSpec::Mem(_) | DeviceSpec::Nvme(..) => None,
+        }
+    }
+
+    /// The same device with its path changed.
+    ///
+    /// # Errors
+    /// Those of `change`.
+    pub fn with_path<E>(self, change: impl FnOnce(&Path) -> Result<PathBuf, E>) -> Result<Self, E> {
+        Ok(match self {
+            DeviceSpec::Image(path) => DeviceSpec::Image(change(&path)?),
+            DeviceSpec::Pmem(path, medium) => DeviceSpec::Pmem(change(&path)?, medium),
+            DeviceSpec::Mem(_) | DeviceSpec::Nvme(..) => self,
+        })
     }
 
     /// Opens the device, waiting at most `lock_wait` for another process to let go of it: with a software CMB of
@@ -193,11 +230,16 @@ impl DeviceSpec {
                 match (cmb, memory) {
                     (None, Some(memory)) => Ok(Opened::over(Cmb::of_controller(device, memory), None)),
                     (None, None) => Ok(Opened { device, aperture: None, lock: None }),
-                    (Some(_), _) => self.with_engine(device, cmb),
+                    (Some(_), _) => self.with_engine(device, cmb, None),
                 }
             }
-            DeviceSpec::Nvme(_, NvmePart::Region) => {
-                Err(DeviceError::Unusable { device: self.to_string(), reason: "not yet".into() })
+            DeviceSpec::Nvme(address, NvmePart::Region) => {
+                let mapped = nvme::open_region(*address, mode)?;
+                self.mapped("Persistent Memory Region", mapped, decorate, cmb, None)
+            }
+            DeviceSpec::Pmem(path, medium) => {
+                let PmemDevice { device, memory, lock } = PmemDevice::open(path, *medium, mode, lock_wait)?;
+                self.mapped("persistent memory", (device, memory), decorate, cmb, Some(lock))
             }
         }
     }
@@ -205,12 +247,32 @@ impl DeviceSpec {
 
 impl DeviceSpec {
     /// A software CMB over a device that has no io_uring engine by itself.
-    fn with_engine(&self, device: Arc<dyn BlockDevice>, cmb: Option<u64>) -> Result<Opened, DeviceError> {
+    fn with_engine(&self, device: Arc<dyn BlockDevice>, cmb: Option<u64>, lock: Option<OwnedFd>) -> Result<Opened, DeviceError> {
+        if cmb == Some(0) {
+            return Ok(Opened { device, aperture: None, lock });
+        }
         let engine = Engine::new().map_err(|err| DeviceError::Unusable {
             device: self.to_string(),
             reason: format!("io_uring is not available for the software CMB: {err}"),
         })?;
-        Ok(Opened::new(device, engine, cmb, None))
+        Ok(Opened::new(device, engine, cmb, lock))
+    }
+
+    /// A device whose blocks are mapped memory: all of it is the aperture, unless one in software is asked for.
+    fn mapped(
+        &self,
+        name: &'static str,
+        (device, memory): DeviceAndMemory,
+        decorate: impl FnOnce(Arc<dyn BlockDevice>) -> Arc<dyn BlockDevice>,
+        cmb: Option<u64>,
+        lock: Option<OwnedFd>,
+    ) -> Result<Opened, DeviceError> {
+        let device = decorate(device);
+        if cmb.is_some() {
+            return self.with_engine(device, cmb, lock);
+        }
+        let identity = MappedAperture::new(name, device, memory);
+        Ok(Opened { device: Arc::new(identity.clone()), aperture: Some(Arc::new(identity)), lock })
     }
 }
 
@@ -248,6 +310,11 @@ mod tests {
         assert_eq!("image:/a:b".parse(), image("/a:b"));
         assert_eq!("/srv/vol.img".parse(), image("/srv/vol.img"));
         assert_eq!("mem:1M".parse(), Ok(DeviceSpec::Mem(1 << 20)));
+        for (text, medium) in [("pmem:/a,b", Medium::Dax), ("pmem:/a,b,nodax", Medium::PageCache)] {
+            let spec: DeviceSpec = text.parse().expect("a good name");
+            assert_eq!(spec, DeviceSpec::Pmem("/a,b".into(), medium));
+            assert_eq!(spec.to_string(), text);
+        }
         let address = "0000:01:00.0".parse().expect("address");
         assert_eq!("nvme:01:00.0".parse(), Ok(DeviceSpec::Nvme(address, NvmePart::Namespace(1))));
         assert_eq!("nvme:0000:01:00.0/pmr".parse(), Ok(DeviceSpec::Nvme(address, NvmePart::Region)));
@@ -256,7 +323,7 @@ mod tests {
         }
         let refused = |text: &str| text.parse::<DeviceSpec>().is_err();
         assert!(
-            ["", "image:", "mem:", "mem:0", "nvme:0000:01:00.0/x", "nvme:/ns1", "nvme:01:00.0/ns0", "pmem:/x"]
+            ["", "image:", "mem:", "mem:0", "nvme:0000:01:00.0/x", "nvme:/ns1", "nvme:01:00.0/ns0", "pmem:", "pmem:,nodax"]
                 .iter()
                 .all(|t| refused(t))
         );

@@ -152,8 +152,9 @@ pub struct Server {
 }
 
 impl Server {
-    /// Opens the volume and mounts it. It is usable when this returns.
-    pub fn start(config: &ServerConfig) -> Result<Server, ServerError> {
+    /// Opens the volume and mounts it. It is usable when this returns. `lock`: what else keeps the device from others, for
+    /// the guardian to share.
+    pub fn start(config: &ServerConfig, lock: Option<OwnedFd>) -> Result<Server, ServerError> {
         raise_descriptor_limit();
         let mode = if config.read_only { OpenMode::ReadOnly } else { OpenMode::ReadWrite };
         let topology = config.topology.as_deref().map(Topology::read).transpose()?;
@@ -171,7 +172,7 @@ impl Server {
         let options = OpenOptions { read_only: config.read_only, ..OpenOptions::default() };
         let volume = Volume::open(Arc::clone(&opened.device), &options)?;
         let summary = volume.summary();
-        let guardian = Guardian::spawn(&config.guardian_exe, opened.lock)
+        let guardian = Guardian::spawn(&config.guardian_exe, opened.lock.or(lock))
             .map_err(|source| ServerError::Guardian { exe: config.guardian_exe.clone(), source })?;
         let guardian = Arc::new(guardian);
 

@@ -7,5 +7,5 @@ pub mod mapbench;
 pub mod model;
 pub mod torture;
 
-pub use peerfs_conformance::kit::{Random, ScratchMount, peerfs, seed};
+pub use peerfs_conformance::kit::{Media, Random, ScratchMount, peerfs, seed};
 pub use peerfs_conformance::words;

@@ -18,7 +18,7 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 pub enum Command {
-    /// Make an empty volume on a device (image:PATH or just PATH)
+    /// Make an empty volume on a device (image:PATH, just PATH, or pmem:PATH)
     Mkfs(MkfsArgs),
     /// Mount a volume; returns when the mount is usable
     Mount(MountArgs),
@@ -67,9 +67,10 @@ pub enum Command {
 
 #[derive(Args)]
 pub struct MkfsArgs {
-    /// image:PATH, or just PATH (a file or a block device)
+    /// image:PATH, or just PATH (a file or a block device); pmem:PATH: a file on a DAX filesystem, or /dev/daxX.Y
+    /// (pmem:PATH,nodax takes any file)
     pub device: String,
-    /// Size of the volume, for example 10G; makes or extends an image file. Default: what is there
+    /// Size of the volume, for example 10G; makes or extends a file. Default: what is there
     #[arg(long, value_parser = size)]
     pub size: Option<u64>,
     /// Name of the volume
@@ -85,7 +86,8 @@ pub struct MkfsArgs {
 
 #[derive(Args)]
 pub struct MountArgs {
-    /// image:PATH, just PATH, or mem:SIZE (a new, volatile volume)
+    /// image:PATH, just PATH, pmem:PATH (persistent memory; pmem:PATH,nodax takes any file), or mem:SIZE (a new,
+    /// volatile volume)
     pub device: String,
     /// An empty directory
     pub mountpoint: PathBuf,
@@ -97,7 +99,7 @@ pub struct MountArgs {
     /// memory it may move to), devmem_user_limit=SIZE, devmem_process_limit=SIZE
     #[arg(short = 'o', value_name = "OPTIONS")]
     pub options: Vec<String>,
-    /// Size of the software CMB, the aperture; 0 for none [default: 64M; for mem: all of the device]
+    /// Size of the software CMB, the aperture; 0 for none [default: 64M; for mem: and pmem: all of the device]
     #[arg(long, value_parser = size)]
     pub cmb: Option<u64>,
     /// Stay in the foreground
@@ -272,7 +274,7 @@ pub struct NvmeUnbindArgs {
 
 #[derive(Args)]
 pub struct FsckArgs {
-    /// image:PATH, or just PATH
+    /// image:PATH, just PATH, or pmem:PATH
     pub device: String,
     /// Repair what is wrong
     #[arg(long)]

@@ -15,9 +15,8 @@ const DEFAULT_CMB_BYTES: u64 = 64 << 20;
 
 /// The device that a name means. Paths become absolute: a server changes its working directory.
 pub fn device(name: &str) -> Result<DeviceSpec> {
-    match name.parse() {
-        Ok(DeviceSpec::Image(path)) => Ok(DeviceSpec::Image(absolute(&path)?)),
-        Ok(device) => Ok(device),
+    match name.parse::<DeviceSpec>() {
+        Ok(device) => device.with_path(absolute),
         Err(error @ SpecError::NotBuilt(_)) => Err(error.into()),
         Err(error) => Err(Usage(format!("device {error}")).into()),
     }

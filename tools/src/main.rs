@@ -3,6 +3,7 @@
 mod args;
 mod commands;
 mod config;
+mod controller;
 mod demo;
 mod failure;
 mod mount_options;

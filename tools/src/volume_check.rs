@@ -21,7 +21,7 @@ pub fn open_for_reading(device: &DeviceSpec) -> Result<Arc<dyn BlockDevice>> {
     if let DeviceSpec::Mem(_) = device {
         bail!("{device}: a memory device exists only while it is mounted; ask its mount point");
     }
-    Ok(device.open(None, OpenMode::ReadOnly, LOCK_WAIT)?.device)
+    Ok(device.open(Some(0), OpenMode::ReadOnly, LOCK_WAIT)?.device)
 }
 
 /// Before a volume is opened: refuses what is no volume, and lets a child read its metadata. A volume that was closed

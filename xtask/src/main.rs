@@ -78,7 +78,7 @@ fn perform(task: Task) -> Result<()> {
         Task::Test => run("cargo", &["test", "--workspace"]),
         Task::Demo => run("cargo", &["run", "--release", "--package", "peerfs", "--", "demo"]),
         Task::Install { prefix } => install::install(&prefix),
-        Task::Fuzz { seconds, seed } => ["ioctls", "socket"].iter().try_for_each(|target| {
+        Task::Fuzz { seconds, seed } => ["ioctls", "socket", "nvme"].iter().try_for_each(|target| {
             let (seconds, seed) = (seconds.to_string(), seed.to_string());
             let options = ["--seconds", seconds.as_str(), "--seed", seed.as_str()];
             let program = ["run", "--release", "--package", "peerfs-tests", "--bin", "peerfs-fuzz", "--", target];

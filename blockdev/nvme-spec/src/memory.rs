@@ -23,14 +23,15 @@ impl CmbLocation {
 }
 
 impl CmbSize {
-    /// Unit of size and offset, bytes (SZU: 0 is 4 KiB, each step is 16 times more). Units above 6 are reserved.
+    /// Unit of size and offset, bytes (SZU: 0 is 4 KiB, each step is 16 times more); 0 for units above 6, which are reserved.
     pub const fn unit_bytes(self) -> u64 {
-        1 << (12 + 4 * bits(self.0 as u64, 8, 4))
+        let power = bits(self.0 as u64, 8, 4);
+        if power > 6 { 0 } else { 1 << (12 + 4 * power) }
     }
 
     /// Size, bytes; 0 when the unit is reserved.
     pub const fn bytes(self) -> u64 {
-        if bits(self.0 as u64, 8, 4) > 6 { 0 } else { bits(self.0 as u64, 12, 20) * self.unit_bytes() }
+        bits(self.0 as u64, 12, 20) * self.unit_bytes()
     }
 
     /// Data of commands that read from the controller may lie in it (RDS).
@@ -143,7 +144,8 @@ mod tests {
         assert_eq!(size.bytes(), 64 << 20);
         assert_eq!((location.bar(), location.offset_bytes(size)), (2, 0));
         assert!(size.takes_read_data() && size.takes_write_data());
-        assert_eq!(CmbSize(1 << 12 | 7 << 8).bytes(), 0);
+        assert_eq!(CmbSize(1 << 12 | 15 << 8).bytes(), 0);
+        assert_eq!(CmbLocation(1 << 12).offset_bytes(CmbSize(1 << 12 | 15 << 8)), 0);
         assert_eq!(cmb_memory_space(0x1_2345_6000), 0x1_2345_6003);
     }
 

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::bounce::steps;
+use crate::peer_gate::PeerGate;
 use crate::placed::HasRuns;
 use crate::tail::{Disowned, Tail};
 use crate::{ApertureKind, BLOCK_BYTES, DeviceError, Io, IoBuf, Run, Ticket, Window, WindowSpec};
@@ -238,15 +239,14 @@ fn clear_leftovers(tail: &Tail, offset: u64, copy: &mut [u8]) {
 pub(super) struct CmbWindow {
     core: Arc<Core>,
     shared: Arc<Shared>,
-    /// Held by peers inside this process while they copy, and by the cut.
-    peers: RwLock<()>,
+    peers: PeerGate,
     /// The memory of a dma-buf that is no longer the authority.
     kept: Mutex<Option<Memory>>,
 }
 
 impl CmbWindow {
     pub(super) fn new(core: Arc<Core>, shared: Arc<Shared>) -> Self {
-        CmbWindow { core, shared, peers: RwLock::default(), kept: Mutex::default() }
+        CmbWindow { core, shared, peers: PeerGate::default(), kept: Mutex::default() }
     }
 
     /// A copy by a peer inside this process, which the cut waits for.
@@ -256,11 +256,8 @@ impl CmbWindow {
         place: (u64, usize),
         copy: impl FnOnce(&Memory) -> io::Result<()>,
     ) -> Result<(), DeviceError> {
-        let _copying = self.peers.read().unwrap_or_else(PoisonError::into_inner);
-        if self.core.cut.load(Ordering::Acquire) {
-            return Err(self.shared.refuse("the window was revoked: map again"));
-        }
-        match self.core.with_memory(copy) {
+        let copying = self.peers.enter();
+        match copying.as_ref().and_then(|_| self.core.with_memory(copy)) {
             Some(done) => done.map_err(|err| window_error(op, place.0, place.1 as u64, &err)),
             None => Err(self.shared.refuse("the window was revoked: map again")),
         }
@@ -377,8 +374,7 @@ impl Window for CmbWindow {
         if self.core.is_dmabuf || self.core.cut.swap(true, Ordering::AcqRel) {
             return;
         }
-        // Copies that began before end now; the next ones see the cut.
-        drop(self.peers.write());
+        self.peers.close();
         if let Some(Err(error)) = self.core.with_memory(Memory::cut) {
             tracing::error!(window = self.core.id, %error, "a window cannot be cut");
             process::abort();

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::bounce;
-use crate::{BlockDevice, DeviceError, DeviceEvent, DeviceInfo, EventSink, Io, IoBuf, Ticket};
+use crate::{BlockDevice, DeviceError, DeviceEvent, DeviceEvents, DeviceInfo, EventSink, Io, IoBuf, Ticket};
 
 use cache::WriteCache;
 use rules::{Plan, Rules};
@@ -46,7 +46,7 @@ struct State {
     cache: Mutex<WriteCache>,
     rules: Mutex<Rules>,
     counts: Mutex<OpCounts>,
-    sinks: Mutex<Vec<EventSink>>,
+    events: DeviceEvents,
     crashed: AtomicBool,
     crashes: AtomicU64,
     seed: u64,
@@ -72,7 +72,7 @@ impl FaultDevice {
                 cache: Mutex::default(),
                 rules: Mutex::new(Rules::new(seed)),
                 counts: Mutex::default(),
-                sinks: Mutex::default(),
+                events: DeviceEvents::default(),
                 crashed: AtomicBool::new(false),
                 crashes: AtomicU64::new(0),
                 seed,
@@ -98,10 +98,7 @@ impl FaultDevice {
 
     /// Tells subscribers that something happened to the device.
     pub fn emit(&self, event: DeviceEvent) {
-        let sinks = lock(&self.state.sinks).clone();
-        for sink in sinks {
-            sink(event.clone());
-        }
+        self.state.events.report(&event);
     }
 
     /// Power fails: each sector written since the last flush is kept (any of its versions) or
@@ -259,7 +256,7 @@ impl BlockDevice for FaultDevice {
     }
 
     fn subscribe(&self, sink: EventSink) {
-        lock(&self.state.sinks).push(sink.clone());
+        self.state.events.subscribe(sink.clone());
         self.state.inner.subscribe(sink);
     }
 }

@@ -1,7 +1,7 @@
 //! One controller: bringing it up, sending commands, shutting it down.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use peerfs_nvme_spec::register::{Cap, admin_queue_attributes, offset};
@@ -12,10 +12,10 @@ use super::error::NvmeError;
 use super::lent::Lent;
 use super::port::{DmaBlock, Port};
 use super::prp;
-use super::queue::{Data, QueuePair, Shape, Trouble};
+use super::queue::{Data, Outcome, QueuePair, Shape, Trouble};
 use super::recovery::Life;
 use super::registers;
-use crate::{DeviceEvent, EventSink};
+use crate::{DeviceEvent, DeviceEvents, EventSink};
 
 /// Times a command is sent again when the controller says that it may succeed then.
 const MAX_TRIES: u32 = 4;
@@ -65,28 +65,17 @@ pub struct Controller {
     pub(super) admin: QueuePair,
     pub(super) io: Vec<QueuePair>,
     page: DmaBlock,
-    /// One user of the page at a time.
-    page_lock: Mutex<()>,
     identity: IdentifyController,
     pub(super) life: Mutex<Life>,
     pub(super) lent: Lent,
-    sinks: Mutex<Sinks>,
+    events: DeviceEvents,
 }
 
-#[derive(Default)]
-struct Sinks(Vec<EventSink>);
-
-impl std::fmt::Debug for Sinks {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} sinks", self.0.len())
-    }
-}
-
-/// A command that was sent. Must be given to [`Controller::finish`]: until then it keeps its place in the queue.
+/// A command that was sent. [`Controller::finish`] waits for it: its data must stay where it is until then.
 #[derive(Debug)]
 pub(super) struct Sent {
     queue: usize,
-    slot: u16,
+    outcome: Arc<Outcome>,
     name: &'static str,
     command: Command,
     data: Data,
@@ -118,11 +107,10 @@ impl Controller {
             admin,
             io: Vec::new(),
             page,
-            page_lock: Mutex::default(),
             identity: zerocopy::FromZeros::new_zeroed(),
             life: Mutex::default(),
             lent: Lent::new(),
-            sinks: Mutex::default(),
+            events: DeviceEvents::default(),
         };
         controller.start_admin()?;
         controller.identity = controller.identify_controller()?;
@@ -146,9 +134,9 @@ impl Controller {
         self.io.len()
     }
 
-    /// Completions come by interrupt.
+    /// Completions come by interrupt, on every queue.
     pub fn has_interrupts(&self) -> bool {
-        self.settings.interrupts
+        self.io.iter().all(QueuePair::has_interrupt)
     }
 
     /// Most bytes that one command may move: a multiple of 4096.
@@ -157,17 +145,14 @@ impl Controller {
         limit.unwrap_or(u64::MAX).min(prp::MAX_BYTES)
     }
 
-    /// Registers for events of the controller.
+    /// Registers for what happens to the controller as a whole.
     pub fn subscribe(&self, sink: EventSink) {
-        self.sinks.lock().unwrap_or_else(PoisonError::into_inner).0.push(sink);
+        self.events.subscribe(sink);
     }
 
     /// Tells everybody. Call with no lock held.
     pub(super) fn report(&self, event: &DeviceEvent) {
-        let sinks: Vec<EventSink> = self.sinks.lock().unwrap_or_else(PoisonError::into_inner).0.clone();
-        for sink in sinks {
-            sink(event.clone());
-        }
+        self.events.report(event);
     }
 
     /// Disables the controller, gives it its admin queue, and enables it.
@@ -180,6 +165,8 @@ impl Controller {
             registers::disable(port, timeout)?;
         }
         let mut state = self.admin.lock();
+        // A command that failed and left no owner.
+        self.admin.fail_all(&mut state, &NvmeError::Disabled);
         self.admin.rewind(&mut state);
         drop(state);
         let (submissions, completions) = self.admin.ring_addresses();
@@ -190,7 +177,8 @@ impl Controller {
     }
 
     fn make_queues(&self) -> Result<Vec<QueuePair>, NvmeError> {
-        let granted = self.ask_for_queues(self.settings.queues)?;
+        let wanted = self.settings.queues.min(reachable_queues(self.cap, self.port.registers_length()));
+        let granted = self.ask_for_queues(wanted)?;
         let entries = self.settings.entries.clamp(2, 4096).min(u16::try_from(self.cap.max_queue_entries()).unwrap_or(u16::MAX));
         let mut interrupts = if self.settings.interrupts { self.port.interrupts(granted) } else { Vec::new() };
         interrupts.truncate(granted.into());
@@ -240,44 +228,35 @@ impl Controller {
     }
 
     /// The page of a namespace; a size of 0: there is no such namespace.
-    ///
-    /// # Errors
-    /// What the controller answers.
-    pub fn identify_namespace(&self, namespace: u32) -> Result<IdentifyNamespace, NvmeError> {
+    pub(super) fn read_namespace_page(&self, namespace: u32) -> Result<IdentifyNamespace, NvmeError> {
         let page = self.identify(IdentifyPage::Namespace, namespace)?;
         Ok(IdentifyNamespace::read_from_bytes(&page).expect("a page is a page"))
     }
 
     fn identify(&self, page: IdentifyPage, namespace: u32) -> Result<[u8; PAGE_BYTES as usize], NvmeError> {
-        let _one = self.page_lock.lock().unwrap_or_else(PoisonError::into_inner);
         let mut bytes = [0; PAGE_BYTES as usize];
         // A controller that transfers less than a page must not be believed what an earlier command left there.
         let memory = &self.page.memory;
-        memory.write(0, &bytes).expect("the page has a page");
+        memory.write(0, &bytes).expect("the identify page is inside its memory");
         self.admin("identify", Command::identify(page, namespace).with_data(self.page.address(), 0))?;
-        memory.read(0, &mut bytes).expect("the page has a page");
+        memory.read(0, &mut bytes).expect("the identify page is inside its memory");
         Ok(bytes)
     }
 
-    /// One admin command. A controller in trouble is an error: recovery is for I/O.
+    /// One admin command. The caller has the controller's life to itself: there is one admin command at a time, and
+    /// a failed one is followed by a reset, or by the end.
     pub(super) fn admin(&self, name: &'static str, command: Command) -> Result<Completion, NvmeError> {
         let port = &*self.port;
-        let slot = self.admin.submit(port, command, None).map_err(|trouble| trouble.error)??;
-        match self.admin.wait(port, slot) {
-            Ok(result) => judge(name, result?),
-            Err(trouble) => {
-                // The command has no owner any more; a reset forgets it.
-                self.admin.abandon(slot);
-                Err(trouble.error)
-            }
-        }
+        let outcome = self.admin.submit(port, command, None).map_err(|trouble| trouble.error)??;
+        let result = self.admin.wait(port, &outcome).map_err(|trouble| trouble.error)?;
+        judge(name, result?)
     }
 
     /// Sends an I/O command about `data`.
     pub(super) fn send(&self, name: &'static str, command: Command, data: Data) -> Result<Sent, NvmeError> {
         let queue = self.queue_of_this_thread();
-        let slot = self.through_trouble(|| self.io[queue].submit(&*self.port, command, data))?;
-        Ok(Sent { queue, slot, name, command, data })
+        let outcome = self.through_trouble(|| self.io[queue].submit(&*self.port, command, data))?;
+        Ok(Sent { queue, outcome, name, command, data })
     }
 
     /// Waits for a command; sends it again where that may help.
@@ -294,7 +273,7 @@ impl Controller {
     }
 
     fn settle(&self, sent: &Sent) -> Result<Completion, NvmeError> {
-        let completion = self.through_trouble(|| self.io[sent.queue].wait(&*self.port, sent.slot))?;
+        let completion = self.through_trouble(|| self.io[sent.queue].wait(&*self.port, &sent.outcome))?;
         judge(sent.name, completion)
     }
 
@@ -354,12 +333,18 @@ fn check_capabilities(cap: Cap, registers_length: u64) -> Result<(), NvmeError> 
             cap.min_page_bytes()
         )));
     }
-    // One I/O queue pair must be reachable; further ones are checked as they are made.
-    if offset::DOORBELLS + 4 * cap.doorbell_stride_bytes() > registers_length {
+    if reachable_queues(cap, registers_length) == 0 {
         return Err(NvmeError::Nonsense(format!("its doorbells do not fit into BAR 0 of {registers_length} bytes")));
     }
     if cap.max_queue_entries() < 2 {
         return Err(NvmeError::Nonsense("its queues have one entry".into()));
     }
     Ok(())
+}
+
+/// I/O queue pairs whose doorbells are in BAR 0.
+fn reachable_queues(cap: Cap, registers_length: u64) -> u16 {
+    let pairs = registers_length.saturating_sub(offset::DOORBELLS) / (2 * cap.doorbell_stride_bytes());
+    // The first is of the admin queue.
+    u16::try_from(pairs.saturating_sub(1)).unwrap_or(u16::MAX)
 }

@@ -59,6 +59,9 @@ pub enum NvmeError {
         /// Error number (errno.h).
         errno: i32,
     },
+    /// Power failed while it had a volatile write cache.
+    #[error("the controller was switched off and on: what was written since the last flush may be lost")]
+    CacheLost,
     /// It was reset too often, or could not be reset: it is not used any more until it is opened again.
     #[error("the controller was given up: {0}; unmount, see to the device, and mount again")]
     GivenUp(String),

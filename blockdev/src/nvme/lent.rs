@@ -47,7 +47,8 @@ impl Controller {
     /// It has one, but it cannot be used.
     pub fn lend_memory(&self) -> Result<Option<Arc<ControllerMemory>>, NvmeError> {
         // Recovery must not come in between, and two callers get the same.
-        let _life = self.life.lock().unwrap_or_else(PoisonError::into_inner);
+        let life = self.life.lock().unwrap_or_else(PoisonError::into_inner);
+        life.check()?;
         if let Some(memory) = self.lent.get() {
             return Ok(Some(memory.clone()));
         }

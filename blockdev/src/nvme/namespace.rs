@@ -1,5 +1,6 @@
 //! A namespace as a block device.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use peerfs_nvme_spec::{Command, DatasetRange, IoOpcode, MAX_DATASET_RANGES};
@@ -11,7 +12,7 @@ use super::controller::{Controller, Sent};
 use super::error::NvmeError;
 use super::port::Reach;
 use crate::bounce::{self, steps};
-use crate::{BLOCK_BYTES, BlockDevice, DeviceError, DeviceEvent, DeviceInfo, EventSink, Io, IoBuf, Ticket};
+use crate::{BLOCK_BYTES, BlockDevice, DeviceError, DeviceEvent, DeviceEvents, DeviceInfo, EventSink, Io, IoBuf, Ticket};
 
 /// Logical blocks in one Write Zeroes command.
 const MAX_ZEROED_BLOCKS: u64 = 1 << 16;
@@ -43,6 +44,9 @@ struct Shared {
     read_only: bool,
     /// Largest transfer of one command, bytes.
     step_bytes: u64,
+    events: DeviceEvents,
+    /// Losses of the controller's write cache that a flush has told of.
+    told_losses: AtomicU64,
 }
 
 /// What a request is about, for errors.
@@ -91,7 +95,19 @@ impl Namespace {
         let spare = Mutex::new(pool.buffer(STAGING_BYTES as usize));
         let step_bytes = controller.max_transfer_bytes();
         let info = DeviceInfo { name, backend: "nvme", size_bytes, direct_io: true };
-        let shared = Shared { controller, pool_reach, pool, spare, id, block_power: power, info, read_only, step_bytes };
+        let shared = Shared {
+            told_losses: AtomicU64::new(controller.cache_losses()),
+            controller,
+            pool_reach,
+            pool,
+            spare,
+            id,
+            block_power: power,
+            info,
+            read_only,
+            step_bytes,
+            events: DeviceEvents::default(),
+        };
         Ok(Namespace { shared: Arc::new(shared) })
     }
 
@@ -236,7 +252,7 @@ impl Shared {
     fn failed(&self, span: Span, error: &NvmeError) -> DeviceError {
         tracing::warn!(device = self.info.name, op = span.op, offset = span.offset, length = span.length, %error);
         if error.is_media_error() {
-            self.controller.report(&DeviceEvent::MediaError { offset: span.offset, length: span.length });
+            self.events.report(&DeviceEvent::MediaError { offset: span.offset, length: span.length });
         }
         self.error(span, error.errno())
     }
@@ -300,7 +316,11 @@ impl BlockDevice for Namespace {
         }
         let span = Span { op: "flush", offset: 0, length: shared.info.size_bytes };
         let done = shared.controller.perform("flush", Command::flush(Some(shared.id)), None);
-        done.map(drop).map_err(|error| shared.failed(span, &error))
+        // Asked afterwards: a loss while it was under way counts.
+        let losses = shared.controller.cache_losses();
+        let lost = shared.told_losses.swap(losses, Ordering::Relaxed) != losses;
+        let done = done.and(if lost { Err(NvmeError::CacheLost) } else { Ok(()) });
+        done.map_err(|error| shared.failed(span, &error))
     }
 
     fn discard(&self, offset: u64, length: u64) -> Result<(), DeviceError> {
@@ -331,6 +351,7 @@ impl BlockDevice for Namespace {
     }
 
     fn subscribe(&self, sink: EventSink) {
+        self.shared.events.subscribe(sink.clone());
         self.shared.controller.subscribe(sink);
     }
 }

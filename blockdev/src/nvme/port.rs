@@ -67,7 +67,7 @@ pub trait Port: Send + Sync + fmt::Debug {
     /// Address space for devices is used up.
     fn reserve(&self, bytes: u64) -> io::Result<u64>;
     /// Interrupts number 0 to `count - 1`, fewer if there are not so many; none: completions have to be polled.
-    fn interrupts(&self, count: u16) -> Vec<Interrupt>;
+    fn interrupts(&self, count: u16) -> Vec<Arc<Interrupt>>;
     /// Resets the function. What the controller was told is forgotten; memory stays within its reach.
     ///
     /// # Errors

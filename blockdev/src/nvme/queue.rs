@@ -4,9 +4,13 @@
 //! completions and hands them to the others, polling first and then sleeping until the controller's interrupt. It
 //! also looks at the controller's health; what it finds wrong ends the wait as [`Trouble`], and recovery is up to
 //! the [`super::controller`], which finds every command in flight here and sends it again.
+//!
+//! A command's place (slot) is free as soon as the command is complete, whether somebody has come for its result or
+//! not: whoever sends many commands before waiting for the first must not wait for themselves. A command id says slot
+//! and generation, so that a completion of an earlier command in the same slot is not taken for one of the present.
 
 use std::io;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use peerfs_nvme_spec::register::{completion_doorbell, submission_doorbell};
@@ -57,7 +61,7 @@ pub(super) type Data = Option<(u64, u64)>;
 pub(super) struct QueuePair {
     shape: Shape,
     rings: DmaBlock,
-    interrupt: Option<Interrupt>,
+    interrupt: Option<Arc<Interrupt>>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -72,18 +76,18 @@ pub(super) struct State {
     free: Vec<u16>,
     /// Somebody looks for completions.
     led: bool,
+    /// When the controller's health was looked at last.
+    checked: Instant,
     /// Counts the controller's lives: it starts a new one at every recovery.
     life: u64,
     given_up: Option<NvmeError>,
 }
 
-#[derive(Debug)]
-enum Slot {
-    Free,
-    Flying(Flight),
-    /// In flight, and nobody waits for it.
-    Abandoned,
-    Done(Result<Completion, NvmeError>),
+#[derive(Debug, Default)]
+struct Slot {
+    /// Counts the commands that were sent from here.
+    generation: u16,
+    flight: Option<Flight>,
 }
 
 #[derive(Debug)]
@@ -92,14 +96,21 @@ struct Flight {
     deadline: Instant,
     /// Lives of the controller in which it was sent.
     sent: u32,
+    outcome: Arc<Outcome>,
 }
+
+/// How a command ended, once it has.
+pub(super) type Outcome = OnceLock<Result<Completion, NvmeError>>;
 
 /// Times a command is sent before a controller that never completes it is taken at its word.
 const MAX_SENT: u32 = 2;
 
+/// Bits of a command id that tell the slot: enough for 4095 slots, the rest for generations.
+const SLOT_BITS: u32 = 12;
+
 impl QueuePair {
     /// Rings and list pages for a queue of this shape.
-    pub(super) fn new(port: &dyn Port, shape: Shape, interrupt: Option<Interrupt>) -> io::Result<Self> {
+    pub(super) fn new(port: &dyn Port, shape: Shape, interrupt: Option<Arc<Interrupt>>) -> io::Result<Self> {
         let slots = shape.entries - 1;
         let bytes = layout(shape.entries).lists + u64::from(slots) * PAGE_BYTES;
         let rings = port.allocate(bytes as usize)?;
@@ -111,9 +122,10 @@ impl QueuePair {
                 tail: 0,
                 head: 0,
                 phase: true,
-                slots: (0..slots).map(|_| Slot::Free).collect(),
+                slots: (0..slots).map(|_| Slot::default()).collect(),
                 free: (0..slots).rev().collect(),
                 led: false,
+                checked: Instant::now(),
                 life: 0,
                 given_up: None,
             }),
@@ -130,41 +142,46 @@ impl QueuePair {
         (self.rings.address(), self.rings.address() + layout(self.shape.entries).completions)
     }
 
-    /// Sends a command, waiting for a free slot. Gives its slot, which [`QueuePair::wait`] frees.
-    pub(super) fn submit(&self, port: &dyn Port, command: Command, data: Data) -> Result<Result<u16, NvmeError>, Trouble> {
+    /// Sends a command, waiting for a free slot. Gives what [`QueuePair::wait`] waits for.
+    pub(super) fn submit(
+        &self,
+        port: &dyn Port,
+        command: Command,
+        data: Data,
+    ) -> Result<Result<Arc<Outcome>, NvmeError>, Trouble> {
         let mut state = self.lock();
         loop {
             if let Some(error) = &state.given_up {
                 return Ok(Err(error.clone()));
             }
             if let Some(slot) = state.free.pop() {
+                let outcome = Arc::new(Outcome::new());
                 let command = self.describe(slot, command, data);
-                self.launch(port, &mut state, slot, command);
-                return Ok(Ok(slot));
+                self.launch(
+                    port,
+                    &mut state,
+                    slot,
+                    Flight { command, deadline: Instant::now(), sent: 0, outcome: outcome.clone() },
+                );
+                return Ok(Ok(outcome));
             }
             state = self.look(port, state)?;
         }
     }
 
-    /// Waits for the command in `slot`, and frees the slot.
-    pub(super) fn wait(&self, port: &dyn Port, slot: u16) -> Result<Result<Completion, NvmeError>, Trouble> {
+    /// Waits for a command of this queue.
+    pub(super) fn wait(&self, port: &dyn Port, outcome: &Outcome) -> Result<Result<Completion, NvmeError>, Trouble> {
         let mut state = self.lock();
         loop {
-            let place = &mut state.slots[usize::from(slot)];
-            if matches!(place, Slot::Done(_))
-                && let Slot::Done(result) = std::mem::replace(place, Slot::Free)
-            {
-                state.free.push(slot);
-                self.changed.notify_all();
-                return Ok(result);
+            if let Some(result) = outcome.get() {
+                return Ok(result.clone());
             }
             state = self.look(port, state)?;
         }
     }
 
-    /// The command with its id and with PRP entries for its data.
+    /// The command with PRP entries for its data.
     fn describe(&self, slot: u16, command: Command, data: Data) -> Command {
-        let command = command.with_id(slot);
         let Some((address, length)) = data else { return command };
         let offset = layout(self.shape.entries).lists + u64::from(slot) * PAGE_BYTES;
         let list = ListPage { memory: &self.rings.memory, offset, address: self.rings.address() + offset };
@@ -172,15 +189,16 @@ impl QueuePair {
         command.with_data(prp1, prp2)
     }
 
-    fn launch(&self, port: &dyn Port, state: &mut State, slot: u16, command: Command) {
-        let sent = match &state.slots[usize::from(slot)] {
-            Slot::Flying(flight) => flight.sent + 1,
-            _ => 1,
-        };
-        let deadline = Instant::now() + self.shape.timeout;
-        state.slots[usize::from(slot)] = Slot::Flying(Flight { command, deadline, sent });
+    /// Sends a command from a slot that is free, or whose command the controller has forgotten.
+    fn launch(&self, port: &dyn Port, state: &mut State, slot: u16, mut flight: Flight) {
+        let place = &mut state.slots[usize::from(slot)];
+        place.generation = place.generation.wrapping_add(1);
+        flight.deadline = Instant::now() + self.shape.timeout;
+        flight.sent += 1;
+        flight.command = flight.command.with_id(place.generation << SLOT_BITS | slot);
         let at = u64::from(state.tail) * COMMAND_BYTES;
-        self.rings.memory.write(at, command.as_bytes()).expect("the submission ring is inside its memory");
+        self.rings.memory.write(at, flight.command.as_bytes()).expect("the submission ring is inside its memory");
+        place.flight = Some(flight);
         state.tail = (state.tail + 1) % self.shape.entries;
         port.write_u32(submission_doorbell(self.shape.id, self.shape.stride_bytes), state.tail.into());
     }
@@ -192,6 +210,8 @@ impl QueuePair {
             return Ok(woken.unwrap_or_else(PoisonError::into_inner).0);
         }
         if self.reap(port, &mut state)? {
+            // A steady stream of completions must not hide that one is missing.
+            self.check(port, &mut state, TICK)?;
             return Ok(state);
         }
         state.led = true;
@@ -201,8 +221,9 @@ impl QueuePair {
         let mut state = self.lock();
         state.led = false;
         self.changed.notify_all();
-        if !self.reap(port, &mut state)? && state.life == life {
-            self.check(port, &state)?;
+        let taken = self.reap(port, &mut state)?;
+        if state.life == life {
+            self.check(port, &mut state, if taken { TICK } else { Duration::ZERO })?;
         }
         Ok(state)
     }
@@ -264,48 +285,35 @@ impl QueuePair {
     /// Gives a completion to its command.
     fn settle(&self, state: &mut State, completion: Completion) -> Result<(), NvmeError> {
         let (id, queue) = (completion.command_id.get(), completion.submission_queue.get());
-        match state.slots.get_mut(usize::from(id)) {
-            Some(place @ Slot::Flying(_)) if queue == self.shape.id => {
-                *place = Slot::Done(Ok(completion));
+        let slot = id & ((1 << SLOT_BITS) - 1);
+        let is_it = |flight: &mut Flight| queue == self.shape.id && flight.command.command_id.get() == id;
+        match state.slots.get_mut(usize::from(slot)).and_then(|place| place.flight.take_if(is_it)) {
+            Some(flight) => {
+                state.land(slot, flight, Ok(completion));
                 Ok(())
             }
-            Some(place @ Slot::Abandoned) if queue == self.shape.id => {
-                *place = Slot::Free;
-                state.free.push(id);
-                Ok(())
-            }
-            _ => Err(NvmeError::Nonsense(format!(
-                "it completes command {id} of queue {queue} on queue {}, where no such command is outstanding",
+            None => Err(NvmeError::Nonsense(format!(
+                "it completes command {id:#x} of queue {queue} on queue {}, where no such command is outstanding",
                 self.shape.id
             ))),
         }
     }
 
-    /// Is the controller as it should be, and no command overdue?
-    fn check(&self, port: &dyn Port, state: &State) -> Result<(), Trouble> {
+    /// Is the controller as it should be, and no command overdue? Looks if it is at least `age` since the last time.
+    fn check(&self, port: &dyn Port, state: &mut State, age: Duration) -> Result<(), Trouble> {
+        let now = Instant::now();
+        if now.duration_since(state.checked) < age {
+            return Ok(());
+        }
+        state.checked = now;
         let trouble = |error| Err(Trouble { life: state.life, error });
         if let Err(error) = super::registers::health(port) {
             return trouble(error);
         }
-        let now = Instant::now();
-        let overdue = |slot: &Slot| matches!(slot, Slot::Flying(flight) if flight.deadline <= now);
-        if state.slots.iter().any(overdue) {
+        if state.slots.iter().filter_map(|slot| slot.flight.as_ref()).any(|flight| flight.deadline <= now) {
             return trouble(NvmeError::Timeout { waited_ms: self.shape.timeout.as_millis() as u64 });
         }
         Ok(())
-    }
-
-    /// Nobody waits for the command in `slot` any more. Its slot is free once it is complete, or the queue rewound.
-    pub(super) fn abandon(&self, slot: u16) {
-        let mut state = self.lock();
-        let place = &mut state.slots[usize::from(slot)];
-        match place {
-            Slot::Flying(_) => *place = Slot::Abandoned,
-            _ => {
-                *place = Slot::Free;
-                state.free.push(slot);
-            }
-        }
     }
 
     pub(super) fn has_interrupt(&self) -> bool {
@@ -317,28 +325,20 @@ impl QueuePair {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Empties both rings for a controller that was reset. Commands that somebody waits for stay in their slots.
+    /// Empties both rings for a controller that was reset. Commands in flight keep their slots.
     pub(super) fn rewind(&self, state: &mut State) {
         let ring_bytes = layout(self.shape.entries).lists;
         self.rings.memory.write(0, &vec![0; ring_bytes as usize]).expect("the rings are inside their memory");
         (state.tail, state.head, state.phase) = (0, 0, true);
-        for slot in 0..state.slots.len() {
-            if matches!(state.slots[slot], Slot::Abandoned) {
-                state.slots[slot] = Slot::Free;
-                state.free.push(slot as u16);
-            }
-        }
     }
 
     /// Sends every command in flight once more, but those that have been sent often enough: they fail with `error`.
     pub(super) fn relaunch(&self, port: &dyn Port, state: &mut State, error: &NvmeError) {
-        for slot in 0..state.slots.len() {
-            let Slot::Flying(flight) = &state.slots[slot] else { continue };
+        for (slot, flight) in state.take_flights() {
             if flight.sent >= MAX_SENT {
-                state.slots[slot] = Slot::Done(Err(error.clone()));
+                state.land(slot, flight, Err(error.clone()));
             } else {
-                let command = flight.command;
-                self.launch(port, state, slot as u16, command);
+                self.launch(port, state, slot, flight);
             }
         }
     }
@@ -349,14 +349,33 @@ impl QueuePair {
         self.changed.notify_all();
     }
 
+    /// Every command in flight fails with this. The controller must have forgotten them, and must not reach memory.
+    pub(super) fn fail_all(&self, state: &mut State, error: &NvmeError) {
+        for (slot, flight) in state.take_flights() {
+            state.land(slot, flight, Err(error.clone()));
+        }
+        self.changed.notify_all();
+    }
+
     /// Every command, now and later, fails with this.
     pub(super) fn give_up(&self, state: &mut State, life: u64, error: &NvmeError) {
         state.life = life;
         state.given_up = Some(error.clone());
-        for slot in state.slots.iter_mut().filter(|slot| matches!(slot, Slot::Flying(_))) {
-            *slot = Slot::Done(Err(error.clone()));
-        }
-        self.changed.notify_all();
+        self.fail_all(state, error);
+    }
+}
+
+impl State {
+    /// A command that has left its slot has ended.
+    fn land(&mut self, slot: u16, flight: Flight, result: Result<Completion, NvmeError>) {
+        self.free.push(slot);
+        // Set once: a flight is taken out of its slot before it lands.
+        flight.outcome.get_or_init(|| result);
+    }
+
+    fn take_flights(&mut self) -> Vec<(u16, Flight)> {
+        let slots = self.slots.iter_mut().zip(0..);
+        slots.filter_map(|(place, slot)| place.flight.take().map(|flight| (slot, flight))).collect()
     }
 }
 

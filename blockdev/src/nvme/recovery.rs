@@ -3,12 +3,19 @@
 //! The rule: the controller is reset and set up again, and every command that was in flight is sent once more; one
 //! that was in flight at two such resets fails. A controller that cannot be set up again, or needs it more than
 //! [`MAX_RECOVERIES`] times in [`RECOVERY_WINDOW`], is given up: all memory is taken out of its reach first, then
-//! every request fails, until it is opened anew. Requests wait meanwhile, as long as resetting may take.
+//! every request fails, until it is opened anew. Requests wait meanwhile, as long as resetting may take. Given up is
+//! also one that is not what it was: another serial number, other limits, a namespace of another size or format.
+//!
+//! A reset keeps the controller's write cache, loss of power does not. A controller found disabled had its power
+//! switched off, or was reset by somebody else: the next flush of each namespace fails, since writes that succeeded
+//! may be gone.
 
+use std::collections::BTreeMap;
 use std::sync::{MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use peerfs_nvme_spec::IdentifyController;
+use peerfs_nvme_spec::{IdentifyController, IdentifyNamespace};
+use zerocopy::IntoBytes;
 
 use super::controller::Controller;
 use super::error::NvmeError;
@@ -28,6 +35,29 @@ pub(super) struct Life {
     number: u64,
     recoveries: Vec<Instant>,
     given_up: bool,
+    /// Times that the content of the write cache may have been lost.
+    cache_losses: u64,
+    /// Namespaces in use.
+    namespaces: BTreeMap<u32, Known>,
+}
+
+/// What must not change about a namespace: size, formats, format in use, protection, unique ids.
+type Known = (u64, [u8; 64], u8, u8, [u8; 16], [u8; 8]);
+
+fn known(page: &IdentifyNamespace) -> Known {
+    let mut formats = [0; 64];
+    formats.copy_from_slice(page.format.as_bytes());
+    (page.size.get(), formats, page.formatted, page.protection, page.nguid, page.eui64)
+}
+
+impl Life {
+    /// It has not ended.
+    pub(super) fn check(&self) -> Result<(), NvmeError> {
+        match self.given_up {
+            true => Err(NvmeError::GivenUp("see the log".into())),
+            false => Ok(()),
+        }
+    }
 }
 
 impl Controller {
@@ -38,6 +68,39 @@ impl Controller {
     /// Recoveries so far.
     pub fn recoveries(&self) -> u64 {
         self.life.lock().unwrap_or_else(PoisonError::into_inner).number
+    }
+
+    /// Times so far that the content of the write cache may have been lost.
+    pub(super) fn cache_losses(&self) -> u64 {
+        self.life.lock().unwrap_or_else(PoisonError::into_inner).cache_losses
+    }
+
+    /// The page of a namespace; a size of 0: there is no such namespace. What it says must hold after resets too.
+    ///
+    /// # Errors
+    /// What the controller answers, or what is wrong with it if a reset does not help.
+    pub fn identify_namespace(&self, namespace: u32) -> Result<IdentifyNamespace, NvmeError> {
+        self.try_identify_namespace(namespace).unwrap_or_else(|trouble| {
+            self.recover(&trouble);
+            self.try_identify_namespace(namespace).unwrap_or_else(|trouble| Err(trouble.error))
+        })
+    }
+
+    fn try_identify_namespace(&self, namespace: u32) -> Result<Result<IdentifyNamespace, NvmeError>, Trouble> {
+        let mut life = self.life.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = life.check() {
+            return Ok(Err(error));
+        }
+        match self.read_namespace_page(namespace) {
+            Ok(page) => {
+                if page.size.get() != 0 {
+                    life.namespaces.insert(namespace, known(&page));
+                }
+                Ok(Ok(page))
+            }
+            Err(error @ NvmeError::Command { .. }) => Ok(Err(error)),
+            Err(error) => Err(Trouble { life: life.number, error }),
+        }
     }
 
     /// Resets the controller, or gives it up, unless that has happened since the trouble was seen.
@@ -51,7 +114,10 @@ impl Controller {
         // Nothing is sent, and nothing is taken, until this is over.
         let mut states: Vec<_> = self.io.iter().map(|queue| queue.lock()).collect();
         life.number += 1;
-        let result = self.allow(&mut life, &trouble.error).and_then(|()| self.restart_twice(&mut states));
+        if !registers::is_enabled(&*self.port) && self.identity().has_write_cache() {
+            life.cache_losses += 1;
+        }
+        let result = self.allow(&mut life, &trouble.error).and_then(|()| self.restart_twice(&life.namespaces, &mut states));
         let event = match result {
             Ok(()) => {
                 for (queue, state) in self.io.iter().zip(&mut states) {
@@ -78,19 +144,20 @@ impl Controller {
     }
 
     /// A controller that does not work after a reset of its own gets one of its PCI function.
-    fn restart_twice(&self, states: &mut [MutexGuard<'_, State>]) -> Result<(), NvmeError> {
-        let Err(error) = self.restart(states) else { return Ok(()) };
+    fn restart_twice(&self, known: &BTreeMap<u32, Known>, states: &mut [MutexGuard<'_, State>]) -> Result<(), NvmeError> {
+        let Err(error) = self.restart(known, states) else { return Ok(()) };
         if matches!(error, NvmeError::Gone) {
             return Err(error);
         }
         tracing::warn!(controller = self.port.address(), %error, "resetting the function");
         self.port.reset().map_err(|err| NvmeError::system("the function cannot be reset", &err))?;
-        self.restart(states)
+        self.restart(known, states)
     }
 
-    fn restart(&self, states: &mut [MutexGuard<'_, State>]) -> Result<(), NvmeError> {
+    fn restart(&self, known: &BTreeMap<u32, Known>, states: &mut [MutexGuard<'_, State>]) -> Result<(), NvmeError> {
         self.start_admin()?;
         self.check_identity()?;
+        self.check_namespaces(known)?;
         for (queue, state) in self.io.iter().zip(states) {
             queue.rewind(state);
         }
@@ -114,6 +181,9 @@ impl Controller {
 
     /// What answers after the reset is what was there before.
     fn check_identity(&self) -> Result<(), NvmeError> {
+        if registers::capabilities(&*self.port)? != self.cap {
+            return Err(NvmeError::Nonsense("after the reset it has other capabilities (CAP)".into()));
+        }
         let now = self.identify_controller()?;
         let before = self.identity();
         if (now.serial, now.model, now.max_transfer) != (before.serial, before.model, before.max_transfer) {
@@ -122,6 +192,15 @@ impl Controller {
                 IdentifyController::text(&now.serial),
                 IdentifyController::text(&before.serial)
             )));
+        }
+        Ok(())
+    }
+
+    fn check_namespaces(&self, before: &BTreeMap<u32, Known>) -> Result<(), NvmeError> {
+        for (id, before) in before {
+            if known(&self.read_namespace_page(*id)?) != *before {
+                return Err(NvmeError::Nonsense(format!("after the reset namespace {id} has another size, format or id")));
+            }
         }
         Ok(())
     }

@@ -46,7 +46,7 @@ pub(super) fn ready_timeout(cap: Cap, limit: Duration) -> Duration {
 
 /// Clears CC.EN and waits until the controller has stopped: it touches no memory afterwards.
 pub(super) fn disable(port: &dyn Port, timeout: Duration) -> Result<(), NvmeError> {
-    if !Cc(port.read_u32(offset::CC)).is_enabled() && !status(port)?.is_ready() {
+    if !is_enabled(port) && !status(port)?.is_ready() {
         return Ok(());
     }
     port.write_u32(offset::CC, Cc::DISABLED.0);
@@ -60,8 +60,17 @@ pub(super) fn enable(port: &dyn Port, timeout: Duration) -> Result<(), NvmeError
     health(port)
 }
 
-/// Announces a shutdown and waits for its end, so that the controller saves what it has.
+/// CC.EN is set; a controller that does not answer counts as enabled.
+pub(super) fn is_enabled(port: &dyn Port) -> bool {
+    Cc(port.read_u32(offset::CC)).is_enabled()
+}
+
+/// Announces a shutdown and waits for its end, so that the controller saves what it has. One that does not run has
+/// nothing to save, and must not be enabled by this.
 pub(super) fn shut_down(port: &dyn Port, timeout: Duration) -> Result<(), NvmeError> {
+    if !is_enabled(port) || !status(port)?.is_ready() {
+        return Ok(());
+    }
     port.write_u32(offset::CC, Cc::ENABLED.shutting_down().0);
     await_status(port, "shut down", timeout, Csts::is_shut_down)
 }

@@ -85,16 +85,17 @@ impl Port for VfioPort {
         self.container.reserve(bytes).map_err(io::Error::other)
     }
 
-    fn interrupts(&self, count: u16) -> Vec<Interrupt> {
+    fn interrupts(&self, count: u16) -> Vec<Arc<Interrupt>> {
         let available = self.device.interrupt_count().unwrap_or(0);
         let count = u32::from(count).min(available);
         if count == 0 {
             return Vec::new();
         }
-        self.device.interrupts(count).unwrap_or_else(|error| {
+        let interrupts = self.device.interrupts(count).unwrap_or_else(|error| {
             tracing::warn!(controller = self.address(), %error, "polling for completions");
             Vec::new()
-        })
+        });
+        interrupts.into_iter().map(Arc::new).collect()
     }
 
     fn reset(&self) -> io::Result<()> {

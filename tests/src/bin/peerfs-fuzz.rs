@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::{Parser, ValueEnum};
 use peerfs_tests::fuzz;
 
-/// Sends garbage and nearly valid input to a server without a kernel.
+/// Sends garbage and nearly valid input to a server without a kernel, or to the NVMe driver.
 #[derive(Parser)]
 struct Cli {
     target: Target,
@@ -20,6 +20,7 @@ struct Cli {
 enum Target {
     Ioctls,
     Socket,
+    Nvme,
 }
 
 fn main() -> ExitCode {
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
     let outcome: Result<()> = match cli.target {
         Target::Ioctls => fuzz::ioctls(cli.seed, cli.seconds),
         Target::Socket => fuzz::socket(cli.seed, cli.seconds),
+        Target::Nvme => fuzz::nvme(cli.seed, cli.seconds),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use peerfs_tests::Media;
 use peerfs_tests::torture::{attack, bad_input, coherence, crash, devmem, holder, hung, killed, last_store};
 
 /// Hostile, hung and dying programs and bad input against a real mount. Needs root.
@@ -111,7 +112,7 @@ fn main() -> ExitCode {
 
 fn perform(task: Task) -> Result<()> {
     match task {
-        Task::Crash { seed, rounds } => crash::rounds(seed, rounds, &[]),
+        Task::Crash { seed, rounds } => crash::rounds(Media::Image, seed, rounds, &[]),
         Task::Attack { seed, rounds } => (seed..seed + rounds).try_for_each(|seed| {
             attack::all(seed, &[])?;
             attack::all(seed, SOCKET)

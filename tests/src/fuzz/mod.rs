@@ -1,9 +1,12 @@
 //! Input fuzzing inside one process: the real decoding of ioctls and of grant socket messages, on a volume in memory,
 //! with no kernel in between. Inputs are mutations of valid ones and plain noise; a seed replays a run.
 //!
+//! [`nvme`] does the same to the NVMe driver: a controller that lies to it.
+//!
 //! A panic ends the run, a call that takes too long fails it, and after the sessions have closed nothing may be mapped.
 
 mod ioctls;
+mod nvme;
 mod socket;
 mod stage;
 
@@ -11,6 +14,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+
+pub use nvme::nvme;
 
 use crate::Random;
 use stage::Stage;

@@ -4,12 +4,13 @@ use std::fmt::Write;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
+use peerfs_fs::server::LOCK_WAIT;
 use peerfs_fs::store::probe;
 use serde_json::Value;
 
 use crate::args::FsckArgs;
 use crate::failure::Reported;
-use crate::{config, output, volume_check};
+use crate::{config, controller, output, volume_check};
 
 pub fn run(args: FsckArgs) -> Result<ExitCode> {
     let device = config::device(&args.device)?;
@@ -18,6 +19,7 @@ pub fn run(args: FsckArgs) -> Result<ExitCode> {
             "fsck {device}: repair is not built into this version; restore from a backup, or mount read-only and copy the files"
         );
     }
+    let _held = controller::hold(&device, LOCK_WAIT)?;
     let summary = probe(&volume_check::open_for_reading(&device)?)?;
     let mut report = volume_check::full_report(&device).with_context(|| format!("fsck {device}: the metadata cannot be read"))?;
     report["device"] = device.to_string().into();

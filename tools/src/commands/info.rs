@@ -5,12 +5,13 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
+use peerfs_fs::server::LOCK_WAIT;
 use peerfs_fs::store::{Summary, probe};
 use serde_json::{Value, json};
 
 use super::server_info;
 use crate::args::InfoArgs;
-use crate::{config, output, volume_check};
+use crate::{config, controller, output, volume_check};
 
 pub fn run(args: InfoArgs) -> Result<ExitCode> {
     let path = Path::new(&args.target);
@@ -24,6 +25,7 @@ pub fn run(args: InfoArgs) -> Result<ExitCode> {
         if args.json { format!("{info:#}\n") } else { mount_text(&info) }
     } else {
         let device = config::device(&args.target)?;
+        let _held = controller::hold(&device, LOCK_WAIT)?;
         let summary = probe(&volume_check::open_for_reading(&device)?)?;
         if args.json {
             format!(

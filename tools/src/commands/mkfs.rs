@@ -1,17 +1,20 @@
 //! `peerfs mkfs`
 
 use std::fs::{self, File, OpenOptions};
+use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
 use peerfs_blockdev::{DeviceSpec, OpenMode};
 use peerfs_fs::store::{FormatOptions, MIN_DEVICE_BYTES, Summary, Volume, probe};
 use serde_json::json;
 
 use crate::args::MkfsArgs;
-use crate::{config, output};
+use crate::{config, controller, output};
 
 /// A server that is just ending gets this long; a mounted volume is refused.
 const LOCK_WAIT: Duration = Duration::from_secs(2);
@@ -24,10 +27,13 @@ pub fn run(args: MkfsArgs) -> Result<ExitCode> {
     if let Some(size) = args.size.filter(|size| *size < MIN_DEVICE_BYTES) {
         bail!("{device}: {size} bytes are too few for a volume; give at least --size {MIN_DEVICE_BYTES}");
     }
-    let DeviceSpec::Image(path) = &device else {
+    let _held = controller::hold(&device, LOCK_WAIT)?;
+    let Some(path) = device.path() else {
         return report(&device, &format(&device, &args)?, args.json);
     };
-    let file = ImageFile::prepare(path, args.size).with_context(|| format!("mkfs {device}"))?;
+    // Stores to a hole of a mapped file find out too late that the filesystem is full.
+    let allocate = matches!(device, DeviceSpec::Pmem(..));
+    let file = ImageFile::prepare(path, args.size, allocate).with_context(|| format!("mkfs {device}"))?;
     match format(&device, &args) {
         Ok(summary) => report(&device, &summary, args.json),
         Err(error) => {
@@ -52,7 +58,7 @@ enum ImageFile {
 }
 
 impl ImageFile {
-    fn prepare(path: &Path, size: Option<u64>) -> Result<ImageFile> {
+    fn prepare(path: &Path, size: Option<u64>, allocate: bool) -> Result<ImageFile> {
         let (size, metadata) = match (size, fs::metadata(path)) {
             (None, Ok(_)) => return Ok(ImageFile::Untouched),
             (None, Err(error)) => return Err(error).context("name an existing file, or make one with --size"),
@@ -66,8 +72,16 @@ impl ImageFile {
         }
         let file: File =
             OpenOptions::new().write(true).create_new(!existing).open(path).context("the file cannot be made or extended")?;
-        file.set_len(size).context("the file cannot be extended")?;
-        Ok(if existing { ImageFile::Extended { from: length } } else { ImageFile::Created })
+        let made = if existing { ImageFile::Extended { from: length } } else { ImageFile::Created };
+        let sized = match allocate {
+            true => allocate_all(&file, size),
+            false => file.set_len(size),
+        };
+        if let Err(error) = sized {
+            made.undo(path);
+            return Err(error).context("the file cannot be extended");
+        }
+        Ok(made)
     }
 
     fn undo(self, path: &Path) {
@@ -79,6 +93,15 @@ impl ImageFile {
         if let Err(error) = result {
             tracing::warn!(path = %path.display(), %error, "the file is not as it was before");
         }
+    }
+}
+
+/// Gives a file its size, and blocks where the filesystem can.
+fn allocate_all(file: &File, size: u64) -> io::Result<()> {
+    let length = i64::try_from(size).map_err(|_| io::Error::from(Errno::EFBIG))?;
+    match fallocate(file, FallocateFlags::empty(), 0, length) {
+        Err(Errno::EOPNOTSUPP) => file.set_len(size),
+        other => Ok(other?),
     }
 }
 

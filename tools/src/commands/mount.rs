@@ -13,13 +13,13 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{SigSet, Signal};
 use peerfs_fs::fuse::unmount;
-use peerfs_fs::server::Server;
+use peerfs_fs::server::{LOCK_WAIT, Server};
 use peerfs_p2p::{Engine, Range, Trigger};
 
 use crate::args::MountArgs;
 use crate::config::{self, MountConfig};
 use crate::failure::Reported;
-use crate::{output, volume_check};
+use crate::{controller, output, volume_check};
 
 /// What a background server says on stdout once the mount is usable.
 const READY: &str = "ready";
@@ -87,9 +87,11 @@ fn serve(config: &MountConfig, background: bool) -> Result<ExitCode> {
         let _already_leader = nix::unistd::setsid();
     }
     let log = config.log.as_deref().filter(|_| background).map(open_log).transpose()?;
+    // Dropped last: the controller's driver gets it back when nothing of ours uses it any more.
+    let held = controller::hold(&server.device, LOCK_WAIT).with_context(what)?;
     volume_check::before_opening(&server.device).with_context(what)?;
-    let running = Server::start(server).with_context(what)?;
-    end_on_signal(signals, running.engine(), running.mountpoint())?;
+    let running = Server::start(server, held.lock()?).with_context(what)?;
+    end_on_signal(signals, &running.engine(), running.mountpoint())?;
     if background {
         go_into_background(log)?;
     } else {
@@ -127,9 +129,12 @@ fn go_into_background(log: Option<File>) -> Result<()> {
     std::env::set_current_dir("/").context("/")
 }
 
-fn end_on_signal(signals: SigSet, engine: Arc<Engine>, mountpoint: std::path::PathBuf) -> Result<()> {
+fn end_on_signal(signals: SigSet, engine: &Arc<Engine>, mountpoint: std::path::PathBuf) -> Result<()> {
+    // The thread waits for ever, and must not keep the device open.
+    let engine = Arc::downgrade(engine);
     let wait = move || {
         while let Ok(signal) = signals.wait() {
+            let Some(engine) = engine.upgrade() else { break };
             tracing::info!(%signal, "unmounting");
             let report = engine.revoke(None, Range::ALL, Trigger::Unmount);
             // While the mount still carries events and acknowledgements; the end of the server would be too late.

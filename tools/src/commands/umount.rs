@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
-use peerfs_blockdev::{DeviceSpec, OpenMode};
+use peerfs_blockdev::OpenMode;
 use peerfs_client::File;
 use peerfs_fs::fuse::{Unmounted, unmount};
 use peerfs_fs::store::probe;
@@ -104,7 +104,7 @@ fn wait_closed(mountpoint: &Path, pid: u32, server: &ProcessHandle) -> Result<()
 fn check_closed(info: &Value) -> Result<ExitCode> {
     let name = info["device"]["name"].as_str().unwrap_or_default();
     let summary = match config::device(name) {
-        Ok(device @ DeviceSpec::Image(_)) => {
+        Ok(device) if device.path().is_some() => {
             device.open(None, OpenMode::ReadOnly, GUARDIAN_WAIT).ok().and_then(|opened| probe(&opened.device).ok())
         }
         _ => None,

@@ -1,4 +1,5 @@
-//! The engine on the software CMB: bytes that a peer stores reach the device, and nothing reaches the peer after the cut.
+//! The engine on real apertures: through the software CMB, bytes that a peer stores reach the device, and nothing reaches
+//! the peer after the cut; of mapped memory nothing is granted.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -6,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use peerfs_abi::{Reason, Trigger};
-use peerfs_blockdev::{Aperture, BlockDeviceExt, Cmb, DeviceEvent, FaultDevice, MemDevice};
+use peerfs_blockdev::{Aperture, BlockDeviceExt, Cmb, DeviceEvent, DeviceSpec, FaultDevice, Medium, MemDevice, OpenMode};
 
 use super::world::*;
 use crate::api::*;
@@ -62,4 +63,27 @@ fn events_of_the_device_arrive_through_the_subscription() {
         std::thread::yield_now();
     }
     assert_eq!(refusal(&world.map(peer, Range::new(0, 4096))), Some(Reason::DeviceResetting));
+}
+
+#[test]
+fn memory_that_cannot_be_taken_back_is_granted_to_nobody() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    file.as_file().set_len(32 * MIB).expect("room");
+    let spec = DeviceSpec::Pmem(file.path().to_owned(), Medium::PageCache);
+    let opened = spec.open(None, OpenMode::ReadWrite, Duration::ZERO).expect("open");
+    opened.device.write_at(BASE, &[7; 8192]).expect("write");
+    let aperture = opened.aperture.expect("its own");
+    let world = World::on(EngineConfig { deadline: Duration::ZERO, ..Default::default() }, aperture.clone());
+    let peer = world.peer();
+    assert_eq!(refusal(&world.map_write(peer, Range::new(0, 8192))), Some(Reason::NoGrantObject));
+
+    // An importer in the server has no such reason against it, but no way to be given the window either.
+    let beside = world.peer_with(Arc::new(|| {}), Importer { in_client: false, ..importer() });
+    let answer = world.map_write(beside, Range::new(0, 8192));
+    assert_eq!(refusal(&answer), Some(Reason::Busy));
+    assert!(grants(&answer).is_empty() && !world.engine.is_mapped(None));
+    assert_eq!(aperture.info().windows, 0, "the window is closed again");
+    let mut blocks = [0; 8192];
+    opened.device.read_at(BASE, &mut blocks).expect("read");
+    assert_eq!(blocks, [7; 8192]);
 }

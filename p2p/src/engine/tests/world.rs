@@ -300,8 +300,12 @@ impl World {
     }
 
     pub(super) fn peer_woken_by(&self, wake: Wake) -> Peer {
+        self.peer_with(wake, importer())
+    }
+
+    pub(super) fn peer_with(&self, wake: Wake, importer: Importer) -> Peer {
         let session = self.engine.open_session(me().uid, wake).expect("session");
-        let bound = self.engine.bind_context(session, importer(), me(), None).expect("context");
+        let bound = self.engine.bind_context(session, importer, me(), None).expect("context");
         Peer { session, context: bound.id, sequence: bound.sequence_grant }
     }
 

@@ -10,6 +10,6 @@ mod tidy;
 pub mod worker;
 
 pub use graphics::{GraphicsDevice, Imported};
-pub use mount::{ScratchMount, peerfs};
+pub use mount::{Media, ScratchMount, peerfs};
 pub use random::{Random, seed};
 pub use tidy::tidy_on_signal;

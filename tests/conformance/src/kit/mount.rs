@@ -42,6 +42,8 @@ fn run(command: &mut Command) -> Result<Output> {
 pub enum Media {
     /// An image file.
     Image,
+    /// A file that is mapped as persistent memory would be, through the page cache.
+    Mapped,
     /// Memory, of this size (as mount takes it); the volume ends with the mount.
     Memory(&'static str),
 }
@@ -56,7 +58,12 @@ pub struct ScratchMount {
 impl ScratchMount {
     /// Makes a volume of `size` (as mkfs takes it) and mounts it with `options` (as mount takes them).
     pub fn new(size: &str, options: &[&str]) -> Result<Self> {
-        let mut scratch = ScratchMount::unmounted(Media::Image)?;
+        ScratchMount::on(Media::Image, size, options)
+    }
+
+    /// As [`ScratchMount::new`], on media that mkfs makes a volume on.
+    pub fn on(media: Media, size: &str, options: &[&str]) -> Result<Self> {
+        let mut scratch = ScratchMount::unmounted(media)?;
         run(Command::new(peerfs()).arg("mkfs").arg(scratch.device()).args(["--size", size]))?;
         scratch.mount(options)?;
         Ok(scratch)
@@ -87,7 +94,7 @@ impl ScratchMount {
         self.path().join(name)
     }
 
-    /// The image file.
+    /// The file that holds the volume.
     pub fn image(&self) -> PathBuf {
         self.directory.path().join("volume.img")
     }
@@ -96,6 +103,7 @@ impl ScratchMount {
     pub fn device(&self) -> String {
         match self.media {
             Media::Image => format!("image:{}", self.image().display()),
+            Media::Mapped => format!("pmem:{},nodax", self.image().display()),
             Media::Memory(size) => format!("mem:{size}"),
         }
     }

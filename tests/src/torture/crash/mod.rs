@@ -17,7 +17,7 @@ pub use writer::write;
 use self::plan::Expectation;
 use self::writer::{KEPT, WAYS, Way, created, created_content};
 use super::worker::{NOBODY, Nursery, PATIENCE, Worker, shared_file};
-use crate::{Random, ScratchMount, words};
+use crate::{Media, Random, ScratchMount, words};
 
 /// Synced versions, over all writers, after which the server is killed at the earliest.
 const LEAST_SYNCS: u64 = 30;
@@ -35,8 +35,8 @@ struct Survivor {
 ///
 /// # Errors
 /// When something synced is lost, or an old window can be read.
-pub fn rounds(seed: u64, rounds: u64, options: &[&str]) -> Result<()> {
-    let mut scratch = ScratchMount::new("1G", options)?;
+pub fn rounds(media: Media, seed: u64, rounds: u64, options: &[&str]) -> Result<()> {
+    let mut scratch = ScratchMount::on(media, "1G", options)?;
     let nursery = Nursery::new(&scratch)?;
     let mut survivors = Vec::new();
     for round in 0..rounds {

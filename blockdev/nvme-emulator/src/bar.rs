@@ -1,0 +1,72 @@
+//! Memory of the controller that the host maps: buffer and region.
+
+use std::fmt;
+use std::sync::Arc;
+
+use peerfs_blockdev::nvme::BarMemory;
+use peerfs_nvme_spec::memory::PMR_ENABLE;
+use peerfs_sys::DmaMemory;
+
+use crate::registers::PMR_BAR;
+use crate::state::Core;
+
+/// Part of a BAR.
+pub(crate) struct Bar {
+    pub(crate) core: Arc<Core>,
+    pub(crate) index: u8,
+    pub(crate) memory: Arc<DmaMemory>,
+    pub(crate) offset: u64,
+    pub(crate) length: u64,
+}
+
+impl Bar {
+    fn is_gone(&self) -> bool {
+        self.core.lock().gone
+    }
+
+    /// A region that is not enabled does not take part.
+    fn is_off(&self) -> bool {
+        self.index == PMR_BAR && self.core.lock().registers.pmrctl & PMR_ENABLE == 0
+    }
+
+    fn place(&self, offset: u64, length: usize) -> u64 {
+        assert!(offset.checked_add(length as u64).is_some_and(|end| end <= self.length), "outside of the BAR");
+        self.offset + offset
+    }
+}
+
+impl fmt::Debug for Bar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Bar({} at {:#x}, {} bytes)", self.index, self.offset, self.length)
+    }
+}
+
+impl BarMemory for Bar {
+    fn length(&self) -> u64 {
+        self.length
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> bool {
+        let place = self.place(offset, out.len());
+        if self.is_gone() {
+            out.fill(0xFF);
+            return false;
+        }
+        match self.is_off() {
+            true => out.fill(0),
+            false => self.memory.read(place, out).expect("checked"),
+        }
+        true
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> bool {
+        let place = self.place(offset, data.len());
+        if self.is_gone() {
+            return false;
+        }
+        if !self.is_off() {
+            self.memory.write(place, data).expect("checked");
+        }
+        true
+    }
+}

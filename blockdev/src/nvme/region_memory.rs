@@ -1,0 +1,64 @@
+//! A Persistent Memory Region as memory that holds the blocks of a volume.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::error::NvmeError;
+use super::pmr::{Access, PersistentRegion};
+use crate::{BlockMemory, DeviceError, DeviceEvent, DeviceEvents, PathKind};
+
+/// The region under the name of its volume. A region that fails is reported as removed, once.
+#[derive(Debug)]
+pub(super) struct RegionMemory {
+    name: String,
+    region: PersistentRegion,
+    events: Arc<DeviceEvents>,
+    lost: AtomicBool,
+}
+
+impl RegionMemory {
+    pub(super) fn new(name: String, region: PersistentRegion, events: Arc<DeviceEvents>) -> Self {
+        RegionMemory { name, region, events, lost: AtomicBool::new(false) }
+    }
+
+    fn judge(&self, op: &'static str, place: (u64, u64), result: Result<Access, NvmeError>) -> Result<(), DeviceError> {
+        match result {
+            Ok(Access::Plain) => Ok(()),
+            Ok(Access::Revived) => {
+                self.events.report(&DeviceEvent::Reset);
+                Ok(())
+            }
+            Err(error) => {
+                let (offset, length) = place;
+                tracing::warn!(device = self.name, op, offset, length, %error);
+                if !self.lost.swap(true, Ordering::AcqRel) {
+                    self.events.report(&DeviceEvent::Removed);
+                }
+                Err(DeviceError::Io { device: self.name.clone(), op, offset, length, errno: error.errno() })
+            }
+        }
+    }
+}
+
+impl BlockMemory for RegionMemory {
+    fn length(&self) -> u64 {
+        self.region.length()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), DeviceError> {
+        let place = (offset, out.len() as u64);
+        self.judge("read", place, self.region.read(offset, out))
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), DeviceError> {
+        self.judge("write", (offset, data.len() as u64), self.region.write(offset, data))
+    }
+
+    fn barrier(&self) -> Result<(), DeviceError> {
+        self.judge("flush", (0, self.length()), self.region.make_durable().map(|()| Access::Plain))
+    }
+
+    fn path(&self) -> PathKind {
+        PathKind::DirectBar
+    }
+}
