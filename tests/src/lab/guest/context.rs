@@ -191,6 +191,19 @@ impl<'a> Guest<'a> {
         Ok(())
     }
 
+    /// Unmounts whatever state the volume is in.
+    ///
+    /// # Errors
+    /// When even that fails.
+    pub fn umount_by_force(&mut self, point: &Path) -> Result<()> {
+        self.mounts.retain(|mount| mount != point);
+        // The mount may be gone although its volume was not closed in order.
+        if fs::read_to_string("/proc/self/mounts")?.contains(&text(point)) {
+            self.peerfs(&["umount", "--force", &text(point)])?;
+        }
+        Ok(())
+    }
+
     /// What a case left when it failed is undone, so that the next one has its chance.
     pub(super) fn tidy(&mut self) -> Result<()> {
         for point in std::mem::take(&mut self.mounts).iter().rev() {

@@ -15,11 +15,7 @@ use crate::lab::cases::Medium;
 /// # Errors
 /// What fsck found.
 pub fn clean(disks: &Disks, medium: Medium) -> Result<()> {
-    let path = match medium {
-        Medium::Pmr => disks.pmr(),
-        Medium::NamespaceB => disks.namespace_b(),
-    };
-    fsck(&path).with_context(|| format!("the host's fsck of {medium:?}"))
+    fsck(&disks.of(medium)).with_context(|| format!("the host's fsck of {medium:?}"))
 }
 
 /// An image is a clean volume.
