@@ -22,7 +22,9 @@ pub fn drivers(guest: &mut Guest<'_>) -> Result<()> {
 
     overwrite(&disk, &[0; HEAD])?;
     guest.run("blockdev", &["--rereadpt", &disk])?;
-    guest.run("modprobe", &["ext4"])?;
+    for module in ["crc32c_generic", "ext4"] {
+        guest.run("modprobe", &[module])?;
+    }
     guest.run("mke2fs", &["-F", &disk])?;
     std::fs::create_dir_all("/mnt/kernel")?;
     guest.run("mount", &["-t", "ext4", &disk, "/mnt/kernel"])?;

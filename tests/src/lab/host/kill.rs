@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 
 use super::disks::Disks;
-use super::qemu::{Guest, Heard};
+use super::qemu::{Guest, Heard, Machine};
 use super::results::Results;
 use super::{Lab, Request, boot, oracle};
 use crate::lab::cases::Case;
@@ -21,31 +21,39 @@ const WRITING: Duration = Duration::from_secs(120);
 /// Synced versions over all writers after which the machine is killed at the earliest.
 const LEAST_SYNCS: u64 = 12;
 
-/// All rounds of a case, each a boot over what the one before left.
+/// The cases, one after the other, each with media of its own.
 ///
 /// # Errors
-/// When a machine does not boot.
-pub fn case(lab: &Lab, case: &Case, request: &Request, results: &mut Results) -> Result<()> {
-    let disks = Disks::new(case.name, request.keep)?;
-    let mut survivors = Vec::new();
-    for round in 0..request.kills.or(case.kills).unwrap_or(1) {
-        let begun = Instant::now();
-        let machine = lab.machine(&disks);
-        let (mut guest, log) = boot::up(&machine, &format!("round{round}"))?;
-        guest.order(&Order { boot: round, cases: Vec::from([case.name.to_owned()]), seed: request.seed })?;
-        let outcome = kill(guest, request.seed, round)
-            .and_then(|synced| {
-                survivors.extend(fates(request.seed, round, &synced)?);
-                judge(&disks, case, &survivors)
-            })
-            .and_then(|()| oracle::no_faults(&machine.faults(&log)));
-        let failed = outcome.is_err();
-        results.note(case.name, round, begun.elapsed(), outcome.with_context(|| format!("round {round}")));
-        if failed {
-            break;
+/// When there is no room for media.
+pub fn cases(lab: &Lab, cases: &[&Case], request: &Request) -> Result<Results> {
+    let mut results = Results::default();
+    for case in cases {
+        let disks = Disks::new(case.name, request.keep)?;
+        let mut survivors = Vec::new();
+        for round in 0..request.kills.or(case.kills).unwrap_or(1) {
+            let begun = Instant::now();
+            let outcome = one_round(&lab.machine(&disks), case, request.seed, round, &mut survivors);
+            let failed = outcome.is_err();
+            results.note(case.name, round, begun.elapsed(), outcome.with_context(|| format!("round {round}")));
+            if failed {
+                break;
+            }
+        }
+        if request.keep {
+            println!("media and logs of {} are in {}", case.name, disks.file("").display());
         }
     }
-    Ok(())
+    Ok(results)
+}
+
+/// A boot over what the one before left. Every round's files are looked at again after each later one.
+fn one_round(machine: &Machine<'_>, case: &Case, seed: u64, round: usize, survivors: &mut Vec<Survivor>) -> Result<()> {
+    let (mut guest, log) = boot::up(machine, &format!("round{round}"))?;
+    guest.order(&Order { boot: round, cases: Vec::from([case.name.to_owned()]), seed })?;
+    let synced = kill(guest, seed, round)?;
+    survivors.extend(fates(seed, round, &synced)?);
+    judge(machine.disks, case, survivors)?;
+    oracle::no_faults(&machine.faults(&log))
 }
 
 /// Answers the last synced version of each writer, as they were heard.
@@ -66,7 +74,7 @@ fn kill(guest: Guest, seed: u64, round: usize) -> Result<[u64; WAYS.len()]> {
     for report in guest.kill() {
         note(&report, &mut synced)?;
     }
-    println!("  killed after {target} syncs and a moment; synced: {synced:?}");
+    println!("  round {round}: killed after {target} syncs; synced of each writer: {synced:?}");
     Ok(synced)
 }
 

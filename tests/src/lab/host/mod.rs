@@ -13,14 +13,13 @@ mod results;
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use peerfs_conformance::kit::{remove_on_signal, tidy_on_signal};
 use tempfile::TempDir;
 
 use self::disks::Disks;
 use self::kernel::Kernel;
 use self::qemu::Machine;
-use self::results::Results;
 use super::cases::{CASES, Case};
 
 /// What is asked for.
@@ -65,18 +64,15 @@ pub fn run(request: &Request) -> Result<bool> {
     let cases = chosen(&request.names)?;
     println!("seed {} (replay with --seed {})", request.seed, request.seed);
     let lab = Lab::build()?;
-    let mut results = Results::default();
     let disks = Disks::new("cases", request.keep)?;
     let (killed, sharing): (Vec<&Case>, Vec<&Case>) = cases.iter().partition(|case| case.kills.is_some());
-    for number in 0..2 {
-        let sharing: Vec<&Case> = sharing.iter().copied().filter(|case| case.step(number).is_some()).collect();
-        if !sharing.is_empty() {
-            boot::cases(&lab.machine(&disks), number, &sharing, request.seed, &mut results)?;
-        }
-    }
-    for case in killed {
-        kill::case(&lab, case, request, &mut results)?;
-    }
+    // Side by side: an emulated machine uses one processor of the host.
+    let results = std::thread::scope(|scope| {
+        let killing = scope.spawn(|| kill::cases(&lab, &killed, request));
+        let results = boot::all(&lab.machine(&disks), &sharing, request.seed);
+        let killed = killing.join().map_err(|_| anyhow!("the thread that kills machines panicked"))??;
+        Ok::<_, anyhow::Error>(results.and(killed))
+    })?;
     if request.keep {
         println!("media and logs are in {}", disks.file("").display());
     }
