@@ -18,6 +18,9 @@ struct Cli {
     /// A shell in the machine, with empty media
     #[arg(long)]
     console: bool,
+    /// How often machines are killed in each case that kills
+    #[arg(long, value_name = "N")]
+    kills: Option<usize>,
     /// Leave media and logs behind
     #[arg(long)]
     keep: bool,
@@ -54,7 +57,7 @@ fn perform(cli: Cli) -> Result<bool> {
     } else if cli.console {
         host::converse()?;
     } else {
-        return host::run(&host::Request { names: cli.cases, seed: cli.seed, keep: cli.keep });
+        return host::run(&host::Request { names: cli.cases, seed: cli.seed, kills: cli.kills, keep: cli.keep });
     }
     Ok(true)
 }

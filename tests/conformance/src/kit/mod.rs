@@ -12,4 +12,4 @@ pub mod worker;
 pub use graphics::{GraphicsDevice, Imported};
 pub use mount::{Media, ScratchMount, peerfs};
 pub use random::{Random, seed};
-pub use tidy::tidy_on_signal;
+pub use tidy::{remove_on_signal, tidy_on_signal};

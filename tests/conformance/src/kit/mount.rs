@@ -78,7 +78,7 @@ impl ScratchMount {
 
     fn unmounted(media: Media) -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("peerfs-test-").tempdir()?;
-        tidy::made(directory.path());
+        tidy::remove_on_signal(directory.path());
         let scratch = ScratchMount { directory, media, mounted: false };
         fs::create_dir(scratch.path())?;
         Ok(scratch)

@@ -35,7 +35,8 @@ impl Volumes {
     }
 }
 
-pub(super) fn made(directory: &Path) {
+/// A directory that is removed if a signal ends the run, with what is mounted on `mnt` in it.
+pub fn remove_on_signal(directory: &Path) {
     VOLUMES.lock().directories.insert(directory.to_owned());
 }
 
@@ -81,7 +82,7 @@ pub fn tidy_on_signal() -> Result<()> {
     std::thread::Builder::new().name("peerfs-signals".into()).spawn(move || {
         if let Ok(signal) = signals.wait() {
             let left = tidy();
-            eprintln!("peerfs: conformance: ended by {signal}; {left} scratch volumes could not be removed");
+            eprintln!("peerfs: ended by {signal}; {left} scratch directories could not be removed");
             std::process::exit(128 + signal as i32);
         }
     })?;

@@ -1,5 +1,11 @@
 //! The cases, each declared once: the host reads what to do around it, the guest runs it.
 
+mod fabrics;
+mod kernel;
+pub mod kill;
+mod programs;
+mod reset;
+mod restore;
 mod tree;
 
 use anyhow::{Context, Result};
@@ -24,17 +30,21 @@ pub struct Case {
     pub name: &'static str,
     /// What it shows, in a few words.
     pub shows: &'static str,
-    /// What it does in the first boot and in the second, over the same disks.
+    /// What it does in the first boot and in the second, over the same disks. If the machine is killed, the first step is
+    /// for every boot.
     pub steps: [Option<Step>; 2],
     /// What the host checks after each boot in which it took part.
     pub leaves: Option<Medium>,
-    /// Why it is not run unless it is named.
-    pub disabled: Option<&'static str>,
+    /// How often the machine is killed while the first step goes on; such a case has machines of its own.
+    pub kills: Option<usize>,
 }
 
 impl Case {
     /// What it does in a boot.
     pub fn step(&self, boot: usize) -> Option<Step> {
+        if self.kills.is_some() {
+            return self.steps[0];
+        }
         self.steps.get(boot).copied().flatten()
     }
 }
@@ -46,14 +56,70 @@ pub const CASES: &[Case] = &[
         shows: "a namespace through VFIO keeps a tree, also over a restart of the machine",
         steps: [Some(tree::ns1_first), Some(tree::ns1_again)],
         leaves: Some(Medium::NamespaceB),
-        disabled: None,
+        kills: None,
     },
     Case {
         name: "pmr-tree",
         shows: "persistent memory keeps a tree, also over a restart of the machine",
         steps: [Some(tree::pmr_first), Some(tree::pmr_again)],
         leaves: Some(Medium::Pmr),
-        disabled: Some("the PMR is not a device yet"),
+        kills: None,
+    },
+    Case {
+        name: "kernel-nvme",
+        shows: "a disk of the kernel's NVMe driver keeps a tree",
+        steps: [Some(kernel::disk), None],
+        leaves: None,
+        kills: None,
+    },
+    Case {
+        name: "nvme-of",
+        shows: "a disk over NVMe/TCP keeps a tree",
+        steps: [Some(fabrics::disk), None],
+        leaves: None,
+        kills: None,
+    },
+    Case {
+        name: "driver-restore",
+        shows: "what is in use stays the kernel's, and what was taken from its driver comes back",
+        steps: [Some(restore::drivers), None],
+        leaves: None,
+        kills: None,
+    },
+    Case {
+        name: "reset-under-load",
+        shows: "a reset of the controller under load hangs nothing and loses nothing that was synced",
+        steps: [None, Some(reset::controller)],
+        leaves: Some(Medium::NamespaceB),
+        kills: None,
+    },
+    Case {
+        name: "pmr-off-under-load",
+        shows: "a PMR that is switched off under load hangs nothing and loses nothing that was synced",
+        steps: [None, Some(reset::region)],
+        leaves: Some(Medium::Pmr),
+        kills: None,
+    },
+    Case {
+        name: "demo",
+        shows: "the demo runs on a stock kernel",
+        steps: [Some(programs::demo), None],
+        leaves: None,
+        kills: None,
+    },
+    Case {
+        name: "pmr-kill",
+        shows: "what was synced to persistent memory outlives power failures",
+        steps: [Some(kill::pmr), None],
+        leaves: Some(Medium::Pmr),
+        kills: Some(3),
+    },
+    Case {
+        name: "ns1-kill",
+        shows: "what was synced to a namespace outlives a power failure",
+        steps: [Some(kill::ns1), None],
+        leaves: Some(Medium::NamespaceB),
+        kills: Some(1),
     },
 ];
 

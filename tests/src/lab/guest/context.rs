@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use serde_json::Value;
+
 use super::line::Line;
 use crate::lab::channel::Report;
 
@@ -40,6 +42,33 @@ impl Controller {
     pub fn driver(self) -> Option<String> {
         Some(fs::read_link(self.sysfs("driver")).ok()?.file_name()?.to_string_lossy().into_owned())
     }
+}
+
+/// Something that comes or goes a little later, as devices do, within this.
+const SETTLE: Duration = Duration::from_secs(20);
+
+/// Asks again and again until there is an answer.
+///
+/// # Errors
+/// Names what did not happen in time.
+pub fn until<T>(what: &str, mut question: impl FnMut() -> Option<T>) -> Result<T> {
+    let deadline = Instant::now() + SETTLE;
+    loop {
+        if let Some(answer) = question() {
+            return Ok(answer);
+        }
+        ensure!(Instant::now() < deadline, "{what}: not within {SETTLE:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Writes to a file of the kernel's.
+///
+/// # Errors
+/// Names the file and what was written.
+pub fn set(path: impl AsRef<Path>, value: &str) -> Result<()> {
+    let path = path.as_ref();
+    fs::write(path, value).with_context(|| format!("writing {value:?} to {}", path.display()))
 }
 
 /// A case's surroundings.
@@ -115,6 +144,21 @@ impl<'a> Guest<'a> {
         Ok((success, text(&out)?, text(&err)?))
     }
 
+    /// Makes a controller's namespace a disk of the kernel's own driver, and answers its device node.
+    ///
+    /// # Errors
+    /// When the driver does not come up.
+    pub fn kernel_disk(&self, controller: Controller) -> Result<String> {
+        self.run("modprobe", &["nvme"])?;
+        until("the kernel's NVMe driver has the namespace", || {
+            let list = self.peerfs(&["nvme", "list", "--json"]).ok()?;
+            let list: Value = serde_json::from_str(&list).ok()?;
+            let own = list["controllers"].as_array()?.iter().find(|entry| entry["address"] == controller.address)?;
+            let node = format!("/dev/{}", own["namespaces"][0]["block"].as_str()?);
+            Path::new(&node).exists().then_some(node)
+        })
+    }
+
     /// Gives a controller to vfio-pci until the case ends.
     ///
     /// # Errors
@@ -144,6 +188,19 @@ impl<'a> Guest<'a> {
     pub fn umount(&mut self, point: &Path) -> Result<()> {
         self.peerfs(&["umount", &text(point)])?;
         self.mounts.retain(|mount| mount != point);
+        Ok(())
+    }
+
+    /// Unmounts whatever state the volume is in.
+    ///
+    /// # Errors
+    /// When even that fails.
+    pub fn umount_by_force(&mut self, point: &Path) -> Result<()> {
+        self.mounts.retain(|mount| mount != point);
+        // The mount may be gone although its volume was not closed in order.
+        if fs::read_to_string("/proc/self/mounts")?.contains(&text(point)) {
+            self.peerfs(&["umount", "--force", &text(point)])?;
+        }
         Ok(())
     }
 

@@ -4,7 +4,7 @@ mod context;
 mod line;
 pub mod tree;
 
-pub use context::{A, B, Controller, Guest, text};
+pub use context::{A, B, Controller, Guest, set, text, until};
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
@@ -43,5 +43,12 @@ fn perform(line: &mut Line, order: &Order, name: &str) -> Result<()> {
         let text = panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
         Err(anyhow!("panicked: {}", text.unwrap_or_default()))
     });
-    outcome.and(guest.tidy())
+    let outcome = outcome.and(guest.tidy());
+    outcome.with_context(|| format!("the server's log ends with {:?}", last_lines("/tmp/server.log")))
+}
+
+fn last_lines(path: &str) -> Vec<String> {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    lines[lines.len().saturating_sub(8)..].to_vec()
 }

@@ -39,11 +39,28 @@ pub fn up(machine: &Machine<'_>, name: &str) -> Result<(Guest, String)> {
     bail!("the guest does not boot; its console ends with:\n{console}")
 }
 
+/// All boots of cases that share machines, over the same media. A machine that does not boot fails its cases.
+pub fn all(machine: &Machine<'_>, cases: &[&Case], seed: u64) -> Results {
+    let mut results = Results::default();
+    for number in 0..2 {
+        let sharing: Vec<&Case> = cases.iter().copied().filter(|case| case.step(number).is_some()).collect();
+        if sharing.is_empty() {
+            continue;
+        }
+        if let Err(error) = one(machine, number, &sharing, seed, &mut results) {
+            for case in sharing {
+                results.judge(case.name, Err(anyhow!("boot {number}: {error:#}")));
+            }
+        }
+    }
+    results
+}
+
 /// Boots once, runs the cases that share the boot, and checks what they leave.
 ///
 /// # Errors
 /// When the machine does not boot.
-pub fn cases(machine: &Machine<'_>, number: usize, cases: &[&Case], seed: u64, results: &mut Results) -> Result<()> {
+fn one(machine: &Machine<'_>, number: usize, cases: &[&Case], seed: u64, results: &mut Results) -> Result<()> {
     let (mut guest, log) = up(machine, &format!("boot{number}"))?;
     guest.order(&Order { boot: number, cases: cases.iter().map(|case| case.name.to_owned()).collect(), seed })?;
     let mut lost = None;

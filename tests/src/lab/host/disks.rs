@@ -4,7 +4,10 @@ use std::fs::File;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
+use peerfs_conformance::kit::remove_on_signal;
 use tempfile::TempDir;
+
+use crate::lab::cases::Medium;
 
 /// Of each namespace and of the PMR and CMB, bytes.
 pub const BYTES: u64 = 64 << 20;
@@ -23,7 +26,7 @@ impl Disks {
         let mut directory = tempfile::Builder::new().prefix(&format!("peerfs-lab-{name}-")).tempdir()?;
         directory.disable_cleanup(keep);
         if !keep {
-            super::signals::remove_at_end(directory.path());
+            remove_on_signal(directory.path());
         }
         let disks = Disks { directory };
         for path in [disks.pmr(), disks.namespace_a(), disks.namespace_b()] {
@@ -45,6 +48,14 @@ impl Disks {
     /// Namespace of the second controller, which has the CMB.
     pub fn namespace_b(&self) -> PathBuf {
         self.file("namespace-b.img")
+    }
+
+    /// The file of a medium.
+    pub fn of(&self, medium: Medium) -> PathBuf {
+        match medium {
+            Medium::Pmr => self.pmr(),
+            Medium::NamespaceB => self.namespace_b(),
+        }
     }
 
     /// A file in the directory.

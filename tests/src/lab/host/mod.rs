@@ -5,29 +5,31 @@ mod command;
 mod disks;
 mod initramfs;
 mod kernel;
+mod kill;
 mod modules;
 mod oracle;
 mod qemu;
 mod results;
-mod signals;
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
+use peerfs_conformance::kit::{remove_on_signal, tidy_on_signal};
 use tempfile::TempDir;
 
 use self::disks::Disks;
 use self::kernel::Kernel;
 use self::qemu::Machine;
-use self::results::Results;
 use super::cases::{CASES, Case};
 
 /// What is asked for.
 pub struct Request {
-    /// The cases; every enabled one if empty.
+    /// The cases; all if empty.
     pub names: Vec<String>,
     /// What contents and moments are derived from.
     pub seed: u64,
+    /// How often a machine is killed in each case of that kind; the case's own number if none is given.
+    pub kills: Option<usize>,
     /// Media and logs are left behind.
     pub keep: bool,
 }
@@ -42,7 +44,7 @@ struct Lab {
 impl Lab {
     fn build() -> Result<Lab> {
         let work = tempfile::Builder::new().prefix("peerfs-lab-root-").tempdir()?;
-        signals::remove_at_end(work.path());
+        remove_on_signal(work.path());
         let kernel = kernel::obtain()?;
         let initramfs = initramfs::build(work.path(), &kernel)?;
         Ok(Lab { kernel, initramfs, _work: work })
@@ -58,18 +60,19 @@ impl Lab {
 /// # Errors
 /// When the lab itself does not work: a program or the kernel is missing.
 pub fn run(request: &Request) -> Result<bool> {
-    signals::tidy_on_signal()?;
+    tidy_on_signal()?;
     let cases = chosen(&request.names)?;
     println!("seed {} (replay with --seed {})", request.seed, request.seed);
     let lab = Lab::build()?;
-    let mut results = Results::default();
     let disks = Disks::new("cases", request.keep)?;
-    for number in 0..2 {
-        let sharing: Vec<&Case> = cases.iter().copied().filter(|case| case.step(number).is_some()).collect();
-        if !sharing.is_empty() {
-            boot::cases(&lab.machine(&disks), number, &sharing, request.seed, &mut results)?;
-        }
-    }
+    let (killed, sharing): (Vec<&Case>, Vec<&Case>) = cases.iter().partition(|case| case.kills.is_some());
+    // Side by side: an emulated machine uses one processor of the host.
+    let results = std::thread::scope(|scope| {
+        let killing = scope.spawn(|| kill::cases(&lab, &killed, request));
+        let results = boot::all(&lab.machine(&disks), &sharing, request.seed);
+        let killed = killing.join().map_err(|_| anyhow!("the thread that kills machines panicked"))??;
+        Ok::<_, anyhow::Error>(results.and(killed))
+    })?;
     if request.keep {
         println!("media and logs are in {}", disks.file("").display());
     }
@@ -81,6 +84,7 @@ pub fn run(request: &Request) -> Result<bool> {
 /// # Errors
 /// As [`run`].
 pub fn converse() -> Result<()> {
+    tidy_on_signal()?;
     let lab = Lab::build()?;
     let disks = Disks::new("console", false)?;
     lab.machine(&disks).converse()
@@ -89,8 +93,7 @@ pub fn converse() -> Result<()> {
 /// Prints the cases.
 pub fn list() {
     for case in CASES {
-        let why = case.disabled.map_or_else(String::new, |why| format!(" (only if named: {why})"));
-        println!("{:<20} {}{why}", case.name, case.shows);
+        println!("{:<20} {}", case.name, case.shows);
     }
 }
 
@@ -98,7 +101,6 @@ fn chosen(names: &[String]) -> Result<Vec<&'static Case>> {
     for name in names {
         super::cases::named(name).with_context(|| "--case")?;
     }
-    let wanted =
-        |case: &&Case| if names.is_empty() { case.disabled.is_none() } else { names.iter().any(|name| name == case.name) };
+    let wanted = |case: &&Case| names.is_empty() || names.iter().any(|name| name == case.name);
     Ok(CASES.iter().filter(wanted).collect())
 }

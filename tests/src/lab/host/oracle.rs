@@ -15,11 +15,7 @@ use crate::lab::cases::Medium;
 /// # Errors
 /// What fsck found.
 pub fn clean(disks: &Disks, medium: Medium) -> Result<()> {
-    let path = match medium {
-        Medium::Pmr => disks.pmr(),
-        Medium::NamespaceB => disks.namespace_b(),
-    };
-    fsck(&path).with_context(|| format!("the host's fsck of {medium:?}"))
+    fsck(&disks.of(medium)).with_context(|| format!("the host's fsck of {medium:?}"))
 }
 
 /// An image is a clean volume.
@@ -38,8 +34,7 @@ pub fn fsck(image: &Path) -> Result<()> {
 /// # Errors
 /// The first lines of what it stopped.
 pub fn no_faults(trace: &Path) -> Result<()> {
-    // QEMU makes the file with the first line.
-    let text = fs::read_to_string(trace).unwrap_or_default();
+    let text = fs::read_to_string(trace).with_context(|| trace.display().to_string())?;
     let faults: Vec<&str> = text.lines().filter(|line| line.contains("vtd_dmar_fault")).collect();
     ensure!(faults.is_empty(), "the IOMMU stopped {} transfers, among them: {:?}", faults.len(), &faults[..faults.len().min(3)]);
     Ok(())

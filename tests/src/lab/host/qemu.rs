@@ -102,6 +102,7 @@ impl Machine<'_> {
         self.disks.file(&format!("{name}.faults"))
     }
 
+    /// `iomem=relaxed` lets a case reach registers of a controller that vfio-pci has.
     fn command(&self, append: &str) -> Command {
         let size = super::disks::BYTES >> 20;
         let file = |path: PathBuf, id: &str| format!("file={},if=none,id={id},format=raw", path.display());
@@ -111,7 +112,7 @@ impl Machine<'_> {
         command.args(["-machine", "q35,accel=tcg", "-cpu", "max", "-smp", "1", "-nic", "none", "-no-reboot", "-nodefaults"]);
         command.args(["-m", &format!("{MEMORY}M")]);
         command.arg("-kernel").arg(&self.kernel.image).arg("-initrd").arg(self.initramfs);
-        command.args(["-append", &format!("console=ttyS0 panic=-1 quiet intel_iommu=on no_timer_check {append}")]);
+        command.args(["-append", &format!("console=ttyS0 panic=-1 quiet intel_iommu=on no_timer_check iomem=relaxed {append}")]);
         command
             .args(["-device", "intel-iommu"])
             .arg("-object")

@@ -32,6 +32,12 @@ impl Results {
         row.failures.extend(outcome.err().map(|error| format!("{error:#}")));
     }
 
+    /// Those of two runs together.
+    pub fn and(mut self, mut other: Results) -> Results {
+        self.rows.append(&mut other.rows);
+        self
+    }
+
     fn row(&mut self, name: &'static str) -> &mut Row {
         let at = self.rows.iter().position(|row| row.name == name).unwrap_or_else(|| {
             self.rows.push(Row { name, took: Duration::ZERO, failures: Vec::new() });

@@ -12,10 +12,10 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::sys::signal::Signal;
 
-pub use writer::write;
+pub use writer::{WAYS, Way, write};
 
 use self::plan::Expectation;
-use self::writer::{KEPT, WAYS, Way, created, created_content};
+use self::writer::{KEPT, created, created_content};
 use super::worker::{NOBODY, Nursery, PATIENCE, Worker, shared_file};
 use crate::{Media, Random, ScratchMount, words};
 
@@ -24,11 +24,15 @@ const LEAST_SYNCS: u64 = 30;
 
 /// A file after a crash.
 #[derive(Clone)]
-struct Survivor {
-    way: Way,
-    path: PathBuf,
-    seed: u64,
-    synced: u64,
+pub struct Survivor {
+    /// How it was written.
+    pub way: Way,
+    /// Where it is.
+    pub path: PathBuf,
+    /// What its versions are derived from.
+    pub seed: u64,
+    /// The last version that the writer said was synced.
+    pub synced: u64,
 }
 
 /// Rounds of writing and killing on one volume.
@@ -157,7 +161,11 @@ impl Holders {
     }
 }
 
-fn check(survivor: &Survivor) -> Result<()> {
+/// Everything synced is there.
+///
+/// # Errors
+/// Says what is missing, or is neither old nor new.
+pub fn check(survivor: &Survivor) -> Result<()> {
     let Survivor { way, path, seed, synced } = survivor;
     let context = || format!("{} after {synced} synced versions", path.display());
     match way {
