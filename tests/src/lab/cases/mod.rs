@@ -1,5 +1,6 @@
 //! The cases, each declared once: the host reads what to do around it, the guest runs it.
 
+mod bar;
 mod fabrics;
 mod kernel;
 pub mod kill;
@@ -63,6 +64,13 @@ pub const CASES: &[Case] = &[
         shows: "persistent memory keeps a tree, also over a restart of the machine",
         steps: [Some(tree::pmr_first), Some(tree::pmr_again)],
         leaves: Some(Medium::Pmr),
+        kills: None,
+    },
+    Case {
+        name: "bar-windows",
+        shows: "files are read through CMB and PMR, and by fallback where no process can be given that memory",
+        steps: [None, Some(bar::windows)],
+        leaves: None,
         kills: None,
     },
     Case {
