@@ -49,7 +49,7 @@ impl Call<'_> {
         })?;
         argument.crc32c = crc32c;
         argument.length = length;
-        argument.reason = first_reason(&moved.fallback).map_or(0, Reason::code);
+        argument.reason = main_reason(&moved.fallback).map_or(0, Reason::code);
         argument.bytes_direct_window = moved.direct_window;
         argument.bytes_direct_bar = moved.direct_bar;
         argument.bytes_fallback = moved.fallback_total();
@@ -64,6 +64,8 @@ impl Call<'_> {
     }
 }
 
-fn first_reason(fallback: &[u64]) -> Option<Reason> {
-    fallback.iter().enumerate().filter(|(_, bytes)| **bytes > 0).find_map(|(slot, _)| Reason::from_slot(slot))
+/// That of the most bytes.
+fn main_reason(fallback: &[u64]) -> Option<Reason> {
+    let (slot, _) = fallback.iter().enumerate().filter(|(_, bytes)| **bytes > 0).max_by_key(|(_, bytes)| **bytes)?;
+    Reason::from_slot(slot)
 }

@@ -578,7 +578,7 @@ struct peerfs_read_by_server {
   uint64_t length;
   // In: CRC-32C of what comes before the range, 0 for nothing. Out: with the range.
   uint32_t crc32c;
-  // Out: enum peerfs_reason of the first fallback, 0 if there was none.
+  // Out: enum peerfs_reason of most of the bytes that fell back; 0 if none did, or what was direct was revoked.
   uint32_t reason;
   // Out: bytes through windows of a software aperture.
   uint64_t bytes_direct_window;

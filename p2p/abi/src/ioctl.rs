@@ -283,7 +283,7 @@ pub struct ReadByServer {
     pub length: u64,
     /// In: CRC-32C of what comes before the range, 0 for nothing. Out: with the range.
     pub crc32c: u32,
-    /// Out: [`crate::Reason`] of the first fallback, 0 if there was none.
+    /// Out: [`crate::Reason`] of most of the bytes that fell back; 0 if none did, or what was direct was revoked.
     pub reason: u32,
     /// Out: bytes through windows of a software aperture.
     pub bytes_direct_window: u64,

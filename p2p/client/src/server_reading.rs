@@ -7,7 +7,7 @@ use peerfs_abi::Reason;
 pub struct ServerReading {
     /// CRC-32C of all that was read.
     pub crc32c: u32,
-    /// Why the first fallback was one.
+    /// Why bytes fell back, the reason of most of them in the first piece where some did.
     pub reason: Option<Reason>,
     /// Through windows of a software aperture.
     pub direct_window: u64,
