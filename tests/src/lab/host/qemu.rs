@@ -71,10 +71,10 @@ impl Machine<'_> {
         std::thread::spawn(move || {
             for line in reader.lines().map_while(Result::ok) {
                 // What is no message is noise of a boot, and the end of a case that then never comes is noticed.
-                if let Ok(report) = serde_json::from_str(&line) {
-                    if sender.send(report).is_err() {
-                        return;
-                    }
+                if let Ok(report) = serde_json::from_str(&line)
+                    && sender.send(report).is_err()
+                {
+                    return;
                 }
             }
         });
