@@ -51,13 +51,21 @@ const SETTLE: Duration = Duration::from_secs(20);
 ///
 /// # Errors
 /// Names what did not happen in time.
-pub fn until<T>(what: &str, mut question: impl FnMut() -> Option<T>) -> Result<T> {
-    let deadline = Instant::now() + SETTLE;
+pub fn until<T>(what: &str, question: impl FnMut() -> Option<T>) -> Result<T> {
+    until_within(SETTLE, what, question)
+}
+
+/// As [`until`], of what takes longer.
+///
+/// # Errors
+/// As [`until`].
+pub fn until_within<T>(patience: Duration, what: &str, mut question: impl FnMut() -> Option<T>) -> Result<T> {
+    let deadline = Instant::now() + patience;
     loop {
         if let Some(answer) = question() {
             return Ok(answer);
         }
-        ensure!(Instant::now() < deadline, "{what}: not within {SETTLE:?}");
+        ensure!(Instant::now() < deadline, "{what}: not within {patience:?}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -4,7 +4,7 @@ mod context;
 mod line;
 pub mod tree;
 
-pub use context::{A, B, Controller, Guest, set, text, until};
+pub use context::{A, B, Controller, Guest, set, text, until, until_within};
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;

@@ -17,7 +17,7 @@ const DIRECTORIES: [&str; 9] = ["bin", "dev", "lib", "mnt", "proc", "run", "sys"
 /// Our programs, which are beside the running one.
 const PROGRAMS: [&str; 3] = ["peerfs", "peerfs-lab", "peerfs-torture"];
 
-/// Makes the archive as the file `initramfs` in `work`. It is not compressed: reading it is cheaper for an emulated processor.
+/// Makes the archive as the file `initramfs` in `work`. Not compressed: it lives for one run.
 ///
 /// # Errors
 /// When a program is missing or something cannot be written.
