@@ -7,7 +7,7 @@ use std::time::Duration;
 use std::sync::Arc;
 
 use nvme::{Rig, bounded, inline, pattern, settings};
-use peerfs_blockdev::nvme::{ControllerMemory, PersistentRegion, Settings};
+use peerfs_blockdev::nvme::{Access, ControllerMemory, MAX_REVIVALS, NvmeError, PersistentRegion, Settings};
 use peerfs_blockdev::{BlockDevice, BlockDeviceExt, DeviceError, Io, IoBuf, WindowMemory, WindowSlice};
 use peerfs_nvme_emulator::{EmulatedController, Fault, FaultRule, Processing, Profile, Which};
 
@@ -283,10 +283,22 @@ fn a_persistent_region_keeps_what_was_written() {
     region.write(4096, &pattern(1, 8192)).expect("write");
     region.make_durable().expect("durable");
     emulator.cut_power();
-    assert!(region.make_durable().is_err(), "it was off");
+    assert_eq!(region.make_durable().expect("switched on, and repeated"), Access::Revived);
     let mut back = vec![0; 8192];
-    region.read(4096, &mut back).expect("on again");
-    assert_eq!(back, pattern(1, 8192));
+    for _ in 1..MAX_REVIVALS {
+        emulator.cut_power();
+        assert_eq!(region.read(4096, &mut back).expect("on again"), Access::Revived);
+        assert_eq!(back, pattern(1, 8192));
+    }
+    emulator.cut_power();
+    assert!(matches!(region.read(4096, &mut back), Err(NvmeError::GivenUp(_))), "somebody keeps switching it off");
+}
+
+#[test]
+fn a_persistent_region_that_is_pulled_out_is_gone() {
+    let emulator = EmulatedController::new(Profile { pmr_bytes: MIB as u64, ..inline() });
+    let region = PersistentRegion::open(emulator.clone()).expect("open");
+    let mut back = vec![0; 8192];
     emulator.remove();
     assert!(region.read(4096, &mut back).is_err());
 }

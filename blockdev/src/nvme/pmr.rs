@@ -3,7 +3,8 @@
 //! Reads and writes are copies by the CPU, so no queue is needed and the controller itself stays disabled. With the
 //! region switched off a BAR answers zeros and swallows writes without a word. So every copy is followed by a look at
 //! PMRCTL, and counts only if the region was still on: else it is switched on again and the copy repeated, at most
-//! [`MAX_REVIVALS`] times in [`REVIVAL_WINDOW`]; after that every access fails.
+//! [`MAX_REVIVALS`] times in [`REVIVAL_WINDOW`]; after that every access fails. A device that does not answer is reset
+//! first, and is gone if that fails.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -136,20 +137,20 @@ impl PersistentRegion {
         self.access(|| self.bar.write(place, data))
     }
 
-    /// Everything that was written before is durable afterwards.
+    /// Everything that was written before is durable afterwards. What was written while the region was on persists when
+    /// it is switched off (section 4.8), so a barrier that met it off is repeated.
     ///
     /// # Errors
-    /// The region reports an error, was off, or the device is gone: earlier writes may be lost.
-    pub fn make_durable(&self) -> Result<(), NvmeError> {
-        if self.barrier == Barrier::MemoryRead && !self.bar.read(self.length() - 8, &mut [0; 8]) {
-            return Err(NvmeError::Gone);
-        }
-        let status = PmrStatus(self.port.read_u32(offset::PMRSTS));
-        if !self.is_on()? {
-            return Err(NvmeError::Disabled);
-        }
+    /// The region reports an error, or as for reads: earlier writes may be lost.
+    pub fn make_durable(&self) -> Result<Access, NvmeError> {
+        let mut status = PmrStatus(0);
+        let done = self.access(|| {
+            let read = self.barrier == Barrier::StatusRead || self.bar.read(self.length() - 8, &mut [0; 8]);
+            status = PmrStatus(self.port.read_u32(offset::PMRSTS));
+            read
+        })?;
         match (status.error(), status.health()) {
-            (0, PmrHealth::Normal | PmrHealth::ReadOnly) => Ok(()),
+            (0, PmrHealth::Normal | PmrHealth::ReadOnly) => Ok(done),
             (error, health) => {
                 Err(NvmeError::Unsupported(format!("the Persistent Memory Region reports error {error:#x}, health {health:?}")))
             }
@@ -158,21 +159,17 @@ impl PersistentRegion {
 
     fn access(&self, mut copy: impl FnMut() -> bool) -> Result<Access, NvmeError> {
         let mut done = Access::Plain;
-        loop {
-            if !copy() {
-                return Err(NvmeError::Gone);
-            }
-            if self.is_on()? {
-                return Ok(done);
-            }
+        while !copy() || !matches!(self.is_on(), Ok(true)) {
             self.revive()?;
             done = Access::Revived;
         }
+        Ok(done)
     }
 
     fn revive(&self) -> Result<(), NvmeError> {
         let mut revivals = self.revivals.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.is_on()? {
+        let state = self.is_on();
+        if matches!(state, Ok(true)) {
             // Somebody else was faster.
             return Ok(());
         }
@@ -186,6 +183,11 @@ impl PersistentRegion {
             )));
         }
         revivals.push(now);
+        if let Err(error) = state {
+            // A device that is being reset does not answer for a while; ours waits for the end of that.
+            tracing::warn!(controller = self.port.address(), "it does not answer: resetting the function");
+            self.port.reset().map_err(|_| error)?;
+        }
         tracing::warn!(controller = self.port.address(), "the Persistent Memory Region was switched off: switching it on again");
         self.switch_on().map(drop)
     }

@@ -55,7 +55,7 @@ impl BlockMemory for RegionMemory {
     }
 
     fn barrier(&self) -> Result<(), DeviceError> {
-        self.judge("flush", (0, self.length()), self.region.make_durable().map(|()| Access::Plain))
+        self.judge("flush", (0, self.length()), self.region.make_durable())
     }
 
     fn path(&self) -> PathKind {

@@ -53,10 +53,10 @@ pub(super) fn disable(port: &dyn Port, timeout: Duration) -> Result<(), NvmeErro
     await_status(port, "disabled", timeout, |csts| !csts.is_ready())
 }
 
-/// Sets CC.EN and waits until commands are processed.
+/// Sets CC.EN and waits until commands are processed. Somebody who resets the function meanwhile ends the wait.
 pub(super) fn enable(port: &dyn Port, timeout: Duration) -> Result<(), NvmeError> {
     port.write_u32(offset::CC, Cc::ENABLED.0);
-    await_status(port, "ready", timeout, |csts| csts.is_ready() || csts.is_fatal())?;
+    await_status(port, "ready", timeout, |csts| csts.is_ready() || csts.is_fatal() || !is_enabled(port))?;
     health(port)
 }
 
