@@ -69,7 +69,10 @@ pub enum NvmeError {
 
 impl NvmeError {
     pub(super) fn system(what: &'static str, err: &io::Error) -> Self {
-        NvmeError::System { what, errno: err.raw_os_error().unwrap_or(libc::EIO) }
+        match err.raw_os_error() {
+            Some(errno) => NvmeError::System { what, errno },
+            None => NvmeError::Unsupported(format!("{what}: {err}")),
+        }
     }
 
     /// The error number to answer a request with (errno.h).

@@ -2,10 +2,15 @@
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use peerfs_sys::{Bar, BufferPool, DmaAccess, DmaMapping, DmaMemory, DmaRange, Interrupt, VfioContainer, VfioDevice, VfioError};
 
 use super::port::{BarMemory, DmaBlock, Port, Reach};
+use crate::lock_wait;
+
+/// How long somebody else may keep a device that is to be reset: longer than any reset takes.
+const RESET_WAIT: Duration = Duration::from_secs(15);
 
 /// A controller bound to vfio-pci.
 #[derive(Debug)]
@@ -99,7 +104,15 @@ impl Port for VfioPort {
     }
 
     fn reset(&self) -> io::Result<()> {
-        self.device.reset().and_then(|()| self.device.enable_memory_and_bus_master()).map_err(io::Error::other)
+        let deadline = Instant::now() + RESET_WAIT;
+        // The kernel does not wait for somebody else who is resetting the device, through sysfs for example.
+        let in_turn = lock_wait::until(deadline, || match self.device.reset() {
+            Ok(()) => Ok(Some(())),
+            Err(VfioError::Os { source, .. }) if source.raw_os_error() == Some(libc::EAGAIN) => Ok(None),
+            Err(error) => Err(io::Error::other(error)),
+        })?;
+        in_turn.ok_or_else(|| io::Error::other(format!("it is in use by somebody else for {} s", RESET_WAIT.as_secs())))?;
+        self.device.enable_memory_and_bus_master().map_err(io::Error::other)
     }
 
     fn sever(&self) {
