@@ -43,11 +43,8 @@ pub enum NvmePart {
 /// Why a name or a size is no good.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SpecError {
-    /// Known, but not here.
-    #[error("{0}: this kind of device is not built into this version: use image:PATH, pmem:PATH or mem:SIZE")]
-    NotBuilt(String),
     /// No path after the prefix.
-    #[error("`{0}` names no file: write image:PATH, pmem:PATH or mem:SIZE")]
+    #[error("`{0}` names no file: write image:PATH, pmem:PATH, mem:SIZE or nvme:BDF/ns1")]
     Empty(String),
     /// Not a controller, or not a part of one.
     #[error("`{0}` names no part of a controller: write nvme:BDF/ns1 or nvme:BDF/pmr, for example nvme:0000:01:00.0/ns1")]

@@ -18,7 +18,7 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 pub enum Command {
-    /// Make an empty volume on a device (image:PATH, just PATH, or pmem:PATH)
+    /// Make an empty volume on a device (image:PATH, just PATH, pmem:PATH, nvme:BDF/ns1 or nvme:BDF/pmr)
     Mkfs(MkfsArgs),
     /// Mount a volume; returns when the mount is usable
     Mount(MountArgs),
@@ -67,7 +67,8 @@ pub enum Command {
 
 #[derive(Args)]
 pub struct MkfsArgs {
-    /// image:PATH, or just PATH (a file or a block device); pmem:PATH: a file on a DAX filesystem, or /dev/daxX.Y
+    /// image:PATH, or just PATH (a file or a block device); pmem:PATH: a file on a DAX filesystem, or /dev/daxX.Y;
+    /// nvme:BDF/ns1, nvme:BDF/pmr: a namespace, or the Persistent Memory Region, of an NVMe controller
     /// (pmem:PATH,nodax takes any file)
     pub device: String,
     /// Size of the volume, for example 10G; makes or extends a file. Default: what is there
@@ -86,7 +87,8 @@ pub struct MkfsArgs {
 
 #[derive(Args)]
 pub struct MountArgs {
-    /// image:PATH, just PATH, pmem:PATH (persistent memory; pmem:PATH,nodax takes any file), or mem:SIZE (a new,
+    /// image:PATH, just PATH, pmem:PATH (persistent memory; pmem:PATH,nodax takes any file), nvme:BDF/ns1 or nvme:BDF/pmr
+    /// (a namespace, or the Persistent Memory Region, of an NVMe controller), or mem:SIZE (a new,
     /// volatile volume)
     pub device: String,
     /// An empty directory
@@ -99,7 +101,7 @@ pub struct MountArgs {
     /// memory it may move to), devmem_user_limit=SIZE, devmem_process_limit=SIZE
     #[arg(short = 'o', value_name = "OPTIONS")]
     pub options: Vec<String>,
-    /// Size of the software CMB, the aperture; 0 for none [default: 64M; for mem: and pmem: all of the device]
+    /// Size of the software CMB, the aperture; 0 for none [default: 64M; for mem: and pmem: all of the device; for nvme: the controller's CMB]
     #[arg(long, value_parser = size)]
     pub cmb: Option<u64>,
     /// Stay in the foreground
@@ -146,7 +148,8 @@ pub struct RequestArgs {
     /// Length of the range, bytes [default: to the end of the file]
     #[arg(long, value_parser = size)]
     pub length: Option<u64>,
-    /// cpu, static (cannot honour revocation), readonly or nonatomic; NAME@PCI-ADDRESS: a device on the bus
+    /// cpu, static (cannot honour revocation), readonly, nonatomic, or server (inside the server, the one that reads BARs);
+    /// NAME@PCI-ADDRESS: a device on the bus
     #[arg(long, default_value = "cpu", value_name = "NAME[@ADDRESS]")]
     pub importer: String,
     /// The importer wants to write
@@ -274,7 +277,7 @@ pub struct NvmeUnbindArgs {
 
 #[derive(Args)]
 pub struct FsckArgs {
-    /// image:PATH, just PATH, or pmem:PATH
+    /// image:PATH, just PATH, pmem:PATH, nvme:BDF/ns1 or nvme:BDF/pmr
     pub device: String,
     /// Repair what is wrong
     #[arg(long)]

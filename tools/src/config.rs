@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use peerfs_blockdev::{DeviceSpec, SpecError};
+use peerfs_blockdev::DeviceSpec;
 use peerfs_fs::server::ServerConfig;
 
 use crate::args::MountArgs;
@@ -17,7 +17,6 @@ const DEFAULT_CMB_BYTES: u64 = 64 << 20;
 pub fn device(name: &str) -> Result<DeviceSpec> {
     match name.parse::<DeviceSpec>() {
         Ok(device) => device.with_path(absolute),
-        Err(error @ SpecError::NotBuilt(_)) => Err(error.into()),
         Err(error) => Err(Usage(format!("device {error}")).into()),
     }
 }

@@ -1,4 +1,5 @@
-//! A controller memory buffer in software: windows of main memory over any block device.
+//! A controller memory buffer: windows over any block device. In software they are main memory; over a controller that
+//! lends memory of its own they are pieces of that ([`lent`]).
 //!
 //! A window's pages are the authoritative copy of the blocks in it from the
 //! moment it is filled until it has been written back. So the same object is
@@ -6,7 +7,7 @@
 //! on windowed blocks are served from the window, all others go to the device
 //! below.
 //!
-//! Two rules keep a hostile peer from doing harm. Window memory is never mapped
+//! Two rules keep a hostile peer from doing harm. Window memory of this host is never mapped
 //! here, and never reached by the size of its file: bytes move by registered-buffer
 //! I/O, which a truncated or resized file cannot disturb. And what is written to the
 //! device is first copied to memory of ours, so it cannot change under the write.
