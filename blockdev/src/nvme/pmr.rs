@@ -3,8 +3,10 @@
 //! Reads and writes are copies by the CPU, so no queue is needed and the controller itself stays disabled. With the
 //! region switched off a BAR answers zeros and swallows writes without a word. So every copy is followed by a look at
 //! PMRCTL, and counts only if the region was still on: else it is switched on again and the copy repeated, at most
-//! [`MAX_REVIVALS`] times in [`REVIVAL_WINDOW`]; after that every access fails.
+//! [`MAX_REVIVALS`] times in [`REVIVAL_WINDOW`]; after that every access fails. Whoever was off may have lost writes that
+//! were not durable, so the next barrier fails, whatever access has found it off.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -40,6 +42,8 @@ pub struct PersistentRegion {
     ready_timeout: Duration,
     read_only: bool,
     revivals: Mutex<Vec<Instant>>,
+    /// It was off since the last barrier.
+    was_off: AtomicBool,
 }
 
 /// What an access did besides.
@@ -72,7 +76,15 @@ impl PersistentRegion {
             .bar(cap.bar(), 0, None)
             .map_err(|err| NvmeError::system("the Persistent Memory Region cannot be mapped", &err))?;
         let ready_timeout = Duration::from_millis(cap.ready_timeout_ms()).max(Duration::from_millis(500)).min(READY_LIMIT);
-        let mut region = PersistentRegion { port, bar, barrier, ready_timeout, read_only: false, revivals: Mutex::default() };
+        let mut region = PersistentRegion {
+            port,
+            bar,
+            barrier,
+            ready_timeout,
+            read_only: false,
+            revivals: Mutex::default(),
+            was_off: AtomicBool::new(false),
+        };
         region.read_only = region.switch_on()? == PmrHealth::ReadOnly;
         Ok(region)
     }
@@ -139,14 +151,18 @@ impl PersistentRegion {
     /// Everything that was written before is durable afterwards.
     ///
     /// # Errors
-    /// The region reports an error, was off, or the device is gone: earlier writes may be lost.
+    /// The region reports an error, was off since the last barrier ([`NvmeError::CacheLost`], once), or the device is gone:
+    /// earlier writes may be lost.
     pub fn make_durable(&self) -> Result<(), NvmeError> {
         if self.barrier == Barrier::MemoryRead && !self.bar.read(self.length() - 8, &mut [0; 8]) {
             return Err(NvmeError::Gone);
         }
         let status = PmrStatus(self.port.read_u32(offset::PMRSTS));
         if !self.is_on()? {
-            return Err(NvmeError::Disabled);
+            self.revive()?;
+        }
+        if self.was_off.swap(false, Ordering::AcqRel) {
+            return Err(NvmeError::CacheLost);
         }
         match (status.error(), status.health()) {
             (0, PmrHealth::Normal | PmrHealth::ReadOnly) => Ok(()),
@@ -186,6 +202,7 @@ impl PersistentRegion {
             )));
         }
         revivals.push(now);
+        self.was_off.store(true, Ordering::Release);
         tracing::warn!(controller = self.port.address(), "the Persistent Memory Region was switched off: switching it on again");
         self.switch_on().map(drop)
     }
