@@ -26,6 +26,7 @@
 //! | fewer queues than asked, queues of 2 entries, doorbells far apart, no transfer limit | nothing: it makes do |
 //! | no queue can be made; capabilities of 0 or ones, pages too large, one entry | opening fails |
 //! | namespace inactive, with metadata, with blocks that are too large or too small | opening fails |
+//! | a reset, while windows are in the memory buffer | the device has the blocks; flushing tells, once, that stores of peers are lost |
 //! | base of the memory buffer not accepted | no memory is lent; I/O works |
 
 mod nvme;
@@ -38,6 +39,8 @@ mod completions;
 mod concurrency;
 #[path = "nvme_faults/controllers.rs"]
 mod controllers;
+#[path = "nvme_faults/lent_windows.rs"]
+mod lent_windows;
 #[path = "nvme_faults/opening.rs"]
 mod opening;
 #[path = "nvme_faults/power.rs"]

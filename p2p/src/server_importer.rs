@@ -62,7 +62,7 @@ pub fn read_through_server<E>(
     mut fallback: impl FnMut(u64, &mut [u8]) -> Result<usize, E>,
     mut take: impl FnMut(&[u8]),
 ) -> Result<Moved, ServerReadError<E>> {
-    let session = Session::open(engine).map_err(ServerReadError::Session)?;
+    let session = Session::open(engine, request.uid).map_err(ServerReadError::Session)?;
     let mut moved = Moved::default();
     let mut mapping = None;
     let mut range = request.range;
@@ -83,7 +83,7 @@ pub fn read_through_server<E>(
     Ok(moved)
 }
 
-/// A session of the server with itself. Closed when dropped.
+/// A session of the server with itself, which counts as the user's for whom it reads. Closed when dropped.
 struct Session<'a> {
     engine: &'a Arc<Engine>,
     id: SessionId,
@@ -92,8 +92,8 @@ struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    fn open(engine: &'a Arc<Engine>) -> Result<Self, String> {
-        let client = Client { tgid: std::process::id(), uid: nix::unistd::geteuid().as_raw() };
+    fn open(engine: &'a Arc<Engine>, uid: u32) -> Result<Self, String> {
+        let client = Client { tgid: std::process::id(), uid };
         let own: Arc<OnceLock<(Weak<Engine>, SessionId)>> = Arc::default();
         let told = own.clone();
         let wake = Arc::new(move || {

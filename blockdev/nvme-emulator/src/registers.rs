@@ -146,12 +146,13 @@ impl State {
         self.registers.csts = Csts::READY;
     }
 
-    /// A reset by CC.EN: everything in flight and all queues are forgotten; what was written stays.
+    /// A reset by CC.EN: everything in flight, all queues and the buffer's content are forgotten; what was written stays.
     pub(crate) fn stop(&mut self) {
         self.late.iter_mut().for_each(Late::reset);
         self.queues = Queues::default();
         self.registers.cc &= !1;
         self.registers.csts = 0;
+        self.cmb.write(0, &vec![0xA5; self.profile.cmb_bytes as usize]).expect("all of it");
     }
 
     /// A reset of the function.

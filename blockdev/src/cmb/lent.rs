@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rangemap::RangeSet;
 
-use crate::nvme::ControllerMemory;
+use crate::nvme::{Content, ControllerMemory};
 use crate::{BLOCK_BYTES, DeviceError, WindowMemory};
 
 use super::memory::window_error;
@@ -26,6 +26,7 @@ pub(super) struct LentSpace {
 pub(super) struct LentPiece {
     space: Arc<LentSpace>,
     range: Range<u64>,
+    content: Content,
 }
 
 impl LentSpace {
@@ -51,7 +52,7 @@ impl LentSpace {
         let range = start..start + length;
         free.remove(range.clone());
         drop(free);
-        Some(Arc::new(LentPiece { space: self.clone(), range }))
+        Some(Arc::new(LentPiece { space: self.clone(), range, content: self.memory.content() }))
     }
 }
 
@@ -61,16 +62,30 @@ impl LentPiece {
         end.map(|_| self.range.start + offset).ok_or_else(|| io::ErrorKind::InvalidInput.into())
     }
 
-    /// Copies out.
+    /// The controller was reset, or was without power: what is there is not what was put there.
+    pub(super) fn is_lost(&self) -> bool {
+        !self.space.memory.has_kept(self.content)
+    }
+
+    /// Copies out. What was lost is an error.
     pub(super) fn load(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         let place = self.place(offset, out.len())?;
-        answered(self.space.memory.bar().read(place, out))
+        let there = self.space.memory.bar().read(place, out);
+        self.kept(there)
     }
 
     /// Copies in.
     pub(super) fn store(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         let place = self.place(offset, data.len())?;
-        answered(self.space.memory.bar().write(place, data))
+        let there = self.space.memory.bar().write(place, data);
+        self.kept(there)
+    }
+
+    fn kept(&self, there: bool) -> io::Result<()> {
+        match there && !self.is_lost() {
+            true => Ok(()),
+            false => Err(io::Error::from_raw_os_error(libc::ENODEV)),
+        }
     }
 }
 
@@ -78,10 +93,6 @@ impl Drop for LentPiece {
     fn drop(&mut self) {
         self.space.free.lock().unwrap_or_else(PoisonError::into_inner).insert(self.range.clone());
     }
-}
-
-fn answered(there: bool) -> io::Result<()> {
-    if there { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::ENODEV)) }
 }
 
 impl WindowMemory for LentPiece {

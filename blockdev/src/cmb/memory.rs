@@ -26,6 +26,15 @@ pub(super) enum Memory {
     Controller(Arc<LentPiece>),
 }
 
+/// Why a buffer was not copied.
+#[derive(Debug)]
+pub(super) enum Unmoved {
+    /// The memory refused.
+    Failed(io::Error),
+    /// The memory lost its content: the device has the blocks. The buffer comes back.
+    Lost(IoBuf),
+}
+
 impl Source {
     /// How bytes are attested that a peer moves through it.
     pub(super) fn path(&self) -> PathKind {
@@ -69,6 +78,16 @@ impl Source {
     }
 }
 
+impl LentPiece {
+    fn unless_lost(&self, done: io::Result<()>, buf: IoBuf) -> Result<IoBuf, Unmoved> {
+        match done {
+            Ok(()) => Ok(buf),
+            Err(_) if self.is_lost() => Err(Unmoved::Lost(buf)),
+            Err(err) => Err(Unmoved::Failed(err)),
+        }
+    }
+}
+
 impl Memory {
     /// A part of it, as source or target of device I/O.
     pub(super) fn slice(&self, offset: u64, length: u64) -> WindowSlice {
@@ -94,18 +113,32 @@ impl Memory {
     }
 
     /// Fills the whole of `buf`.
-    pub(super) fn read_buf(&self, offset: u64, mut buf: IoBuf) -> io::Result<IoBuf> {
+    pub(super) fn read_buf(&self, offset: u64, mut buf: IoBuf) -> Result<IoBuf, Unmoved> {
         match self {
-            Memory::Host(window) => window.read_buf(offset, buf),
-            Memory::Controller(piece) => piece.load(offset, &mut buf).map(|()| buf),
+            Memory::Host(window) => window.read_buf(offset, buf).map_err(Unmoved::Failed),
+            Memory::Controller(piece) => {
+                let done = piece.load(offset, &mut buf);
+                piece.unless_lost(done, buf)
+            }
         }
     }
 
     /// Copies the whole of `buf`; gives it back.
-    pub(super) fn write_buf(&self, offset: u64, buf: IoBuf) -> io::Result<IoBuf> {
+    pub(super) fn write_buf(&self, offset: u64, buf: IoBuf) -> Result<IoBuf, Unmoved> {
         match self {
-            Memory::Host(window) => window.write_buf(offset, buf),
-            Memory::Controller(piece) => piece.store(offset, &buf).map(|()| buf),
+            Memory::Host(window) => window.write_buf(offset, buf).map_err(Unmoved::Failed),
+            Memory::Controller(piece) => {
+                let done = piece.store(offset, &buf);
+                piece.unless_lost(done, buf)
+            }
+        }
+    }
+
+    /// It does not hold any more what was put into it, and never will again.
+    pub(super) fn is_lost(&self) -> bool {
+        match self {
+            Memory::Host(_) => false,
+            Memory::Controller(piece) => piece.is_lost(),
         }
     }
 

@@ -110,7 +110,7 @@ impl Cmb {
             None => self.pass(index, Io::Read { offset, buf }),
             Some((core, place)) => {
                 drop(index);
-                match core.read(place, buf) {
+                match core.read(&self.shared, place, buf) {
                     Ok(done) => Ticket::ready(done.map(Some)),
                     // It was written back since the look-up.
                     Err(buf) => self.read(offset, buf),

@@ -15,10 +15,13 @@ use crate::tail::{Disowned, Tail};
 use crate::{ApertureKind, BLOCK_BYTES, DeviceError, Io, IoBuf, Run, Ticket, Window, WindowSpec};
 
 use super::Shared;
-use super::memory::{Memory, window_error};
+use super::memory::{Memory, Unmoved, window_error};
 
 /// Writes to the device under way at one time while a window is copied.
 const COPIES_IN_FLIGHT: usize = 4;
+
+/// Told once: there is nothing left to try again with.
+const LOST_STORES: &str = "the controller was reset, and what peers stored in its memory since the last flush is lost";
 
 /// The window itself; the index and the handle share it.
 #[derive(Debug)]
@@ -33,6 +36,8 @@ pub(super) struct Core {
     order: Mutex<Tail>,
     /// The device may lack bytes that the window has: a peer may store, a write-through failed, or it is the blocks' home.
     must_copy: AtomicBool,
+    /// The memory lost its content while `must_copy` was set, and nobody was told yet.
+    lost_stores: AtomicBool,
     cut: AtomicBool,
     disowned: Disowned,
     is_dmabuf: bool,
@@ -44,6 +49,8 @@ enum Phase {
     Absent,
     /// The authoritative copy.
     Live(Memory),
+    /// It was. The memory lost its content, and is not used again before peers' access has ended.
+    Lost(Memory),
 }
 
 /// Keeps new users of the window waiting while it is filled.
@@ -59,6 +66,7 @@ impl Core {
             phase: RwLock::new(Phase::Absent),
             order: Mutex::new(Tail::new(spec.valid_length)),
             must_copy: AtomicBool::new(kind == ApertureKind::Identity),
+            lost_stores: AtomicBool::new(false),
             cut: AtomicBool::new(false),
             disowned: Disowned::default(),
             is_dmabuf,
@@ -88,6 +96,9 @@ impl Core {
             ticket.wait()?;
         }
         self.zero(&memory, valid_length..end.min(self.length))?;
+        if memory.is_lost() {
+            return Err(shared.refuse("the controller was reset while a window in its memory was filled"));
+        }
         *filling.0 = Phase::Live(memory);
         if self.kind == ApertureKind::Identity {
             self.give_up_home(shared);
@@ -108,26 +119,33 @@ impl Core {
     fn with_memory<T>(&self, work: impl FnOnce(&Memory) -> T) -> Option<T> {
         match &*self.phase() {
             Phase::Live(memory) => Some(work(memory)),
-            Phase::Absent => None,
+            Phase::Lost(_) | Phase::Absent => None,
         }
     }
 
     /// Serves a read of the whole of `buf`. The buffer comes back as `Err` when the window is gone.
-    pub(super) fn read(&self, offset: u64, buf: IoBuf) -> Result<Result<IoBuf, DeviceError>, IoBuf> {
+    pub(super) fn read(self: &Arc<Self>, shared: &Shared, offset: u64, buf: IoBuf) -> Result<Result<IoBuf, DeviceError>, IoBuf> {
         let phase = self.phase();
         let Phase::Live(memory) = &*phase else {
             return Err(buf);
         };
         let length = buf.len() as u64;
-        let done = memory.read_buf(offset, buf);
-        Ok(done.map_err(|err| window_error("read", offset, length, &err)))
+        match memory.read_buf(offset, buf) {
+            Ok(buf) => Ok(Ok(buf)),
+            Err(Unmoved::Failed(err)) => Ok(Err(window_error("read", offset, length, &err))),
+            Err(Unmoved::Lost(buf)) => {
+                drop(phase);
+                self.give_up_lost(shared);
+                Err(buf)
+            }
+        }
     }
 
     /// Writes the whole of `buf` through: to the window, then to the device at `device_offset` unless the window is the
     /// blocks' home.
     /// The buffer comes back as `Err` when the window is gone.
     pub(super) fn write(
-        &self,
+        self: &Arc<Self>,
         shared: &Shared,
         offset: u64,
         device_offset: u64,
@@ -140,18 +158,61 @@ impl Core {
         };
         let end = offset + buf.len() as u64;
         tail.note_write(offset..end);
-        let done =
-            memory.write_buf(offset, buf).map_err(|err| window_error("write", offset, end - offset, &err)).and_then(|buf| {
-                if self.kind == ApertureKind::Identity {
-                    return Ok(Some(buf));
-                }
-                let write = Io::Write { offset: device_offset, buf };
-                shared.inner.submit(write).wait()
-            });
+        let done = match memory.write_buf(offset, buf) {
+            Ok(buf) if self.kind == ApertureKind::Identity => Ok(Some(buf)),
+            Ok(buf) => shared.inner.submit(Io::Write { offset: device_offset, buf }).wait(),
+            Err(Unmoved::Failed(err)) => Err(window_error("write", offset, end - offset, &err)),
+            Err(Unmoved::Lost(buf)) => {
+                drop(phase);
+                drop(tail);
+                self.give_up_lost(shared);
+                return Err(buf);
+            }
+        };
         if done.is_err() {
             self.must_copy.store(true, Ordering::Release);
         }
         Ok(done)
+    }
+
+    /// The memory lost its content: the device is the authority again, and has all but what peers stored.
+    fn give_up_lost(self: &Arc<Self>, shared: &Shared) {
+        let _in_order = self.order();
+        let mut phase = self.phase.write().unwrap_or_else(PoisonError::into_inner);
+        let memory = match &*phase {
+            Phase::Live(memory) if memory.is_lost() => memory.clone(),
+            _ => return,
+        };
+        if self.must_copy.swap(false, Ordering::AcqRel) {
+            self.lost_stores.store(true, Ordering::Release);
+        }
+        tracing::warn!(window = self.id, "the controller lost the content of its memory: the blocks are read from the device");
+        *phase = Phase::Lost(memory);
+        shared.index_mut().remove(self);
+    }
+
+    /// Ends the window's authority: later requests go to the device.
+    fn retire(self: &Arc<Self>, mut phase: RwLockWriteGuard<'_, Phase>, shared: &Shared) {
+        // The blocks of one that was lost may be in another window by now.
+        let listed = matches!(&*phase, Phase::Live(_));
+        if let Phase::Live(memory) | Phase::Lost(memory) = std::mem::replace(&mut *phase, Phase::Absent) {
+            let mut index = shared.index_mut();
+            if listed {
+                index.remove(self);
+            }
+            index.release(shared.charge(self.length, &self.runs));
+            drop(index);
+            drop(phase);
+            drop(memory);
+        }
+    }
+
+    /// Copies to the device what it may lack.
+    fn copy_missing(&self, shared: &Shared, tail: &Tail) -> Result<(), DeviceError> {
+        match self.must_copy.load(Ordering::Acquire) {
+            true => self.copy_out(shared, tail),
+            false => Ok(()),
+        }
     }
 
     /// Copies everything to the device, zeros for what a peer left beyond the end of the file.
@@ -164,7 +225,10 @@ impl Core {
             for (at, length) in steps(run.length) {
                 let offset = run.window_offset + at;
                 let buf = shared.buffer(length as usize);
-                let mut buf = memory.read_buf(offset, buf).map_err(|err| window_error("read", offset, length, &err))?;
+                let mut buf = memory.read_buf(offset, buf).map_err(|unmoved| match unmoved {
+                    Unmoved::Failed(err) => window_error("read", offset, length, &err),
+                    Unmoved::Lost(_) => shared.refuse(LOST_STORES),
+                })?;
                 if owned {
                     clear_leftovers(tail, offset, &mut buf);
                 }
@@ -267,18 +331,24 @@ impl CmbWindow {
     fn retire(&self) {
         let core = &self.core;
         let mut phase = core.phase.write().unwrap_or_else(PoisonError::into_inner);
+        if !core.is_dmabuf {
+            return core.retire(phase, &self.shared);
+        }
         if let Phase::Live(memory) = std::mem::replace(&mut *phase, Phase::Absent) {
-            let mut index = self.shared.index_mut();
-            index.remove(core);
-            if core.is_dmabuf {
-                // Its holders keep the pages, and so the capacity, until this handle is dropped.
-                *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(memory);
-                return;
-            }
-            index.release(self.shared.charge(core.length, &core.runs));
-            drop(index);
-            drop(phase);
-            drop(memory);
+            self.shared.index_mut().remove(core);
+            // Its holders keep the pages, and so the capacity, until this handle is dropped.
+            *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(memory);
+        }
+    }
+
+    /// What a copy to the device came to, once its locks are gone.
+    fn conclude(&self, copied: Result<(), DeviceError>) -> Result<(), DeviceError> {
+        if copied.is_err() {
+            self.core.give_up_lost(&self.shared);
+        }
+        match self.core.lost_stores.swap(false, Ordering::AcqRel) {
+            true => Err(self.shared.refuse(LOST_STORES)),
+            false => copied,
         }
     }
 }
@@ -364,10 +434,9 @@ impl Window for CmbWindow {
             return Ok(());
         }
         let tail = self.core.order();
-        if self.core.must_copy.load(Ordering::Acquire) {
-            self.core.copy_out(&self.shared, &tail)?;
-        }
-        Ok(())
+        let copied = self.core.copy_missing(&self.shared, &tail);
+        drop(tail);
+        self.conclude(copied)
     }
 
     fn cut(&self) {
@@ -384,11 +453,12 @@ impl Window for CmbWindow {
     fn write_back(&self) -> Result<(), DeviceError> {
         self.cut();
         let tail = self.core.order();
-        if self.core.must_copy.load(Ordering::Acquire) {
-            self.core.copy_out(&self.shared, &tail)?;
+        let copied = self.core.copy_missing(&self.shared, &tail);
+        if copied.is_ok() {
+            self.retire();
         }
-        self.retire();
-        Ok(())
+        drop(tail);
+        self.conclude(copied)
     }
 }
 

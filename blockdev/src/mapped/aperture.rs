@@ -7,7 +7,8 @@
 //! The memory of a BAR or of a DAX file cannot be handed to a process and be taken
 //! back from it, so these windows are for importers that run beside the aperture and
 //! are not granted to clients: [`crate::ApertureInfo::grantable`] is false, and maps by
-//! clients fall back with `NoGrantObject`. A [`crate::Cmb`] over the device serves clients.
+//! clients fall back with `NoGrantObject`. The importer inside the server reads through
+//! them. A [`crate::Cmb`] over the device serves clients.
 //!
 //! Like the software CMB this is aperture and block device at once, because what the
 //! filesystem writes behind the end of a file, before it moves the end, must stay.

@@ -1,4 +1,7 @@
 //! The Controller Memory Buffer: memory in a BAR that the controller lends, and that its commands can name.
+//!
+//! A reset or a loss of power may lose its content (section 4.7), and a BAR that lost it answers like any other. So
+//! whoever keeps something in it asks after each access whether the content is still that of the same [`Content`].
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError};
@@ -8,7 +11,7 @@ use peerfs_nvme_spec::register::offset;
 
 use super::controller::Controller;
 use super::error::NvmeError;
-use super::port::BarMemory;
+use super::port::{BarMemory, Port};
 use crate::WindowSlice;
 
 /// A controller's CMB, enabled for use by its commands.
@@ -18,7 +21,14 @@ pub struct ControllerMemory {
     bar: Arc<dyn BarMemory>,
     /// Where commands find its first byte.
     base: u64,
+    port: Arc<dyn Port>,
+    /// Odd while the controller is reset, and for good when it was given up.
+    content: AtomicU64,
 }
+
+/// What the memory holds between two losses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Content(u64);
 
 impl ControllerMemory {
     /// Tells controllers' memories of this process apart; never reused.
@@ -34,6 +44,26 @@ impl ControllerMemory {
     /// Where commands of this controller find the byte at `offset`.
     pub fn address(&self, offset: u64) -> u64 {
         self.base + offset
+    }
+
+    /// The content as of now.
+    pub fn content(&self) -> Content {
+        Content(self.content.load(Ordering::SeqCst))
+    }
+
+    /// Nothing was lost since `content` was current. Asked after an access: it then was to what is meant.
+    pub fn has_kept(&self, content: Content) -> bool {
+        // Without power the address is lost too, before anybody hears of it.
+        let enabled = self.port.read_u64(offset::CMBMSC) == cmb_memory_space(self.base);
+        enabled && content.0.is_multiple_of(2) && content == self.content()
+    }
+
+    fn begin_loss(&self) {
+        self.content.fetch_or(1, Ordering::SeqCst);
+    }
+
+    fn end_loss(&self) {
+        self.content.fetch_add(1, Ordering::SeqCst);
     }
 }
 
@@ -68,7 +98,13 @@ impl Controller {
         let base =
             port.reserve(size.bytes()).map_err(|err| NvmeError::system("no addresses for the controller memory buffer", &err))?;
         static NEXT_ID: AtomicU64 = AtomicU64::new(1);
-        let memory = ControllerMemory { id: NEXT_ID.fetch_add(1, Ordering::Relaxed), bar, base };
+        let memory = ControllerMemory {
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            bar,
+            base,
+            port: self.port.clone(),
+            content: AtomicU64::new(0),
+        };
         self.enable_memory(&memory)?;
         Ok(Some(self.lent.get_or_init(|| Arc::new(memory)).clone()))
     }
@@ -82,6 +118,20 @@ impl Controller {
                 memory.base
             ))),
             _ => Ok(()),
+        }
+    }
+
+    /// What was lent does not count any more: a reset comes.
+    pub(super) fn forget_memory(&self) {
+        if let Some(memory) = self.lent.get() {
+            memory.begin_loss();
+        }
+    }
+
+    /// The controller works again: what is put into its memory from now on is kept.
+    pub(super) fn renew_memory(&self) {
+        if let Some(memory) = self.lent.get() {
+            memory.end_loss();
         }
     }
 

@@ -23,7 +23,7 @@ mod volume;
 
 pub use controller::{Controller, Settings};
 pub use error::NvmeError;
-pub use lent::ControllerMemory;
+pub use lent::{Content, ControllerMemory};
 pub use namespace::Namespace;
 pub use pmr::{Access, MAX_REVIVALS, PersistentRegion, REVIVAL_WINDOW};
 pub use port::{BarMemory, DmaBlock, Port, Reach};

@@ -4,8 +4,10 @@
 //! region switched off a BAR answers zeros and swallows writes without a word. So every copy is followed by a look at
 //! PMRCTL, and counts only if the region was still on: else it is switched on again and the copy repeated, at most
 //! [`MAX_REVIVALS`] times in [`REVIVAL_WINDOW`]; after that every access fails. A device that does not answer is reset
-//! first, and is gone if that fails.
+//! first, and is gone if that fails. Whoever was off may have lost writes that were not durable, so the next barrier
+//! fails, whatever access has found it off.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -41,6 +43,8 @@ pub struct PersistentRegion {
     ready_timeout: Duration,
     read_only: bool,
     revivals: Mutex<Vec<Instant>>,
+    /// It was off since the last barrier.
+    was_off: AtomicBool,
 }
 
 /// What an access did besides.
@@ -73,7 +77,15 @@ impl PersistentRegion {
             .bar(cap.bar(), 0, None)
             .map_err(|err| NvmeError::system("the Persistent Memory Region cannot be mapped", &err))?;
         let ready_timeout = Duration::from_millis(cap.ready_timeout_ms()).max(Duration::from_millis(500)).min(READY_LIMIT);
-        let mut region = PersistentRegion { port, bar, barrier, ready_timeout, read_only: false, revivals: Mutex::default() };
+        let mut region = PersistentRegion {
+            port,
+            bar,
+            barrier,
+            ready_timeout,
+            read_only: false,
+            revivals: Mutex::default(),
+            was_off: AtomicBool::new(false),
+        };
         region.read_only = region.switch_on()? == PmrHealth::ReadOnly;
         Ok(region)
     }
@@ -137,20 +149,23 @@ impl PersistentRegion {
         self.access(|| self.bar.write(place, data))
     }
 
-    /// Everything that was written before is durable afterwards. What was written while the region was on persists when
-    /// it is switched off (section 4.8), so a barrier that met it off is repeated.
+    /// Everything that was written before is durable afterwards.
     ///
     /// # Errors
-    /// The region reports an error, or as for reads: earlier writes may be lost.
-    pub fn make_durable(&self) -> Result<Access, NvmeError> {
+    /// The region reports an error, was off since the last barrier ([`NvmeError::CacheLost`], once), or as for reads:
+    /// earlier writes may be lost.
+    pub fn make_durable(&self) -> Result<(), NvmeError> {
         let mut status = PmrStatus(0);
-        let done = self.access(|| {
+        self.access(|| {
             let read = self.barrier == Barrier::StatusRead || self.bar.read(self.length() - 8, &mut [0; 8]);
             status = PmrStatus(self.port.read_u32(offset::PMRSTS));
             read
         })?;
+        if self.was_off.swap(false, Ordering::AcqRel) {
+            return Err(NvmeError::CacheLost);
+        }
         match (status.error(), status.health()) {
-            (0, PmrHealth::Normal | PmrHealth::ReadOnly) => Ok(done),
+            (0, PmrHealth::Normal | PmrHealth::ReadOnly) => Ok(()),
             (error, health) => {
                 Err(NvmeError::Unsupported(format!("the Persistent Memory Region reports error {error:#x}, health {health:?}")))
             }
@@ -188,6 +203,7 @@ impl PersistentRegion {
             tracing::warn!(controller = self.port.address(), "it does not answer: resetting the function");
             self.port.reset().map_err(|_| error)?;
         }
+        self.was_off.store(true, Ordering::Release);
         tracing::warn!(controller = self.port.address(), "the Persistent Memory Region was switched off: switching it on again");
         self.switch_on().map(drop)
     }

@@ -8,7 +8,7 @@
 //!
 //! A reset keeps the controller's write cache, loss of power does not. A controller found disabled had its power
 //! switched off, or was reset by somebody else: the next flush of each namespace fails, since writes that succeeded
-//! may be gone.
+//! may be gone. What was in the memory that it lends counts as lost after either.
 
 use std::collections::BTreeMap;
 use std::sync::{MutexGuard, PoisonError};
@@ -114,12 +114,14 @@ impl Controller {
         // Nothing is sent, and nothing is taken, until this is over.
         let mut states: Vec<_> = self.io.iter().map(|queue| queue.lock()).collect();
         life.number += 1;
+        self.forget_memory();
         if !registers::is_enabled(&*self.port) && self.identity().has_write_cache() {
             life.cache_losses += 1;
         }
         let result = self.allow(&mut life, &trouble.error).and_then(|()| self.restart_twice(&life.namespaces, &mut states));
         let event = match result {
             Ok(()) => {
+                self.renew_memory();
                 for (queue, state) in self.io.iter().zip(&mut states) {
                     queue.begin_life(state, life.number);
                     queue.relaunch(&*self.port, state, &trouble.error);

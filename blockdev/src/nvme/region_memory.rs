@@ -31,7 +31,9 @@ impl RegionMemory {
             Err(error) => {
                 let (offset, length) = place;
                 tracing::warn!(device = self.name, op, offset, length, %error);
-                if !self.lost.swap(true, Ordering::AcqRel) {
+                if matches!(error, NvmeError::CacheLost) {
+                    self.events.report(&DeviceEvent::Reset);
+                } else if !self.lost.swap(true, Ordering::AcqRel) {
                     self.events.report(&DeviceEvent::Removed);
                 }
                 Err(DeviceError::Io { device: self.name.clone(), op, offset, length, errno: error.errno() })
@@ -55,7 +57,7 @@ impl BlockMemory for RegionMemory {
     }
 
     fn barrier(&self) -> Result<(), DeviceError> {
-        self.judge("flush", (0, self.length()), self.region.make_durable())
+        self.judge("flush", (0, self.length()), self.region.make_durable().map(|()| Access::Plain))
     }
 
     fn path(&self) -> PathKind {

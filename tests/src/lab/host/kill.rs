@@ -100,13 +100,14 @@ fn fates(seed: u64, round: usize, synced: &[u64]) -> Result<Vec<Survivor>> {
 /// Looks at a copy: the next round goes on with what the machine left, not with what we mended.
 fn judge(disks: &Disks, case: &Case, survivors: &[Survivor]) -> Result<()> {
     let medium = disks.of(case.leaves.context("a case that kills names its medium")?);
+    let grain = if case.leaves == Some(Medium::Pmr) { crash::MAPPED_GRAIN } else { crash::SECTOR };
     let mut scratch = ScratchMount::new("64M", &[])?;
     scratch.umount()?;
     fs::copy(&medium, scratch.image())?;
     scratch.fsck().context("before a mount")?;
     scratch.mount(&[])?;
     for survivor in survivors {
-        crash::check(&placed(survivor, &scratch.path()))?;
+        crash::check(&placed(survivor, &scratch.path()), grain)?;
     }
     scratch.umount()?;
     scratch.fsck().context("after a mount")

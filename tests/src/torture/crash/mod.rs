@@ -161,11 +161,11 @@ impl Holders {
     }
 }
 
-/// Everything synced is there.
+/// Everything synced is there. `grain`: what the medium writes whole ([`SECTOR`], or [`MAPPED_GRAIN`]).
 ///
 /// # Errors
 /// Says what is missing, or is neither old nor new.
-pub fn check(survivor: &Survivor) -> Result<()> {
+pub fn check(survivor: &Survivor, grain: usize) -> Result<()> {
     let Survivor { way, path, seed, synced } = survivor;
     let context = || format!("{} after {synced} synced versions", path.display());
     match way {
@@ -175,7 +175,7 @@ pub fn check(survivor: &Survivor) -> Result<()> {
             let expectation = Expectation::after(*seed, way.whole_first(), *synced);
             fs::read(path)
                 .map_err(anyhow::Error::from)
-                .and_then(|content| expectation.judge(&content).map_err(|wrong| anyhow!(wrong)))
+                .and_then(|content| expectation.judge(&content, grain).map_err(|wrong| anyhow!(wrong)))
         }
     }
     .with_context(context)

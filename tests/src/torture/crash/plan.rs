@@ -7,6 +7,8 @@ use crate::Random;
 
 /// Devices tear writes at this granularity, bytes.
 pub const SECTOR: usize = 512;
+/// What memory that holds blocks (persistent memory, a PMR) writes whole, bytes: a copy may be cut off in a sector.
+pub const MAPPED_GRAIN: usize = 8;
 /// Writes are multiples of this, bytes.
 pub const BLOCK: usize = 4096;
 /// Longest file, blocks.
@@ -99,8 +101,8 @@ impl Expectation {
         self.synced.keys().next_back().map_or(0, |last| (last + 1) * BLOCK as u64)
     }
 
-    /// Says what is wrong with the content, if something is.
-    pub fn judge(&self, content: &[u8]) -> Result<(), String> {
+    /// Says what is wrong with the content, if something is. `grain`: what the medium writes whole, bytes, at most a sector.
+    pub fn judge(&self, content: &[u8], grain: usize) -> Result<(), String> {
         if (content.len() as u64) < self.least_length() {
             return Err(format!("it has {} bytes, {} were synced", content.len(), self.least_length()));
         }
@@ -110,13 +112,14 @@ impl Expectation {
             let new = self.in_flight.runs.iter().any(|run| run.contains(&block)).then_some(self.in_flight.version);
             let old_bytes = old.map_or_else(|| vec![0; BLOCK], |version| block_content(self.seed, version, block));
             let new_bytes = new.map(|version| block_content(self.seed, version, block));
-            for (number, sector) in bytes.chunks(SECTOR).enumerate() {
-                let place = number * SECTOR..number * SECTOR + sector.len();
-                let is_new = new_bytes.as_ref().is_some_and(|bytes| bytes[place.clone()] == *sector);
-                if old_bytes[place] != *sector && !is_new {
+            for (number, piece) in bytes.chunks(grain).enumerate() {
+                let place = number * grain..number * grain + piece.len();
+                let is_new = new_bytes.as_ref().is_some_and(|bytes| bytes[place.clone()] == *piece);
+                if old_bytes[place] != *piece && !is_new {
                     return Err(format!(
-                        "sector {number} of block {block} begins {:02x?} and is neither version {old:?} nor {new:?}",
-                        &sector[..sector.len().min(24)]
+                        "byte {} of block {block} begins {:02x?} and is neither version {old:?} nor {new:?}",
+                        number * grain,
+                        &piece[..piece.len().min(24)]
                     ));
                 }
             }
@@ -147,12 +150,21 @@ mod tests {
     fn the_checker_accepts_what_was_written_and_nothing_else() {
         let content = replay(7, 9);
         let expectation = Expectation::after(7, false, 9);
-        assert_eq!(expectation.judge(&content), Ok(()));
-        assert_eq!(Expectation::after(7, false, 8).judge(&content), Ok(()), "the ninth may have arrived");
-        assert!(expectation.judge(&replay(7, 8)).is_err(), "the ninth was synced");
-        assert!(expectation.judge(&content[..content.len() - BLOCK]).is_err());
+        assert_eq!(expectation.judge(&content, SECTOR), Ok(()));
+        assert_eq!(Expectation::after(7, false, 8).judge(&content, SECTOR), Ok(()), "the ninth may have arrived");
+        assert!(expectation.judge(&replay(7, 8), SECTOR).is_err(), "the ninth was synced");
+        assert!(expectation.judge(&content[..content.len() - BLOCK], SECTOR).is_err());
         let mut torn = content.clone();
         torn[3 * SECTOR] ^= 1;
-        assert!(expectation.judge(&torn).is_err());
+        assert!(expectation.judge(&torn, SECTOR).is_err() && expectation.judge(&torn, MAPPED_GRAIN).is_err());
+        // The ninth version, half of which has arrived, in a sector that it changes.
+        let (old, new) = (replay(7, 8), replay(7, 9));
+        let changed = (0..old.len()).step_by(SECTOR).find(|at| old[*at..at + SECTOR] != new[*at..at + SECTOR]);
+        let changed = changed.expect("the ninth version changes something old");
+        let mut torn = old.clone();
+        torn[changed..changed + SECTOR / 2].copy_from_slice(&new[changed..changed + SECTOR / 2]);
+        let unsynced = Expectation::after(7, false, 8);
+        assert!(unsynced.judge(&torn, SECTOR).is_err());
+        assert_eq!(unsynced.judge(&torn, MAPPED_GRAIN), Ok(()));
     }
 }
