@@ -6,11 +6,12 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use peerfs_abi::{Reason, Trigger};
+use peerfs_abi::{MapFlags, Reason, Trigger};
 use peerfs_blockdev::{Aperture, BlockDeviceExt, Cmb, DeviceEvent, DeviceSpec, FaultDevice, Medium, MemDevice, OpenMode};
 
 use super::world::*;
 use crate::api::*;
+use crate::server_importer::{ServerReadError, read_through_server};
 use crate::types::*;
 
 struct Stack {
@@ -77,13 +78,42 @@ fn memory_that_cannot_be_taken_back_is_granted_to_nobody() {
     let peer = world.peer();
     assert_eq!(refusal(&world.map_write(peer, Range::new(0, 8192))), Some(Reason::NoGrantObject));
 
-    // An importer in the server has no such reason against it, but no way to be given the window either.
+    // An importer in the server has no such reason against it, and reaches the blocks where they are; nobody else does.
     let beside = world.peer_with(Arc::new(|| {}), Importer { in_client: false, ..importer() });
     let answer = world.map_write(beside, Range::new(0, 8192));
-    assert_eq!(refusal(&answer), Some(Reason::Busy));
-    assert!(grants(&answer).is_empty() && !world.engine.is_mapped(None));
-    assert_eq!(aperture.info().windows, 0, "the window is closed again");
+    assert_eq!(refusal(&answer), None);
+    let id = grants(&answer)[0].id;
+    assert!(world.engine.lend_window(id, Client { uid: me().uid + 1, ..me() }).is_none());
+    let window = world.engine.lend_window(id, me()).expect("its own");
+    window.grant_fd(false).expect_err("no process can be given it");
+    let mut seen = [0; 8192];
+    window.peer_read(0, &mut seen).expect("read");
+    assert_eq!(seen, [7; 8192]);
+    assert_eq!(world.engine.revoke(None, Range::ALL, Trigger::Administrator).revoked, 1);
+    window.peer_read(0, &mut seen).expect_err("revoked");
+    assert!(world.engine.lend_window(id, me()).is_none() && aperture.info().windows == 0);
     let mut blocks = [0; 8192];
     opened.device.read_at(BASE, &mut blocks).expect("read");
     assert_eq!(blocks, [7; 8192]);
+}
+
+#[test]
+fn reads_by_the_server_take_the_place_of_the_user_for_whom_it_reads() {
+    let memory = Arc::new(MemDevice::new(32 * MIB).expect("memory device"));
+    let engine = memory.engine().clone();
+    let config = EngineConfig { sessions_per_user: 1, ..EngineConfig::default() };
+    let world = World::on(config, Arc::new(Cmb::new(memory, engine, 8 * MIB)));
+    let _the_servers_own = world.peer();
+    let read = |uid| {
+        let range = Range::new(0, 8192);
+        let request =
+            MapRequest { object: FILE, range, flags: MapFlags::empty(), handle_writable: false, uid, cache_probe: None };
+        let nothing = |_: u64, _: &mut [u8]| Ok::<_, std::convert::Infallible>(0);
+        read_through_server(&world.engine, &request, nothing, |_| {})
+    };
+    let refused = read(me().uid).expect_err("this user has a session");
+    assert!(matches!(refused, ServerReadError::Session(_)), "{refused}");
+    for _ in 0..2 {
+        assert_eq!(read(me().uid + 1).expect("another user").direct_window, 8192);
+    }
 }
