@@ -24,8 +24,10 @@ pub struct DeviceInfo {
 /// What a device reports on its own initiative.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DeviceEvent {
-    /// The device was reset: apertures lost their mappings.
+    /// The device is being reset: apertures lost their mappings, and get none before somebody says that it works again.
     Reset,
+    /// The device was reset and works again: apertures lost their mappings, and may get new ones.
+    Recovered,
     /// The device is gone.
     Removed,
     /// These bytes cannot be read or written any more.

@@ -127,7 +127,7 @@ impl Controller {
                     queue.relaunch(&*self.port, state, &trouble.error);
                 }
                 tracing::warn!(controller = address, "the controller works again");
-                DeviceEvent::Reset
+                DeviceEvent::Recovered
             }
             Err(error) => {
                 tracing::error!(controller = address, %error, "giving the controller up");

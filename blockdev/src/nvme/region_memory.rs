@@ -25,14 +25,14 @@ impl RegionMemory {
         match result {
             Ok(Access::Plain) => Ok(()),
             Ok(Access::Revived) => {
-                self.events.report(&DeviceEvent::Reset);
+                self.events.report(&DeviceEvent::Recovered);
                 Ok(())
             }
             Err(error) => {
                 let (offset, length) = place;
                 tracing::warn!(device = self.name, op, offset, length, %error);
                 if matches!(error, NvmeError::CacheLost) {
-                    self.events.report(&DeviceEvent::Reset);
+                    self.events.report(&DeviceEvent::Recovered);
                 } else if !self.lost.swap(true, Ordering::AcqRel) {
                     self.events.report(&DeviceEvent::Removed);
                 }

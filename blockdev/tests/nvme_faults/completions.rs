@@ -31,7 +31,7 @@ fn recovers(profile: Profile, settings: Settings, fault: Fault, resets: usize) {
         rig.device.read_at(0, &mut back).expect("read");
         assert!(back == data, "wrong bytes");
     }
-    assert_eq!(rig.events(), vec![DeviceEvent::Reset; resets]);
+    assert_eq!(rig.events(), vec![DeviceEvent::Recovered; resets]);
     assert_eq!(rig.emulator.counts().enables, 1 + resets as u64);
     rig.finish();
 }
@@ -49,7 +49,7 @@ fn a_command_lost_twice_fails_and_the_next_works() {
         rig.emulator.add_fault(FaultRule::once(READ, Fault::Lose).times(2));
         let mut back = [0; 4096];
         assert_eq!(rig.device.read_at(0, &mut back).expect_err("lost").errno(), libc::EIO);
-        assert_eq!(rig.events(), [DeviceEvent::Reset, DeviceEvent::Reset]);
+        assert_eq!(rig.events(), [DeviceEvent::Recovered, DeviceEvent::Recovered]);
         rig.device.read_at(0, &mut back).expect("the next");
         assert_eq!(back[..], pattern(4, 4096));
         rig.finish();
@@ -153,7 +153,7 @@ fn a_steady_stream_does_not_hide_a_lost_completion() {
             stop.store(true, Ordering::Relaxed);
             assert!(start.elapsed() < Duration::from_secs(10), "it took {:?}", start.elapsed());
         });
-        assert_eq!(rig.events(), [DeviceEvent::Reset]);
+        assert_eq!(rig.events(), [DeviceEvent::Recovered]);
         rig.finish();
     });
 }
@@ -174,7 +174,7 @@ fn all_that_is_in_flight_at_a_reset_is_sent_once_more() {
         for block in 0..8 {
             assert_eq!(rig.emulator.block(block), [block as u8 + 1; 4096]);
         }
-        assert_eq!(rig.events(), [DeviceEvent::Reset]);
+        assert_eq!(rig.events(), [DeviceEvent::Recovered]);
         rig.finish();
     });
 }

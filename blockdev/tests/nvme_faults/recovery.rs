@@ -47,7 +47,7 @@ fn a_fatal_status_under_load_resets() {
         let rig = opened(profile, settings);
         rig.emulator.add_fault(FaultRule::once(Which::AnyIo, Fault::Fatal));
         assert_content(&rig);
-        assert_eq!(rig.events(), [DeviceEvent::Reset]);
+        assert_eq!(rig.events(), [DeviceEvent::Recovered]);
         rig.device.flush().expect("a reset keeps the cache");
         rig.finish();
     });
@@ -59,7 +59,7 @@ fn a_controller_disabled_by_somebody_else_is_enabled_again_and_the_flush_tells()
         let rig = opened(profile, settings);
         rig.emulator.add_fault(FaultRule::once(Which::AnyIo, Fault::Disable));
         assert_content(&rig);
-        assert_eq!(rig.events(), [DeviceEvent::Reset]);
+        assert_eq!(rig.events(), [DeviceEvent::Recovered]);
         assert_eq!(rig.device.flush().expect_err("writes may be lost").errno(), libc::EIO);
         rig.device.flush().expect("told once");
         rig.finish();
@@ -103,7 +103,7 @@ fn a_controller_that_does_not_stop_is_reset_as_a_function() {
         rig.emulator.change(|profile| profile.never_stops = true);
         rig.emulator.add_fault(FaultRule::once(Which::AnyIo, Fault::Lose));
         assert_content(&rig);
-        assert_eq!((rig.events(), rig.emulator.counts().resets), (vec![DeviceEvent::Reset], 1));
+        assert_eq!((rig.events(), rig.emulator.counts().resets), (vec![DeviceEvent::Recovered], 1));
         rig.emulator.change(|profile| profile.never_stops = false);
         rig.finish();
     });
@@ -179,7 +179,7 @@ fn trouble_in_the_middle_of_a_recovery_is_tried_once_more() {
         rig.emulator.add_fault(FaultRule::once(Which::AnyIo, Fault::Fatal));
         rig.emulator.add_fault(FaultRule::once(Which::Admin(opcode), fault));
         assert_content(&rig);
-        assert_eq!((rig.events(), rig.emulator.counts().resets), (vec![DeviceEvent::Reset], 1));
+        assert_eq!((rig.events(), rig.emulator.counts().resets), (vec![DeviceEvent::Recovered], 1));
         rig.finish();
     }
 }
@@ -221,7 +221,7 @@ fn identify_during_a_recovery_waits_for_its_end() {
                 assert_eq!(page.size.get(), 16 << 10);
             }
         });
-        assert_eq!(rig.events(), [DeviceEvent::Reset]);
+        assert_eq!(rig.events(), [DeviceEvent::Recovered]);
         rig.finish();
     });
 }
@@ -232,7 +232,7 @@ fn a_lost_identify_resets_and_is_sent_again() {
         let rig = hasty(profile, settings);
         rig.emulator.add_fault(FaultRule::once(Which::Admin(AdminOpcode::Identify), Fault::Lose));
         rig.device.controller().identify_namespace(1).expect("after a reset");
-        assert_eq!(rig.events(), [DeviceEvent::Reset]);
+        assert_eq!(rig.events(), [DeviceEvent::Recovered]);
         assert_content(&rig);
         rig.finish();
     });

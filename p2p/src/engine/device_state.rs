@@ -3,7 +3,7 @@
 use peerfs_abi::{Reason, ReasonSet};
 use peerfs_blockdev::{BLOCK_BYTES, DeviceEvent};
 
-use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Mutex, lock};
 use crate::types::Range;
 
@@ -13,6 +13,8 @@ const BAD_RANGES_MAX: usize = 1024;
 #[derive(Default)]
 pub(super) struct DeviceState {
     resetting: AtomicBool,
+    /// Recoveries after which not everything is revoked yet.
+    recoveries: AtomicU64,
     /// There are bad ranges; while there are none, nobody needs the lock.
     any_bad: AtomicBool,
     /// Whole blocks, since a window holds whole ones; sorted, apart from each other.
@@ -23,6 +25,7 @@ impl DeviceState {
     pub(super) fn note(&self, event: &DeviceEvent) {
         match event {
             DeviceEvent::Reset | DeviceEvent::Removed => self.resetting.store(true, Ordering::SeqCst),
+            DeviceEvent::Recovered => drop(self.recoveries.fetch_add(1, Ordering::SeqCst)),
             DeviceEvent::MediaError { offset, length } => {
                 let mut bad = lock(&self.bad);
                 insert(&mut bad, to_blocks(Range::new(*offset, *length)));
@@ -34,6 +37,11 @@ impl DeviceState {
         }
     }
 
+    /// Maps may come again: those from before a noted recovery have ended.
+    pub(super) fn revoked_after_recovery(&self) {
+        self.recoveries.fetch_sub(1, Ordering::SeqCst);
+    }
+
     pub(super) fn clear(&self) {
         self.resetting.store(false, Ordering::SeqCst);
         let mut bad = lock(&self.bad);
@@ -43,7 +51,8 @@ impl DeviceState {
 
     /// Reasons that hold for every block of the device.
     pub(super) fn refusals(&self) -> ReasonSet {
-        ReasonSet::EMPTY.with_if(self.resetting.load(Ordering::SeqCst), Reason::DeviceResetting)
+        let resetting = self.resetting.load(Ordering::SeqCst) || self.recoveries.load(Ordering::SeqCst) > 0;
+        ReasonSet::EMPTY.with_if(resetting, Reason::DeviceResetting)
     }
 
     /// Ranges of the device that cannot be read or written: whole blocks, sorted, apart from each other.

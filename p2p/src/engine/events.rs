@@ -58,6 +58,10 @@ impl Engine {
             DeviceEvent::Reset | DeviceEvent::Removed => {
                 self.revoke_objects(self.objects_of(export), Range::ALL, Trigger::DeviceEvent);
             }
+            DeviceEvent::Recovered => {
+                self.revoke_objects(self.objects_of(export), Range::ALL, Trigger::DeviceEvent);
+                self.exports[export.index()].device.revoked_after_recovery();
+            }
             DeviceEvent::MediaError { offset, length } => {
                 let mut batch = Batch::new(&*self.clock);
                 for key in self.exports[export.index()].reverse.affected(Range::new(*offset, *length)) {

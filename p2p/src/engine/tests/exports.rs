@@ -73,6 +73,20 @@ fn an_event_of_one_device_leaves_the_other_alone() {
 }
 
 #[test]
+fn a_device_that_has_recovered_ends_mappings_and_takes_new_ones_unless_it_is_gone() {
+    let Both { world, memory: _exporter, .. } = both(64 * MIB);
+    let peer = world.peer();
+    let map = || world.map_flags(peer, FILE, Range::new(0, 4096), MapFlags::empty());
+    let before = map();
+    world.engine.device_event(ExportId::Files, &DeviceEvent::Recovered);
+    assert!(world.engine.grant(grants(&before)[0].id).is_none());
+    assert_eq!(grants(&map()).len(), 1);
+    world.engine.device_event(ExportId::Files, &DeviceEvent::Removed);
+    world.engine.device_event(ExportId::Files, &DeviceEvent::Recovered);
+    assert_eq!(refusal(&map()), Some(Reason::DeviceResetting));
+}
+
+#[test]
 fn pressure_evicts_windows_of_the_same_aperture_only() {
     let Both { world, memory: _exporter, .. } = both(4 * MIB);
     let peer = world.peer();

@@ -12,6 +12,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::sys::signal::Signal;
 
+pub use plan::{MAPPED_GRAIN, SECTOR};
 pub use writer::{WAYS, Way, write};
 
 use self::plan::Expectation;
@@ -40,6 +41,7 @@ pub struct Survivor {
 /// # Errors
 /// When something synced is lost, or an old window can be read.
 pub fn rounds(media: Media, seed: u64, rounds: u64, options: &[&str]) -> Result<()> {
+    let grain = if media == Media::Mapped { MAPPED_GRAIN } else { SECTOR };
     let mut scratch = ScratchMount::on(media, "1G", options)?;
     let nursery = Nursery::new(&scratch)?;
     let mut survivors = Vec::new();
@@ -47,7 +49,7 @@ pub fn rounds(media: Media, seed: u64, rounds: u64, options: &[&str]) -> Result<
         let seed = seed.wrapping_add(round);
         let context = || format!("round {round} (seed {seed})");
         survivors.extend(one_round(&mut scratch, &nursery, seed, round, options).with_context(context)?);
-        survivors.iter().try_for_each(check).with_context(context)?;
+        survivors.iter().try_for_each(|survivor| check(survivor, grain)).with_context(context)?;
     }
     scratch.umount()?;
     scratch.fsck()
