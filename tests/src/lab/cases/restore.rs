@@ -38,7 +38,30 @@ pub fn drivers(guest: &mut Guest<'_>) -> Result<()> {
     ensure!(B.driver().as_deref() == Some("nvme"), "the driver of B is {:?}", B.driver());
     guest.peerfs(&["nvme", "unbind", A.address])?;
     until("A is the kernel's again", || (A.driver().as_deref() == Some("nvme")).then_some(()))?;
+    guest.kernel_disk(A)?;
+    for_as_long_as_it_is_mounted(guest)?;
     guest.kernel_disk(A).map(drop)
+}
+
+/// Commands that name a controller take it from its driver, and give it back when they end.
+fn for_as_long_as_it_is_mounted(guest: &mut Guest<'_>) -> Result<()> {
+    let device = A.part("ns1");
+    let is_the_kernels = || (A.driver().as_deref() == Some("nvme")).then_some(());
+    guest.peerfs(&["mkfs", &device])?;
+    until("A is the kernel's again after mkfs", is_the_kernels)?;
+    let point = guest.mount(&device)?;
+    ensure!(A.driver().as_deref() == Some("vfio-pci"), "the driver of the mounted A is {:?}", A.driver());
+    ensure!(B.driver().as_deref() == Some("nvme"), "the driver of B is {:?}", B.driver());
+    // What somebody has is nobody else's.
+    for command in [&["fsck", &device][..], &["nvme", "unbind", A.address]] {
+        guest.refused("peerfs", command)?;
+    }
+    std::fs::write(point.join("file"), b"kept")?;
+    guest.umount(&point)?;
+    until("A is the kernel's again after the mount", is_the_kernels)?;
+    let said = guest.peerfs(&["fsck", &device])?;
+    ensure!(said.contains("clean"), "fsck says {said}");
+    until("A is the kernel's again after fsck", is_the_kernels)
 }
 
 /// Binding A is refused and both controllers stay with the kernel.
