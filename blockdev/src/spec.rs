@@ -27,7 +27,7 @@ pub enum DeviceSpec {
     Mem(u64),
     /// Persistent memory: a file on a DAX filesystem, or /dev/daxX.Y.
     Pmem(PathBuf, Medium),
-    /// Part of a controller that is bound to vfio-pci.
+    /// Part of an NVMe controller.
     Nvme(PciAddress, NvmePart),
 }
 
@@ -57,7 +57,7 @@ pub enum SpecError {
 /// An open device with what belongs to it.
 #[derive(Debug)]
 pub struct Opened {
-    /// The device; with a software CMB, the overlay that knows the windows.
+    /// The device; with an aperture, the overlay that knows the windows.
     pub device: Arc<dyn BlockDevice>,
     /// The aperture, if the device has one or one was asked for.
     pub aperture: Option<Arc<dyn Aperture>>,

@@ -41,7 +41,7 @@ use memory::Source;
 use raw::RawRequests;
 use window::{CmbWindow, Core};
 
-/// A software CMB over a block device; see the module's documentation. Cheap to clone.
+/// A CMB over a block device; see the module's documentation. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Cmb {
     shared: Arc<Shared>,
