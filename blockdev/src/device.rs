@@ -47,10 +47,10 @@ pub type EventSink = Arc<dyn Fn(DeviceEvent) + Send + Sync>;
 /// The daemon never dereferences it: a client may take it away at any moment.
 /// Implementations move bytes with calls that fail instead of faulting.
 pub trait WindowMemory: Send + Sync + fmt::Debug {
-    /// Registered-buffer slot of the engine that made it.
-    fn slot(&self) -> u32;
-    /// Identity of the I/O engine this memory is registered with; a device on another engine bounces.
-    fn engine_id(&self) -> u64;
+    /// Registered-buffer slot, if it is registered with the I/O engine of this id; a device on another engine bounces.
+    fn slot_in(&self, _engine_id: u64) -> Option<u32> {
+        None
+    }
     /// Copy out of the window. `offset` in bytes from its start.
     fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), DeviceError>;
     /// Copy into the window.

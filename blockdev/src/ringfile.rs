@@ -64,10 +64,8 @@ impl RingFile {
 
     /// Straight between device and window; `None` when the window is not of this engine.
     fn window_transfer(&self, direction: Direction, span: Span, window: &WindowSlice) -> Result<Option<Transfer>, DeviceError> {
-        if window.memory.engine_id() != self.engine.id() {
-            return Ok(None);
-        }
-        let Some(memory) = self.engine.window(window.memory.slot()) else {
+        let slot = window.memory.slot_in(self.engine.id());
+        let Some(memory) = slot.and_then(|slot| self.engine.window(slot)) else {
             return Ok(None);
         };
         let part = (window.offset, window.length);

@@ -205,12 +205,6 @@ impl LentWindow {
 }
 
 impl WindowMemory for LentWindow {
-    fn slot(&self) -> u32 {
-        u32::MAX
-    }
-    fn engine_id(&self) -> u64 {
-        u64::MAX
-    }
     fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), DeviceError> {
         assert!(self.0.bar().read(Self::START + offset, out));
         Ok(())

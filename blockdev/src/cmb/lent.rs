@@ -96,15 +96,6 @@ impl Drop for LentPiece {
 }
 
 impl WindowMemory for LentPiece {
-    fn slot(&self) -> u32 {
-        0
-    }
-
-    fn engine_id(&self) -> u64 {
-        // Engines count from 1.
-        0
-    }
-
     fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), DeviceError> {
         let length = out.len() as u64;
         self.load(offset, out).map_err(|err| window_error("read", offset, length, &err))

@@ -181,12 +181,8 @@ impl Memory {
 struct HostMemory(Arc<RegisteredWindow>);
 
 impl WindowMemory for HostMemory {
-    fn slot(&self) -> u32 {
-        self.0.slot()
-    }
-
-    fn engine_id(&self) -> u64 {
-        self.0.engine().id()
+    fn slot_in(&self, engine_id: u64) -> Option<u32> {
+        (engine_id == self.0.engine().id()).then(|| self.0.slot())
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), DeviceError> {
