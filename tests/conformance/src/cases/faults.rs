@@ -10,6 +10,8 @@ use crate::evidence::Way::{Direct, Fallback};
 use crate::scene::{CHUNK, PAGE, Scene, Subject, page_of, store, view};
 use crate::witness::Witness;
 
+/// How often a store may come too late to be dirty.
+const STORES: u32 = 100;
 const FAILING: Setup = Setup::with("faults,deadline_ms=30000").alone();
 
 pub const CASES: &[Case] = &[
@@ -102,10 +104,17 @@ fn page_cache_dirty(scene: &mut Scene<'_>) -> Result<()> {
     let place = device_offset(&file)? + PAGE;
     let writer = file.writer()?;
     let shared = view(&writer, Sharing::Shared)?;
-    store(&shared, PAGE, &page_of(9))?;
     command(scene, &format!("write-error {place} 4096\n"))?;
-    let mapping = session.map(&file.handle, .., MapFlags::empty())?;
-    scene.expect_map(&mapping, &[(0..4 * PAGE, Fallback(Reason::PageCacheDirty))])?;
+    // The kernel may have written the page back (and lost it) before the map could: then there is nothing dirty.
+    for attempt in 1.. {
+        store(&shared, PAGE, &page_of(9))?;
+        let mapping = session.map(&file.handle, .., MapFlags::empty())?;
+        match scene.expect_map(&mapping, &[(0..4 * PAGE, Fallback(Reason::PageCacheDirty))]) {
+            Err(error) if attempt == STORES => return Err(error),
+            Err(_) => {}
+            Ok(()) => break,
+        }
+    }
     command(scene, "recover\n")?;
     scene.map_direct(&session, &file, MapFlags::WRITE).map(drop)
 }
