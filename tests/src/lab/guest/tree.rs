@@ -32,6 +32,8 @@ pub fn make(root: &Path, seed: u64) -> Result<()> {
             Entry::Directory(path) => fs::create_dir(root.join(path))?,
             Entry::File { path, seed, length, hole, mode } => {
                 let file = File::create(root.join(path))?;
+                // A hole with nothing behind it is part of the file too.
+                file.set_len(hole + length as u64)?;
                 file.write_all_at(&content(seed, length), hole)?;
                 file.set_permissions(PermissionsExt::from_mode(mode))?;
             }
@@ -132,6 +134,14 @@ fn content(seed: u64, length: usize) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_that_is_nothing_but_a_hole_is_made_too() {
+        // In the one of 306 a file is nothing but a hole.
+        let place = tempfile::tempdir().expect("a directory");
+        make(place.path(), 306).expect("made");
+        verify(place.path(), 306).expect("whole");
+    }
 
     #[test]
     fn a_tree_is_recognised_and_a_damaged_one_is_not() {
