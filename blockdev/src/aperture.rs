@@ -4,6 +4,7 @@ use std::fmt;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use crate::nvme::PeerMemory;
 use crate::{BLOCK_BYTES, DeviceError, DeviceInfo};
 
 /// Most bytes in one window: what the kernel registers in one slot.
@@ -125,6 +126,25 @@ pub enum WindowError {
     Device(#[from] DeviceError),
 }
 
+/// A part of a window and where DMA engines find it.
+#[derive(Debug, Clone)]
+pub struct PeerPart {
+    /// Byte offset inside the window.
+    pub window_offset: u64,
+    /// The memory.
+    pub memory: PeerMemory,
+}
+
+/// A DMA engine's access to a window.
+pub trait Peer: Send + Sync + fmt::Debug {
+    /// Ends it, whatever the engine is doing: no transfer under way lands once this returns. Called more than once.
+    fn sever(&self);
+}
+
+/// What the memory of a window holds between two losses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WindowContent(pub u64);
+
 /// A live window. Dropping the handle without [`Window::cut`] cuts and writes back.
 ///
 /// Order of a revocation: [`Window::cut`], then [`Window::write_back`]. While
@@ -156,6 +176,23 @@ pub trait Window: Send + Sync + fmt::Debug {
     /// As [`Window::peer_read`].
     fn peer_write(&self, _offset: u64, _data: &[u8]) -> Result<(), DeviceError> {
         Err(no_peers_inside())
+    }
+    /// Where DMA engines of other devices find it, sorted by offset; `None`: it is in no device's BAR.
+    fn peer_parts(&self) -> Option<Vec<PeerPart>> {
+        None
+    }
+    /// Has the cut end the access of a DMA engine too; it ends by itself when the peer is dropped. `false`: the window was
+    /// cut before.
+    fn admit(&self, _peer: &Arc<dyn Peer>) -> bool {
+        false
+    }
+    /// The content as of now: what a DMA engine moves counts if the window has kept it afterwards.
+    fn content(&self) -> WindowContent {
+        WindowContent(0)
+    }
+    /// The memory was there, and held the window's blocks, all the time since.
+    fn has_kept(&self, _content: WindowContent) -> bool {
+        true
     }
     /// Somebody has the window's memory open or mapped, in whatever process, or imported. What cannot tell says yes.
     fn is_held(&self) -> bool {

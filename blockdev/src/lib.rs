@@ -27,7 +27,10 @@ mod signature;
 mod spec;
 mod tail;
 
-pub use aperture::{Aperture, ApertureInfo, ApertureKind, MAX_WINDOW_BYTES, PathKind, Run, Window, WindowError, WindowSpec};
+pub use aperture::{
+    Aperture, ApertureInfo, ApertureKind, MAX_WINDOW_BYTES, PathKind, Peer, PeerPart, Run, Window, WindowContent, WindowError,
+    WindowSpec,
+};
 pub use bounce::{drain_window, fill_window};
 pub use buffer::IoBuf;
 pub use cmb::Cmb;

@@ -1,11 +1,14 @@
-//! Peers inside this process: their copies end with the cut, which waits for those under way.
+//! Peers that are ours to stop: copies inside this process, and DMA engines that it drives. The cut ends them.
 
-use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, Weak};
+
+use crate::Peer;
 
 /// Open until it is closed for good.
 #[derive(Debug, Default)]
 pub(crate) struct PeerGate {
     closed: RwLock<bool>,
+    engines: Mutex<Vec<Weak<dyn Peer>>>,
 }
 
 impl PeerGate {
@@ -15,8 +18,19 @@ impl PeerGate {
         (!*closed).then_some(closed)
     }
 
-    /// No copy is under way when this returns, and none begins.
+    /// Lets a DMA engine in until it is dropped; `false` after the cut.
+    pub(crate) fn admit(&self, peer: &Arc<dyn Peer>) -> bool {
+        let Some(_open) = self.enter() else { return false };
+        let mut engines = self.engines.lock().unwrap_or_else(PoisonError::into_inner);
+        engines.retain(|engine| engine.strong_count() > 0);
+        engines.push(Arc::downgrade(peer));
+        true
+    }
+
+    /// No copy is under way when this returns, no transfer lands, and none begins.
     pub(crate) fn close(&self) {
         *self.closed.write().unwrap_or_else(PoisonError::into_inner) = true;
+        let engines = std::mem::take(&mut *self.engines.lock().unwrap_or_else(PoisonError::into_inner));
+        engines.iter().filter_map(Weak::upgrade).for_each(|engine| engine.sever());
     }
 }

@@ -27,6 +27,9 @@
 //! | no queue can be made; capabilities of 0 or ones, pages too large, one entry | opening fails |
 //! | namespace inactive, with metadata, with blocks that are too large or too small | opening fails |
 //! | a reset, while windows are in the memory buffer | the device has the blocks; flushing tells, once, that stores of peers are lost |
+//! | a window is cut, while another controller's transfer to or from it is under way | the queue is deleted, or the controller reset; nothing lands, the transfer does not count, others' go on |
+//! | a reset on either side of such a transfer | it does not count |
+//! | a transfer into a window that may only be read | the IOMMU blocks it |
 //! | base of the memory buffer not accepted | no memory is lent; I/O works |
 
 mod nvme;
@@ -43,6 +46,8 @@ mod controllers;
 mod lent_windows;
 #[path = "nvme_faults/opening.rs"]
 mod opening;
+#[path = "nvme_faults/peers.rs"]
+mod peers;
 #[path = "nvme_faults/power.rs"]
 mod power;
 #[path = "nvme_faults/recovery.rs"]

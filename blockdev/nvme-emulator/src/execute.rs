@@ -51,10 +51,11 @@ impl State {
         *counts.entry(command.opcode).or_default() += 1;
         let fault = self.faults.of(&command, admin);
         let delay = match fault {
-            Some(Fault::Delay(delay)) => delay,
+            Some(Fault::Delay(delay) | Fault::Slow(delay)) => delay,
             _ => std::time::Duration::ZERO,
         };
-        self.queues.outstanding.push(Outstanding { queue, command, fault, due: Instant::now() + delay });
+        let translated = matches!(fault, Some(Fault::Slow(_))).then(|| self.translate(&command)).flatten();
+        self.queues.outstanding.push(Outstanding { queue, command, fault, due: Instant::now() + delay, translated });
     }
 
     /// Executes one command, if there is one to execute.

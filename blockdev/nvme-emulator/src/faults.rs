@@ -24,6 +24,8 @@ pub enum Fault {
     OldPhase,
     /// It takes so much longer.
     Delay(Duration),
+    /// It takes so much longer, after its addresses were translated: its transfer lands even if they are unmapped meanwhile.
+    Slow(Duration),
     /// It is completed without an interrupt.
     Quiet,
     /// Its list of pages cannot be read.

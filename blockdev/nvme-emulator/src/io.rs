@@ -5,6 +5,7 @@ use zerocopy::FromBytes;
 
 use crate::completion::Ending;
 use crate::faults::Fault;
+use crate::memory::Place;
 use crate::profile::Blocked;
 use crate::prp::LIST_UNREADABLE;
 use crate::queues::Outstanding;
@@ -27,8 +28,8 @@ impl State {
                 Ok(())
             }
             _ if !active => Err(Status::INVALID_NAMESPACE),
-            0x01 => self.write(command),
-            0x02 => self.read(command),
+            0x01 => self.write(outstanding),
+            0x02 => self.read(outstanding),
             0x08 if self.profile.write_zeroes => self.write_zeroes(command),
             0x09 if self.profile.dataset_management => self.manage(command),
             _ => Err(Status::INVALID_OPCODE),
@@ -62,34 +63,58 @@ impl State {
         }
     }
 
-    fn read(&mut self, command: &Command) -> Result<(), Status> {
-        let (start, length) = self.transfer(command)?;
-        let pieces = self.pieces(command, length)?;
+    /// Memory and length in bytes of each piece of a transfer's data, as its addresses lead there now.
+    pub(crate) fn translate(&mut self, command: &Command) -> Option<Vec<(Place, u64)>> {
+        let (_, length) = self.transfer(command).ok()?;
+        let pieces = self.pieces(command, length).ok()?;
+        pieces.into_iter().map(|(address, length)| Some((self.space.translate(address)?, length))).collect()
+    }
+
+    fn read(&mut self, outstanding: &Outstanding) -> Result<(), Status> {
+        let (start, length) = self.transfer(&outstanding.command)?;
         let mut data = vec![0; length as usize];
         let block_bytes = self.block_bytes() as usize;
         for (block, out) in (start..).zip(data.chunks_mut(block_bytes)) {
             self.media.read(block, out);
         }
-        let mut at = 0;
-        for (address, length) in pieces {
-            let end = at + length as usize;
-            let done = self.dma_write(address, &data[at..end]);
+        let mut rest = &data[..];
+        if let Some(places) = &outstanding.translated {
+            for (place, length) in places {
+                let (part, after) = rest.split_at(*length as usize);
+                place.write(part).map_err(|_| Status::DATA_TRANSFER_ERROR)?;
+                rest = after;
+            }
+            return Ok(());
+        }
+        for (address, length) in self.pieces(&outstanding.command, length)? {
+            let (part, after) = rest.split_at(length as usize);
+            let done = self.dma_write(address, part);
             self.blocked_or(done)?;
-            at = end;
+            rest = after;
         }
         Ok(())
     }
 
-    fn write(&mut self, command: &Command) -> Result<(), Status> {
-        let (start, length) = self.transfer(command)?;
-        let pieces = self.pieces(command, length)?;
+    fn write(&mut self, outstanding: &Outstanding) -> Result<(), Status> {
+        let (start, length) = self.transfer(&outstanding.command)?;
         let mut data = vec![0; length as usize];
-        let mut at = 0;
-        for (address, length) in pieces {
-            let end = at + length as usize;
-            let done = self.dma_read(address, &mut data[at..end]);
-            self.blocked_or(done)?;
-            at = end;
+        let mut rest = &mut data[..];
+        match &outstanding.translated {
+            Some(places) => {
+                for (place, length) in places {
+                    let (part, after) = rest.split_at_mut(*length as usize);
+                    place.read(part).map_err(|_| Status::DATA_TRANSFER_ERROR)?;
+                    rest = after;
+                }
+            }
+            None => {
+                for (address, length) in self.pieces(&outstanding.command, length)? {
+                    let (part, after) = rest.split_at_mut(length as usize);
+                    let done = self.dma_read(address, part);
+                    self.blocked_or(done)?;
+                    rest = after;
+                }
+            }
         }
         let block_bytes = self.block_bytes() as usize;
         for (block, bytes) in (start..).zip(data.chunks(block_bytes)) {

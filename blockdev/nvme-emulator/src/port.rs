@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use peerfs_blockdev::nvme::{BarMemory, DmaBlock, Port, Reach};
+use peerfs_blockdev::nvme::{BarMemory, DmaBlock, PeerMemory, Port, Reach};
 use peerfs_sys::{BufferPool, DmaMemory, Interrupt};
 
 use crate::bar::Bar;
@@ -24,7 +24,7 @@ impl Drop for Hold {
 }
 
 impl EmulatedController {
-    fn reach(&self, address: Option<u64>) -> io::Result<Reach> {
+    fn reach_at(&self, address: Option<u64>) -> io::Result<Reach> {
         let address = address.ok_or(io::ErrorKind::OutOfMemory)?;
         Ok(Reach { address, hold: Box::new(Hold { core: self.core.clone(), address }) })
     }
@@ -83,12 +83,17 @@ impl Port for EmulatedController {
     fn allocate(&self, bytes: usize) -> io::Result<DmaBlock> {
         let memory = DmaMemory::zeroed(bytes)?;
         let address = self.core.lock().space.map_memory(&memory);
-        Ok(DmaBlock { reach: self.reach(address)?, memory })
+        Ok(DmaBlock { reach: self.reach_at(address)?, memory })
     }
 
     fn attach(&self, pool: &Arc<BufferPool>) -> io::Result<Reach> {
         let address = self.core.lock().space.map_pool(pool);
-        self.reach(address)
+        self.reach_at(address)
+    }
+
+    fn reach(&self, memory: &PeerMemory, writable: bool) -> io::Result<Reach> {
+        let address = self.core.lock().space.map_peer(memory, writable);
+        self.reach_at(address)
     }
 
     fn reserve(&self, bytes: u64) -> io::Result<u64> {

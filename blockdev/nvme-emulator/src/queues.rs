@@ -6,6 +6,7 @@ use std::time::Instant;
 use peerfs_nvme_spec::Command;
 
 use crate::faults::Fault;
+use crate::memory::Place;
 
 /// A ring of commands.
 #[derive(Debug)]
@@ -41,6 +42,8 @@ pub(crate) struct Outstanding {
     pub(crate) fault: Option<Fault>,
     /// Not processed before.
     pub(crate) due: Instant,
+    /// Where its data goes, if that is settled: memory and length in bytes of each piece.
+    pub(crate) translated: Option<Vec<(Place, u64)>>,
 }
 
 /// Everything that a reset forgets.

@@ -1,7 +1,7 @@
 //! Windows in the memory that a controller lends (its CMB).
 //!
 //! The memory is one BAR, so a window is a piece of it, used again after its end: a new one is filled, or cleared, all
-//! over before anybody gets it. A DMA engine's access is ended by whoever mapped the piece for it, before the cut.
+//! over before anybody gets it. The cut ends a DMA engine's access to it.
 
 use std::io;
 use std::ops::Range;
@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rangemap::RangeSet;
 
-use crate::nvme::{Content, ControllerMemory};
+use crate::nvme::{Content, ControllerMemory, PeerMemory};
 use crate::{BLOCK_BYTES, DeviceError, WindowMemory};
 
 use super::memory::window_error;
@@ -65,6 +65,12 @@ impl LentPiece {
     /// The controller was reset, or was without power: what is there is not what was put there.
     pub(super) fn is_lost(&self) -> bool {
         !self.space.memory.has_kept(self.content)
+    }
+
+    /// The whole of it as memory for DMA engines of other devices.
+    pub(super) fn peer_memory(&self) -> PeerMemory {
+        let range = &self.range;
+        PeerMemory { bar: self.space.memory.bar().clone(), offset: range.start, length: range.end - range.start }
     }
 
     /// Copies out. What was lost is an error.

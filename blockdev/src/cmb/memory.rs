@@ -8,6 +8,7 @@ use peerfs_sys::{Engine, RegisteredWindow};
 
 use super::lent::{LentPiece, LentSpace};
 use super::{Form, Shared};
+use crate::nvme::PeerMemory;
 use crate::{DeviceError, IoBuf, PathKind, WindowError, WindowMemory, WindowSlice};
 
 /// Where the memory of windows comes from.
@@ -139,6 +140,14 @@ impl Memory {
         match self {
             Memory::Host(_) => false,
             Memory::Controller(piece) => piece.is_lost(),
+        }
+    }
+
+    /// Where DMA engines of other devices find it.
+    pub(super) fn peer_memory(&self) -> Option<PeerMemory> {
+        match self {
+            Memory::Host(_) => None,
+            Memory::Controller(piece) => Some(piece.peer_memory()),
         }
     }
 

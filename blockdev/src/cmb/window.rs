@@ -12,7 +12,7 @@ use crate::bounce::steps;
 use crate::peer_gate::PeerGate;
 use crate::placed::HasRuns;
 use crate::tail::{Disowned, Tail};
-use crate::{ApertureKind, BLOCK_BYTES, DeviceError, Io, IoBuf, Run, Ticket, Window, WindowSpec};
+use crate::{ApertureKind, BLOCK_BYTES, DeviceError, Io, IoBuf, Peer, PeerPart, Run, Ticket, Window, WindowContent, WindowSpec};
 
 use super::Shared;
 use super::memory::{Memory, Unmoved, window_error};
@@ -388,6 +388,20 @@ impl Window for CmbWindow {
 
     fn peer_write(&self, offset: u64, data: &[u8]) -> Result<(), DeviceError> {
         self.as_peer("write", (offset, data.len()), |memory| memory.write(offset, data))
+    }
+
+    fn peer_parts(&self) -> Option<Vec<PeerPart>> {
+        let memory = self.core.with_memory(Memory::peer_memory).flatten()?;
+        Some(vec![PeerPart { window_offset: 0, memory }])
+    }
+
+    fn admit(&self, peer: &Arc<dyn Peer>) -> bool {
+        self.peers.admit(peer)
+    }
+
+    fn has_kept(&self, _content: WindowContent) -> bool {
+        // A window has one content in all its life: without that it is no longer the authority.
+        self.core.with_memory(|memory| !memory.is_lost()).unwrap_or(false)
     }
 
     fn is_held(&self) -> bool {

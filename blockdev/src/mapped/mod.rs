@@ -11,7 +11,8 @@ mod window;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::{BlockDevice, DeviceError, PathKind};
+use crate::nvme::PeerMemory;
+use crate::{BlockDevice, DeviceError, PathKind, WindowContent};
 
 pub use aperture::MappedAperture;
 pub use device::MappedDevice;
@@ -45,6 +46,18 @@ pub trait BlockMemory: Send + Sync + fmt::Debug {
     }
     /// How bytes that a peer moves here are attested.
     fn path(&self) -> PathKind;
+    /// Whole blocks of it as memory for DMA engines; `None`: it is in no device's BAR.
+    fn peer_memory(&self, _offset: u64, _length: u64) -> Option<PeerMemory> {
+        None
+    }
+    /// See [`crate::Window::content`].
+    fn content(&self) -> WindowContent {
+        WindowContent(0)
+    }
+    /// See [`crate::Window::has_kept`].
+    fn has_kept(&self, _content: WindowContent) -> bool {
+        true
+    }
 }
 
 /// A device of mapped memory, and the memory.

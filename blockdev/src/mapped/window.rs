@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::peer_gate::PeerGate;
 use crate::placed::HasRuns;
 use crate::tail::{Disowned, Tail};
-use crate::{BLOCK_BYTES, BlockMemory, DeviceError, Run, Window, WindowSpec};
+use crate::{BLOCK_BYTES, BlockMemory, DeviceError, Peer, PeerPart, Run, Window, WindowContent, WindowSpec};
 
 use super::aperture::Shared;
 
@@ -167,6 +167,26 @@ impl Window for MappedWindow {
         Ok(())
     }
 
+    fn peer_parts(&self) -> Option<Vec<PeerPart>> {
+        let part = |run: &Run| {
+            let memory = self.shared.memory().peer_memory(run.device_offset, run.length)?;
+            Some(PeerPart { window_offset: run.window_offset, memory })
+        };
+        self.core.runs.iter().map(part).collect()
+    }
+
+    fn admit(&self, peer: &Arc<dyn Peer>) -> bool {
+        self.peers.admit(peer)
+    }
+
+    fn content(&self) -> WindowContent {
+        self.shared.memory().content()
+    }
+
+    fn has_kept(&self, content: WindowContent) -> bool {
+        self.shared.memory().has_kept(content)
+    }
+
     fn disown(&self, offsets: &[Range<u64>]) {
         self.core.disowned.add(offsets);
     }
@@ -191,7 +211,6 @@ impl Window for MappedWindow {
     }
 
     fn cut(&self) {
-        // A DMA engine is stopped by whoever mapped the blocks for it.
         self.peers.close();
     }
 

@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use peerfs_nvme_spec::register::{Cap, admin_queue_attributes, offset};
 use peerfs_nvme_spec::{ADMIN_QUEUE, Command, Completion, IdentifyController, IdentifyNamespace, IdentifyPage, PAGE_BYTES};
+use peerfs_sys::Interrupt;
 use zerocopy::FromBytes;
 
 use super::error::NvmeError;
 use super::lent::Lent;
 use super::port::{DmaBlock, Port};
+use super::private_queue::PrivateQueues;
 use super::prp;
 use super::queue::{Data, Outcome, QueuePair, Shape, Trouble};
 use super::recovery::Life;
@@ -28,6 +30,8 @@ const ADMIN_ENTRIES: u16 = 32;
 pub struct Settings {
     /// I/O queue pairs wanted; the controller may grant fewer.
     pub queues: u16,
+    /// Queue pairs beside these, for users of their own ([`Controller::private_queue`]); none by default.
+    pub private_queues: u16,
     /// Entries of each I/O queue wanted; the controller may have fewer.
     pub entries: u16,
     /// How long a read, write or flush may take before the controller is reset.
@@ -46,6 +50,7 @@ impl Default for Settings {
     fn default() -> Self {
         Settings {
             queues: 4,
+            private_queues: 0,
             entries: 128,
             io_timeout: Duration::from_secs(30),
             admin_timeout: Duration::from_secs(60),
@@ -64,6 +69,9 @@ pub struct Controller {
     pub(super) cap: Cap,
     pub(super) admin: QueuePair,
     pub(super) io: Vec<QueuePair>,
+    /// By queue id, from 1 on; fewer than there are queues where the controller has fewer.
+    interrupts: Vec<Arc<Interrupt>>,
+    pub(super) private: PrivateQueues,
     page: DmaBlock,
     identity: IdentifyController,
     pub(super) life: Mutex<Life>,
@@ -106,6 +114,8 @@ impl Controller {
             cap,
             admin,
             io: Vec::new(),
+            interrupts: Vec::new(),
+            private: PrivateQueues::default(),
             page,
             identity: zerocopy::FromZeros::new_zeroed(),
             life: Mutex::default(),
@@ -114,7 +124,7 @@ impl Controller {
         };
         controller.start_admin()?;
         controller.identity = controller.identify_controller()?;
-        controller.io = controller.make_queues()?;
+        controller.make_queues()?;
         controller.create_queues()?;
         Ok(controller)
     }
@@ -176,17 +186,26 @@ impl Controller {
         registers::enable(port, timeout)
     }
 
-    fn make_queues(&self) -> Result<Vec<QueuePair>, NvmeError> {
-        let wanted = self.settings.queues.min(reachable_queues(self.cap, self.port.registers_length()));
+    fn make_queues(&mut self) -> Result<(), NvmeError> {
+        let Settings { queues, private_queues, interrupts, .. } = self.settings;
+        let wanted = queues.saturating_add(private_queues).min(reachable_queues(self.cap, self.port.registers_length()));
         let granted = self.ask_for_queues(wanted)?;
+        // Where there are too few, those who need one of their own come first.
+        let private = private_queues.min(granted - 1);
+        let shared = granted - private;
+        self.interrupts = if interrupts { self.port.interrupts(granted) } else { Vec::new() };
+        self.interrupts.truncate(granted.into());
+        self.io = (1..=shared).map(|id| self.make_queue(id)).collect::<Result<_, _>>()?;
+        self.private = PrivateQueues::new(shared + 1..=granted);
+        Ok(())
+    }
+
+    /// The memory of an I/O queue pair.
+    pub(super) fn make_queue(&self, id: u16) -> Result<QueuePair, NvmeError> {
         let entries = self.settings.entries.clamp(2, 4096).min(u16::try_from(self.cap.max_queue_entries()).unwrap_or(u16::MAX));
-        let mut interrupts = if self.settings.interrupts { self.port.interrupts(granted) } else { Vec::new() };
-        interrupts.truncate(granted.into());
-        let mut interrupts = interrupts.into_iter();
-        let shape = Shape { entries, timeout: self.settings.io_timeout, ..self.admin.shape() };
-        let make = |id| QueuePair::new(&*self.port, Shape { id, ..shape }, interrupts.next());
-        let made: Result<Vec<_>, _> = (1..=granted).map(make).collect();
-        made.map_err(|err| NvmeError::system("no memory for the I/O queues", &err))
+        let shape = Shape { id, entries, timeout: self.settings.io_timeout, ..self.admin.shape() };
+        let interrupt = self.interrupts.get(usize::from(id) - 1).cloned();
+        QueuePair::new(&*self.port, shape, interrupt).map_err(|err| NvmeError::system("no memory for the I/O queues", &err))
     }
 
     fn ask_for_queues(&self, wanted: u16) -> Result<u16, NvmeError> {
@@ -197,21 +216,25 @@ impl Controller {
 
     /// Tells the controller of its I/O queues, after [`Controller::start_admin`].
     pub(super) fn create_queues(&self) -> Result<(), NvmeError> {
-        let wanted = self.io.len() as u16;
+        let wanted = self.io.len() as u16 + self.private.count();
         if self.ask_for_queues(wanted)? < wanted {
             return Err(NvmeError::Unsupported(format!("the controller no longer grants {wanted} queue pairs")));
         }
-        for queue in &self.io {
-            let Shape { id, entries, .. } = queue.shape();
-            let (submissions, completions) = queue.ring_addresses();
-            // Vector number = queue id - 1, as the interrupts were handed out.
-            let vector = queue.has_interrupt().then(|| id - 1);
-            let create = Command::create_completion_queue(id, entries, vector).with_data(completions, 0);
-            self.admin("create a completion queue", create)?;
-            let create = Command::create_submission_queue(id, entries).with_data(submissions, 0);
-            self.admin("create a submission queue", create)?;
-        }
-        Ok(())
+        self.io.iter().try_for_each(|queue| self.create_completions(queue).and_then(|()| self.create_submissions(queue)))
+    }
+
+    pub(super) fn create_completions(&self, queue: &QueuePair) -> Result<(), NvmeError> {
+        let Shape { id, entries, .. } = queue.shape();
+        // Vector number = queue id - 1, as the interrupts were handed out.
+        let vector = queue.has_interrupt().then(|| id - 1);
+        let create = Command::create_completion_queue(id, entries, vector).with_data(queue.ring_addresses().1, 0);
+        self.admin("create a completion queue", create).map(drop)
+    }
+
+    pub(super) fn create_submissions(&self, queue: &QueuePair) -> Result<(), NvmeError> {
+        let Shape { id, entries, .. } = queue.shape();
+        let create = Command::create_submission_queue(id, entries).with_data(queue.ring_addresses().0, 0);
+        self.admin("create a submission queue", create).map(drop)
     }
 
     pub(super) fn identify_controller(&self) -> Result<IdentifyController, NvmeError> {
@@ -316,7 +339,7 @@ impl Drop for Controller {
     }
 }
 
-fn judge(command: &'static str, completion: Completion) -> Result<Completion, NvmeError> {
+pub(super) fn judge(command: &'static str, completion: Completion) -> Result<Completion, NvmeError> {
     match completion.status() {
         status if status.is_success() => Ok(completion),
         status => Err(NvmeError::Command { command, status }),

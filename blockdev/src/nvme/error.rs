@@ -59,6 +59,12 @@ pub enum NvmeError {
         /// Error number (errno.h).
         errno: i32,
     },
+    /// The queue of a command was deleted before it was complete.
+    #[error("the queue was deleted: its memory was taken back")]
+    QueueDeleted,
+    /// Every queue that may be deleted by its user is in use.
+    #[error("all {0} queues for users of their own are in use: wait for another transfer to end")]
+    NoQueueLeft(u16),
     /// Power failed while it had a volatile write cache.
     #[error("the controller was switched off and on: what was written since the last flush may be lost")]
     CacheLost,
@@ -81,6 +87,7 @@ impl NvmeError {
             NvmeError::Command { status, .. } => status_errno(*status),
             NvmeError::System { errno, .. } => *errno,
             NvmeError::Gone => libc::ENODEV,
+            NvmeError::NoQueueLeft(_) => libc::EBUSY,
             _ => libc::EIO,
         }
     }

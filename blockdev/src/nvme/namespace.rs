@@ -116,6 +116,47 @@ impl Namespace {
         &self.shared.controller
     }
 
+    /// Size of a logical block, bytes.
+    pub(super) fn block_bytes(&self) -> u64 {
+        1 << self.shared.block_power
+    }
+
+    /// Reads whole logical blocks, as many as `out` takes.
+    pub(super) fn read_blocks(&self, first_block: u64, out: &mut [u8]) -> Result<(), DeviceError> {
+        let span = self.span_of("read", first_block, out.len() as u64)?;
+        let buf = self.shared.copied(IoOpcode::Read, span, IoBuf::zeroed(out.len()))?;
+        out.copy_from_slice(&buf[..out.len()]);
+        Ok(())
+    }
+
+    /// Writes whole logical blocks.
+    pub(super) fn write_blocks(&self, first_block: u64, data: &[u8]) -> Result<(), DeviceError> {
+        let span = self.span_of("write", first_block, data.len() as u64)?;
+        self.shared.check_writable(span)?;
+        let mut buf = IoBuf::zeroed(data.len());
+        buf[..data.len()].copy_from_slice(data);
+        self.shared.copied(IoOpcode::Write, span, buf).map(drop)
+    }
+
+    fn span_of(&self, op: &'static str, first_block: u64, length: u64) -> Result<Span, DeviceError> {
+        let shared = &self.shared;
+        let blocks = shared.info.size_bytes >> shared.block_power;
+        let count = length >> shared.block_power;
+        let inside = first_block.checked_add(count).is_some_and(|end| end <= blocks);
+        // Of a block that does not exist there is no offset that could be told.
+        let span = Span { op, offset: first_block.min(blocks) << shared.block_power, length };
+        match inside && length.is_multiple_of(self.block_bytes()) {
+            true => Ok(span),
+            false => Err(shared.error(span, libc::EINVAL)),
+        }
+    }
+
+    /// A command that moves `length` bytes, rounded up to logical blocks.
+    pub(super) fn command_for(&self, opcode: IoOpcode, first_block: u64, length: u64) -> Command {
+        let blocks = length.div_ceil(self.block_bytes());
+        Command::transfer(opcode, self.shared.id, first_block, blocks as u32)
+    }
+
     fn start(&self, io: Io) -> Result<Ticket, DeviceError> {
         let shared = &self.shared;
         let write = io.is_write();

@@ -7,7 +7,7 @@
 //! first, and is gone if that fails. Whoever was off may have lost writes that were not durable, so the next barrier
 //! fails, whatever access has found it off.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -45,6 +45,8 @@ pub struct PersistentRegion {
     revivals: Mutex<Vec<Instant>>,
     /// It was off since the last barrier.
     was_off: AtomicBool,
+    /// Times that it was found off.
+    times_off: AtomicU64,
 }
 
 /// What an access did besides.
@@ -85,6 +87,7 @@ impl PersistentRegion {
             read_only: false,
             revivals: Mutex::default(),
             was_off: AtomicBool::new(false),
+            times_off: AtomicU64::new(0),
         };
         region.read_only = region.switch_on()? == PmrHealth::ReadOnly;
         Ok(region)
@@ -98,6 +101,21 @@ impl PersistentRegion {
     /// The region takes no writes.
     pub fn is_read_only(&self) -> bool {
         self.read_only
+    }
+
+    /// Its memory.
+    pub(super) fn bar(&self) -> &Arc<dyn BarMemory> {
+        &self.bar
+    }
+
+    /// Times that it was found off so far.
+    pub(super) fn times_off(&self) -> u64 {
+        self.times_off.load(Ordering::Acquire)
+    }
+
+    /// It has not been off since it had been so often, as far as anybody can tell.
+    pub(super) fn has_been_on_since(&self, times_off: u64) -> bool {
+        matches!(self.is_on(), Ok(true)) && self.times_off() == times_off
     }
 
     fn switch_on(&self) -> Result<PmrHealth, NvmeError> {
@@ -204,6 +222,7 @@ impl PersistentRegion {
             self.port.reset().map_err(|_| error)?;
         }
         self.was_off.store(true, Ordering::Release);
+        self.times_off.fetch_add(1, Ordering::AcqRel);
         tracing::warn!(controller = self.port.address(), "the Persistent Memory Region was switched off: switching it on again");
         self.switch_on().map(drop)
     }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-use peerfs_sys::{BufferPool, DmaMemory, Interrupt};
+use peerfs_sys::{BufferPool, DmaMemory, DmaRange, Interrupt};
 
 /// The controller's access to memory: where it finds it. Ends when dropped.
 pub struct Reach {
@@ -37,6 +37,17 @@ impl DmaBlock {
     }
 }
 
+/// Memory in a BAR of a device, for the DMA engine of another. Whole pages of 4096 bytes.
+#[derive(Debug, Clone)]
+pub struct PeerMemory {
+    /// The memory it is part of.
+    pub bar: Arc<dyn BarMemory>,
+    /// Its first byte in there.
+    pub offset: u64,
+    /// Length, bytes.
+    pub length: u64,
+}
+
 /// The way to one controller. Register offsets are bytes in BAR 0, naturally aligned and inside it.
 pub trait Port: Send + Sync + fmt::Debug {
     /// PCI address, for messages.
@@ -61,6 +72,11 @@ pub trait Port: Send + Sync + fmt::Debug {
     /// # Errors
     /// As [`Port::allocate`].
     fn attach(&self, pool: &Arc<BufferPool>) -> io::Result<Reach>;
+    /// Lets the controller reach memory of another device: for reading, or for writing too.
+    ///
+    /// # Errors
+    /// As [`Port::allocate`]; the memory cannot be mapped for another device.
+    fn reach(&self, memory: &PeerMemory, writable: bool) -> io::Result<Reach>;
     /// A range of addresses for the controller that no [`DmaBlock`] ever gets: for its own memory.
     ///
     /// # Errors
@@ -90,4 +106,8 @@ pub trait BarMemory: Send + Sync + fmt::Debug {
     fn read(&self, offset: u64, out: &mut [u8]) -> bool;
     /// Copies in; `false`: the device is gone.
     fn write(&self, offset: u64, data: &[u8]) -> bool;
+    /// A part of it in whole pages, to be mapped for another device; `None`: the kernel does not let it be mapped.
+    fn dma_range(&self, _offset: u64, _length: u64) -> Option<DmaRange> {
+        None
+    }
 }

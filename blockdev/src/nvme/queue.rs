@@ -317,6 +317,11 @@ impl QueuePair {
         Ok(())
     }
 
+    /// Nothing is sent any more.
+    pub(super) fn is_given_up(&self) -> bool {
+        self.lock().given_up.is_some()
+    }
+
     pub(super) fn has_interrupt(&self) -> bool {
         self.interrupt.is_some()
     }

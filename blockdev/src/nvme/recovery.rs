@@ -51,6 +51,11 @@ fn known(page: &IdentifyNamespace) -> Known {
 }
 
 impl Life {
+    /// Which it is.
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
     /// It has not ended.
     pub(super) fn check(&self) -> Result<(), NvmeError> {
         match self.given_up {
@@ -113,6 +118,8 @@ impl Controller {
         tracing::warn!(controller = address, error = %trouble.error, "resetting the controller");
         // Nothing is sent, and nothing is taken, until this is over.
         let mut states: Vec<_> = self.io.iter().map(|queue| queue.lock()).collect();
+        let private = self.private.take_used();
+        let private: Vec<_> = private.iter().map(|queue| (queue, queue.lock())).collect();
         life.number += 1;
         self.forget_memory();
         if !registers::is_enabled(&*self.port) && self.identity().has_write_cache() {
@@ -140,6 +147,10 @@ impl Controller {
                 DeviceEvent::Removed
             }
         };
+        // Their memory may go out of reach at any time, so nothing is sent for them again.
+        for (queue, mut state) in private {
+            queue.give_up(&mut state, life.number, &trouble.error);
+        }
         drop(states);
         drop(life);
         self.report(&event);

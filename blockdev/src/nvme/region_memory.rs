@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::error::NvmeError;
 use super::pmr::{Access, PersistentRegion};
-use crate::{BlockMemory, DeviceError, DeviceEvent, DeviceEvents, PathKind};
+use super::port::PeerMemory;
+use crate::{BlockMemory, DeviceError, DeviceEvent, DeviceEvents, PathKind, WindowContent};
 
 /// The region under the name of its volume. A region that fails is reported as removed, once.
 #[derive(Debug)]
@@ -62,5 +63,17 @@ impl BlockMemory for RegionMemory {
 
     fn path(&self) -> PathKind {
         PathKind::DirectBar
+    }
+
+    fn peer_memory(&self, offset: u64, length: u64) -> Option<PeerMemory> {
+        Some(PeerMemory { bar: self.region.bar().clone(), offset, length })
+    }
+
+    fn content(&self) -> WindowContent {
+        WindowContent(self.region.times_off())
+    }
+
+    fn has_kept(&self, content: WindowContent) -> bool {
+        self.region.has_been_on_since(content.0)
     }
 }

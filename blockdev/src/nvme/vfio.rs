@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use peerfs_sys::{Bar, BufferPool, DmaAccess, DmaMapping, DmaMemory, DmaRange, Interrupt, VfioContainer, VfioDevice, VfioError};
 
-use super::port::{BarMemory, DmaBlock, Port, Reach};
+use super::port::{BarMemory, DmaBlock, PeerMemory, Port, Reach};
 use crate::lock_wait;
 
 /// How long somebody else may keep a device that is to be reset: longer than any reset takes.
@@ -39,8 +39,8 @@ impl VfioPort {
         Ok(Arc::new(VfioPort { registers, device, container, mappings: Mutex::default() }))
     }
 
-    fn map(&self, range: DmaRange) -> io::Result<Reach> {
-        let mapping = self.container.map_dma(range, DmaAccess::ReadWrite).map_err(io::Error::other)?;
+    fn map(&self, range: DmaRange, access: DmaAccess) -> io::Result<Reach> {
+        let mapping = self.container.map_dma(range, access).map_err(io::Error::other)?;
         let address = mapping.iova();
         let mapping = Arc::new(Severable(Mutex::new(Some(mapping))));
         let mut mappings = self.mappings.lock().unwrap_or_else(PoisonError::into_inner);
@@ -78,12 +78,18 @@ impl Port for VfioPort {
 
     fn allocate(&self, bytes: usize) -> io::Result<DmaBlock> {
         let memory = DmaMemory::zeroed(bytes)?;
-        let reach = self.map(memory.dma_range())?;
+        let reach = self.map(memory.dma_range(), DmaAccess::ReadWrite)?;
         Ok(DmaBlock { reach, memory })
     }
 
     fn attach(&self, pool: &Arc<BufferPool>) -> io::Result<Reach> {
-        self.map(pool.dma_range())
+        self.map(pool.dma_range(), DmaAccess::ReadWrite)
+    }
+
+    fn reach(&self, memory: &PeerMemory, writable: bool) -> io::Result<Reach> {
+        let range = memory.bar.dma_range(memory.offset, memory.length);
+        let range = range.ok_or_else(|| io::Error::other("the kernel does not map this part of the BAR"))?;
+        self.map(range, if writable { DmaAccess::ReadWrite } else { DmaAccess::Read })
     }
 
     fn reserve(&self, bytes: u64) -> io::Result<u64> {
@@ -162,5 +168,10 @@ impl BarMemory for BarPart {
 
     fn write(&self, offset: u64, data: &[u8]) -> bool {
         self.place(offset, data.len()).is_some_and(|place| self.bar.write(place, data).is_ok())
+    }
+
+    fn dma_range(&self, offset: u64, length: u64) -> Option<DmaRange> {
+        let place = self.place(offset, usize::try_from(length).ok()?)?;
+        self.bar.dma_range(place, length).ok()
     }
 }

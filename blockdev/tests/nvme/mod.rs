@@ -15,6 +15,7 @@ const CASE_LIMIT: Duration = Duration::from_secs(60);
 pub fn settings() -> Settings {
     Settings {
         queues: 2,
+        private_queues: 0,
         entries: 16,
         io_timeout: Duration::from_secs(20),
         admin_timeout: Duration::from_secs(20),
