@@ -7,12 +7,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use peerfs_blockdev::nvme::DmaEngine;
+use peerfs_blockdev::pci::PciAddress;
 use peerfs_blockdev::{DeviceError, DeviceSpec, OpenMode};
 use peerfs_p2p::devmem::{Pool, PoolConfig};
 use peerfs_p2p::topology::{Topology, TopologyError};
 use peerfs_p2p::{
     Client, ContextIds, DirectPolicy, Engine, EngineConfig, EngineParts, Exporter, GrantError, GrantId, GrantObject, GrantSocket,
-    GrantSource, Guardian, PinQuota, SystemClock,
+    GrantSource, Guardian, NvmeImporter, PinQuota, SystemClock,
 };
 
 use crate::coherence::NoMappings;
@@ -66,6 +68,8 @@ pub struct ServerConfig {
     pub user_sessions: Option<usize>,
     /// The program that runs the guardian: `peerfs`.
     pub guardian_exe: PathBuf,
+    /// Controllers that are importers, and the namespaces of theirs that copies are from and to.
+    pub importers: Vec<(PciAddress, u32)>,
     /// Memory of a device to be handed out, if any.
     pub device_memory: Option<DeviceMemoryConfig>,
 }
@@ -85,6 +89,9 @@ pub enum ServerError {
     /// The storage device.
     #[error(transparent)]
     Device(#[from] DeviceError),
+    /// An importer that the server drives.
+    #[error("the importer {0}")]
+    Importer(DeviceError),
     /// The volume on it.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -215,6 +222,7 @@ impl Server {
         engine.subscribe(&*opened.device).map_err(ServerError::Thread)?;
         core.set_coherence(Arc::new(EngineCoherence::new(&engine)));
 
+        let importers = config.importers.iter().map(open_importer).collect::<Result<_, _>>()?;
         let pool = config.device_memory.as_ref().map(|memory| device_memory(memory, &engine)).transpose()?;
         let socket = if passthrough && !dmabufs {
             None
@@ -238,6 +246,7 @@ impl Server {
             device: opened.device,
             aperture: opened.aperture,
             pool,
+            importers,
             facts: MountFacts {
                 device: config.device.to_string(),
                 mountpoint: config.mountpoint.display().to_string(),
@@ -294,6 +303,11 @@ impl Server {
         drop(self.guardian);
         served.map_err(ServerError::Serving)
     }
+}
+
+fn open_importer((address, namespace): &(PciAddress, u32)) -> Result<Arc<NvmeImporter>, ServerError> {
+    let engine = DmaEngine::open(*address, *namespace).map_err(ServerError::Importer)?;
+    Ok(Arc::new(NvmeImporter::new(*address, engine)))
 }
 
 /// A pool over memory of its own, whose aperture is all of it.

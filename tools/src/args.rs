@@ -38,6 +38,8 @@ pub enum Command {
     Revoke(RevokeArgs),
     /// Make a file that shares the blocks of another; nothing is copied until one of them is written
     Reflink(ReflinkArgs),
+    /// Copy between a file and a namespace of an importer: device to device, where that is decided
+    Copy(CopyArgs),
     /// Show the importers of a mount
     Importers(MountpointArgs),
     /// Show which devices reach each other's memory, and which hop refuses the others
@@ -96,6 +98,7 @@ pub struct MountArgs {
     /// Options, separated by commas: ro, noatime, nodev, nosuid, noexec, sync, fsname=NAME, ... and cmb=SIZE,
     /// direct=prefer|respect-cache|never, deadline_ms=1..60000, commit=SECONDS, grants=passthrough|socket,
     /// pin_quota=SIZE|PERCENT%, pin_quota_user=SIZE|PERCENT% (of the aperture),
+    /// importer=nvme:BDF[/nsN] (a controller that moves bytes of files to and from a namespace: peerfs copy),
     /// topology=FILE (PCI topology for importers on a bus), importer_grants=N (of one session), user_sessions=N,
     /// faults (the device fails on command); devmem=SIZE for device memory to be handed out, with devmem_main=SIZE (main
     /// memory it may move to), devmem_user_limit=SIZE, devmem_process_limit=SIZE
@@ -113,6 +116,31 @@ pub struct MountArgs {
     /// Say `ready` on stdout, then go into the background
     #[arg(long, hide = true)]
     pub ready_stdout: bool,
+}
+
+#[derive(Args)]
+#[command(group = clap::ArgGroup::new("importer").required(true).args(["to_importer", "from_importer"]))]
+pub struct CopyArgs {
+    /// A file of a mount with -o importer=nvme:BDF
+    pub file: PathBuf,
+    /// Copy out of the file, to this controller's namespace: overwrites what is there
+    #[arg(long, value_name = "nvme:BDF")]
+    pub to_importer: Option<String>,
+    /// Copy into the file, which is made if it is not there, from this controller's namespace
+    #[arg(long, value_name = "nvme:BDF", requires = "length")]
+    pub from_importer: Option<String>,
+    /// First logical block of the namespace
+    #[arg(long, value_name = "N")]
+    pub lba: u64,
+    /// Where in the file, bytes: a multiple of the logical block
+    #[arg(long, default_value = "0", value_parser = size)]
+    pub offset: u64,
+    /// How much, bytes [default: to the end of the file]
+    #[arg(long, value_parser = size)]
+    pub length: Option<u64>,
+    /// Report as JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Args)]

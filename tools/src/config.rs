@@ -58,6 +58,7 @@ pub fn mount(args: &MountArgs) -> Result<MountConfig> {
         faults: options.faults,
         importer_grants: options.importer_grants,
         user_sessions: options.user_sessions,
+        importers: options.importers,
         guardian_exe: own_program()?,
         device_memory,
     };

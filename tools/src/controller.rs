@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use peerfs_blockdev::DeviceSpec;
-use peerfs_blockdev::pci::{Binding, Host};
+use peerfs_blockdev::pci::{Binding, Host, PciAddress};
 
 /// Restores the former driver when dropped. Every use of the device must have ended by then.
 #[must_use = "the controller is given back when this is dropped"]
@@ -19,6 +19,12 @@ pub struct Held(Option<Binding>);
 pub fn hold(device: &DeviceSpec, wait: Duration) -> Result<Held> {
     let DeviceSpec::Nvme(address, _) = device else { return Ok(Held(None)) };
     let binding = Binding::bind(&Host::system(), *address, false, wait).with_context(|| device.to_string())?;
+    Ok(Held(Some(binding)))
+}
+
+/// Takes the controller of an importer, as [`hold`] does.
+pub fn hold_importer(address: PciAddress, wait: Duration) -> Result<Held> {
+    let binding = Binding::bind(&Host::system(), address, false, wait).with_context(|| format!("importer nvme:{address}"))?;
     Ok(Held(Some(binding)))
 }
 

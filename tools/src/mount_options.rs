@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use peerfs_blockdev::parse_size;
+use peerfs_blockdev::pci::PciAddress;
+use peerfs_blockdev::{DeviceSpec, NvmePart, parse_size};
 use peerfs_fs::core::Atime;
 use peerfs_fs::server::DeviceMemoryConfig;
 use peerfs_p2p::devmem::PoolConfig;
@@ -71,6 +72,8 @@ pub struct MountOptions {
     pub importer_grants: Option<usize>,
     /// Sessions of one user.
     pub user_sessions: Option<usize>,
+    /// Controllers that are importers, and their namespaces.
+    pub importers: Vec<(PciAddress, u32)>,
     /// Device memory, bytes.
     pub devmem_bytes: Option<u64>,
     /// Main memory that device memory may move to, bytes.
@@ -99,6 +102,7 @@ impl Default for MountOptions {
             faults: false,
             importer_grants: None,
             user_sessions: None,
+            importers: Vec::new(),
             devmem_bytes: None,
             devmem_main_bytes: None,
             devmem_user_bytes: None,
@@ -182,6 +186,7 @@ impl MountOptions {
             "topology" => self.topology = Some(PathBuf::from(value)),
             "importer_grants" => self.importer_grants = Some(number(name, value, 1, 4 << 20)? as usize),
             "user_sessions" => self.user_sessions = Some(number(name, value, 1, 8192)? as usize),
+            "importer" => self.importers.push(importer(value)?),
             "transport" if value == "fuse" => {}
             "transport" => return Err(bad(name, value, "only `fuse` is built into this version")),
             _ if name.starts_with("x-") || name == "comment" => {}
@@ -221,6 +226,14 @@ fn grants(value: &str) -> Result<bool, Usage> {
         "passthrough" => Ok(false),
         "socket" => Ok(true),
         _ => Err(bad("grants", value, "give passthrough or socket")),
+    }
+}
+
+/// A controller, of which a namespace takes part: the first, if no other is named.
+fn importer(value: &str) -> Result<(PciAddress, u32), Usage> {
+    match value.parse() {
+        Ok(DeviceSpec::Nvme(address, NvmePart::Namespace(id))) => Ok((address, id)),
+        _ => Err(bad("importer", value, "give nvme:BDF or nvme:BDF/nsN, for example nvme:0000:01:00.0")),
     }
 }
 
@@ -273,6 +286,13 @@ mod tests {
     }
 
     #[test]
+    fn importers_are_controllers() {
+        let options = parsed("importer=nvme:0000:01:00.0,importer=nvme:0000:02:00.0/ns3").expect("all known");
+        let named: Vec<_> = options.importers.iter().map(|(address, id)| (address.to_string(), *id)).collect();
+        assert_eq!(named, [("0000:01:00.0".to_owned(), 1), ("0000:02:00.0".to_owned(), 3)]);
+    }
+
+    #[test]
     fn quotas_are_sizes_or_percents() {
         let options = parsed("pin_quota=50%,pin_quota_user=4M").expect("all known");
         assert_eq!((options.pin_quota, options.pin_quota_user), (PinQuota::Percent(50), PinQuota::Bytes(4 << 20)));
@@ -297,6 +317,8 @@ mod tests {
             "topology=",
             "importer_grants=0",
             "user_sessions=8193",
+            "importer=cpu",
+            "importer=nvme:0000:01:00.0/pmr",
         ] {
             let error = parsed(bad).expect_err(bad);
             assert!(error.contains(bad.split('=').next().unwrap_or(bad)), "{error}");

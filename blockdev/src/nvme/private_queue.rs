@@ -114,6 +114,11 @@ impl PrivateQueue {
         usize::from(self.pair.shape().entries) - 1
     }
 
+    /// It was deleted, or the controller was reset: another one is needed.
+    pub fn has_ended(&self) -> bool {
+        self.pair.is_given_up()
+    }
+
     /// Sends a command.
     pub(super) fn send(&self, name: &'static str, command: Command, data: Data) -> Result<PrivatelySent, NvmeError> {
         let outcome = self.through_trouble(|| self.pair.submit(&*self.controller.port, command, data))?;

@@ -62,6 +62,7 @@ impl Call<'_> {
             abi::ACK => self.ack(decode(input)?)?.as_bytes().to_vec(),
             abi::INFO => self.info(decode(input)?)?.as_bytes().to_vec(),
             abi::READ_BY_SERVER => self.read_by_server(decode(input)?)?.as_bytes().to_vec(),
+            abi::COPY => self.copy(decode(input)?)?.as_bytes().to_vec(),
             abi::REFLINK => self.reflink(decode(input)?)?.as_bytes().to_vec(),
             devmem::DEVICE_MEMORY => {
                 let call = decode(input)?;
@@ -111,7 +112,7 @@ impl Call<'_> {
     fn query(&self, mut map: Map) -> Result<Map> {
         let mut request = self.request(&map)?;
         request.flags |= MapFlags::QUERY;
-        let named = importer_of(&map)?;
+        let named = self.importer_of(&map)?;
         let asker = match map.context_id {
             0 => Asker::Importer(&named),
             id => Asker::Context(ContextId(id), self.client()?),
@@ -136,6 +137,22 @@ impl Call<'_> {
         map.end_offset = answer.end_offset;
         map.retry_after_ms = answer.retry_after_ms;
         Ok(map)
+    }
+
+    /// The importer that a QUERY without context is decided for: one that the server drives, or one of the names of
+    /// [`peerfs_abi::names::importer_flags`], and after `@` its PCI address if it has one.
+    fn importer_of(&self, map: &Map) -> Result<Importer> {
+        let name = importer_name(&map.importer)?;
+        if let Some(own) = self.control.own_importer(&name) {
+            return Ok(own);
+        }
+        let (kind, address) = match name.split_once('@') {
+            Some((kind, address)) => (kind, Some(address.parse().or_else(|_| invalid())?)),
+            None => (name.as_str(), None),
+        };
+        let flags = importer_flags(kind).ok_or(FsError::errno(libc::ENODEV))?;
+        let in_client = name != SERVER_IMPORTER;
+        Ok(Importer { flags, dma_bits: 64, va_bits: 48, page_bytes: 4096, pci_address: address, in_client, name })
     }
 
     fn map(&self, mut map: Map) -> Result<Map> {
@@ -306,7 +323,7 @@ fn address_space(tgid: u32, fd: i32) -> Option<OwnedFd> {
     }
 }
 
-fn importer_name(field: &[u8]) -> Result<String> {
+pub(super) fn importer_name(field: &[u8]) -> Result<String> {
     match abi::unpack_name(field) {
         Some("") => Ok("cpu".into()),
         Some(name) if name.bytes().all(|b| b.is_ascii_graphic()) => Ok(name.into()),
@@ -320,19 +337,6 @@ fn pci_address(field: &[u8]) -> Result<Option<PciAddress>> {
         Some(text) => text.parse().map(Some).or_else(|_| invalid()),
         None => invalid(),
     }
-}
-
-/// The importer a QUERY without context is decided for: one of the names of [`peerfs_abi::names::importer_flags`], and
-/// after `@` its PCI address if it has one.
-fn importer_of(map: &Map) -> Result<Importer> {
-    let name = importer_name(&map.importer)?;
-    let (kind, address) = match name.split_once('@') {
-        Some((kind, address)) => (kind, Some(address.parse().or_else(|_| invalid())?)),
-        None => (name.as_str(), None),
-    };
-    let flags = importer_flags(kind).ok_or(FsError::errno(libc::ENODEV))?;
-    let in_client = name != SERVER_IMPORTER;
-    Ok(Importer { flags, dma_bits: 64, va_bits: 48, page_bytes: 4096, pci_address: address, in_client, name })
 }
 
 /// The name under which bytes that move this way are attested.
@@ -379,7 +383,7 @@ pub(super) fn map_error(error: &MapError) -> FsError {
     })
 }
 
-fn bind_error(error: &BindError) -> FsError {
+pub(super) fn bind_error(error: &BindError) -> FsError {
     FsError::errno(match error {
         BindError::NoSession { .. } => libc::EBADF,
         BindError::NotOwner { .. } => libc::EACCES,

@@ -1,6 +1,7 @@
 //! What clients and tools reach besides files: the virtual files of the control
 //! directory, sessions, grants and ioctls. It knows no transport.
 
+mod device_copy;
 mod devmem;
 mod faults;
 mod ioctl;
@@ -22,7 +23,7 @@ use dashmap::DashMap;
 use peerfs_abi::ioctl::{Event, transport};
 use peerfs_blockdev::{Aperture, ApertureInfo, BlockDevice};
 use peerfs_p2p::devmem::Pool;
-use peerfs_p2p::{Client, Engine, GrantError, GrantObject, SessionError, SessionId};
+use peerfs_p2p::{Client, Engine, GrantError, GrantObject, NvmeImporter, SessionError, SessionId};
 use zerocopy::IntoBytes;
 
 pub use faults::Faults;
@@ -58,6 +59,7 @@ pub struct Control {
     device: Arc<dyn BlockDevice>,
     aperture: Option<Arc<dyn Aperture>>,
     pool: Option<Arc<Pool>>,
+    importers: Vec<Arc<NvmeImporter>>,
     facts: MountFacts,
     socket_path: Option<PathBuf>,
     wants_passthrough: bool,
@@ -81,6 +83,8 @@ pub struct ControlParts {
     pub aperture: Option<Arc<dyn Aperture>>,
     /// Device memory, if the mount has some.
     pub pool: Option<Arc<Pool>>,
+    /// Importers that the server drives.
+    pub importers: Vec<Arc<NvmeImporter>>,
     /// What is fixed for the life of the mount.
     pub facts: MountFacts,
     /// Grants are to go through the mount itself.
@@ -101,6 +105,7 @@ impl Control {
             device: parts.device,
             aperture: parts.aperture,
             pool: parts.pool,
+            importers: parts.importers,
             facts: parts.facts,
             socket_path: parts.socket_path,
             wants_passthrough: parts.passthrough,
@@ -293,10 +298,7 @@ impl Control {
     fn open_session(&self, caller: Caller) -> Result<ControlOpened> {
         let wakers = Arc::new(Wakers::default());
         let wake = Arc::clone(&wakers);
-        let id = self.engine.open_session(caller.uid, Arc::new(move || wake.wake())).map_err(|error| match error {
-            SessionError::TooMany { .. } | SessionError::TooManyOfUser { .. } => FsError::errno(libc::EMFILE),
-            SessionError::NoSequencePage { .. } => FsError::with_context(libc::EIO, error.to_string()),
-        })?;
+        let id = self.engine.open_session(caller.uid, Arc::new(move || wake.wake())).map_err(|error| session_error(&error))?;
         Ok(ControlOpened::Plain(self.add(VirtualHandle::Session { id, wakers })))
     }
 
@@ -344,4 +346,11 @@ impl Control {
 
 fn grant_error(error: &GrantError) -> FsError {
     FsError::errno(error.errno())
+}
+
+fn session_error(error: &SessionError) -> FsError {
+    match error {
+        SessionError::TooMany { .. } | SessionError::TooManyOfUser { .. } => FsError::errno(libc::EMFILE),
+        SessionError::NoSequencePage { .. } => FsError::with_context(libc::EIO, error.to_string()),
+    }
 }

@@ -49,7 +49,7 @@ impl Call<'_> {
         cloned
     }
 
-    fn drop_pages(&self, ino: Ino, range: Range) -> Result<()> {
+    pub(super) fn drop_pages(&self, ino: Ino, range: Range) -> Result<()> {
         self.control.cache.invalidate(ino, range).map_err(|error| {
             FsError::with_context(libc::EIO, format!("cached pages of inode {ino} could not be written back: {error}"))
         })

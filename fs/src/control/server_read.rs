@@ -4,6 +4,7 @@ use peerfs_abi::ioctl::{READ_BY_SERVER_MAX, ReadByServer};
 use peerfs_abi::{MapFlags, Reason};
 use peerfs_p2p::{CacheProbe, MapRequest, Range, ServerReadError, read_through_server};
 
+use super::device_copy::inside_error;
 use super::ioctl::{Call, check_version, invalid, map_error};
 use super::names::{is_virtual, object};
 use crate::error::{FsError, Result};
@@ -36,7 +37,7 @@ impl Call<'_> {
         let moved = read_through_server(
             &self.control.engine,
             &request,
-            |offset, buffer| self.fall_back(offset, buffer),
+            |offset, buffer| self.read_directly(offset, buffer),
             |bytes| {
                 crc32c = crc32c::crc32c_append(crc32c, bytes);
                 length += bytes.len() as u64;
@@ -44,7 +45,7 @@ impl Call<'_> {
         );
         let moved = moved.map_err(|error| match error {
             ServerReadError::Map(error) => map_error(&error),
-            ServerReadError::Session(reason) => FsError::with_context(libc::EIO, reason),
+            ServerReadError::Session(error) => inside_error(&error),
             ServerReadError::Fallback(error) => error,
         })?;
         argument.crc32c = crc32c;
@@ -57,7 +58,7 @@ impl Call<'_> {
     }
 
     /// Past the page cache, as a read of a direct handle.
-    fn fall_back(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+    pub(super) fn read_directly(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
         let data = self.control.core.read(self.handle, offset, buffer.len() as u32, false)?;
         buffer[..data.len()].copy_from_slice(&data);
         Ok(data.len())
@@ -65,7 +66,7 @@ impl Call<'_> {
 }
 
 /// That of the most bytes.
-fn main_reason(fallback: &[u64]) -> Option<Reason> {
+pub(super) fn main_reason(fallback: &[u64]) -> Option<Reason> {
     let (slot, _) = fallback.iter().enumerate().filter(|(_, bytes)| **bytes > 0).max_by_key(|(_, bytes)| **bytes)?;
     Reason::from_slot(slot)
 }

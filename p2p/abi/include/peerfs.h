@@ -15,6 +15,7 @@
 #define PEERFS_IOC_REVOKE _IOWR(PEERFS_IOCTL_TYPE, 5, struct peerfs_revoke)
 #define PEERFS_IOC_REFLINK _IOWR(PEERFS_IOCTL_TYPE, 8, struct peerfs_reflink)
 #define PEERFS_IOC_READ_BY_SERVER _IOWR(PEERFS_IOCTL_TYPE, 10, struct peerfs_read_by_server)
+#define PEERFS_IOC_COPY _IOWR(PEERFS_IOCTL_TYPE, 11, struct peerfs_copy)
 #define PEERFS_IOC_CONTEXT _IOWR(PEERFS_IOCTL_TYPE, 6, struct peerfs_context)
 #define PEERFS_IOC_ACK _IOWR(PEERFS_IOCTL_TYPE, 7, struct peerfs_ack)
 #define PEERFS_IOC_DEVICE_MEMORY _IOWR(PEERFS_IOCTL_TYPE, 9, struct peerfs_device_memory)
@@ -223,6 +224,9 @@ static inline const char *peerfs_path_name(uint32_t code) {
 // Most bytes of one PEERFS_IOC_READ_BY_SERVER.
 #define PEERFS_READ_BY_SERVER_MAX (16 << 20)
 
+// Most bytes of one PEERFS_IOC_COPY.
+#define PEERFS_COPY_MAX (16 << 20)
+
 // A window that may be revoked at any moment.
 #define PEERFS_GRANT_WINDOW 1
 
@@ -249,6 +253,12 @@ static inline const char *peerfs_path_name(uint32_t code) {
 
 // On the destination: clones the range.
 #define PEERFS_REFLINK_CLONE 2
+
+// Into the file. Without it, out of the file.
+#define PEERFS_COPY_FROM_IMPORTER 1
+
+// What the importer's namespace got, by this call or earlier ones, is durable when the call returns.
+#define PEERFS_COPY_SYNC 2
 
 // Places for counters by reason (`Reason::slot`). Place 0 is for what was direct when it was mapped, and was revoked
 // since.
@@ -586,6 +596,43 @@ struct peerfs_read_by_server {
   uint64_t bytes_direct_bar;
   // Out: bytes by fallback.
   uint64_t bytes_fallback;
+};
+
+// Argument of PEERFS_IOC_COPY: device to device where that is decided, else through main memory.
+//
+// EPERM: not the mount's owner. ENODEV: the mount has no such importer. EACCES: the file is not open for reading (or, into
+// the file, for writing). EBADF: `file_fd` is missing. EINVAL: the range is longer than PEERFS_COPY_MAX, or its
+// start no multiple of the logical block. ERANGE: beyond the end of the namespace. EBUSY: the importer is copying for
+// as many as it can. EIO.
+struct peerfs_copy {
+  // In: PEERFS_ABI_VERSION.
+  uint32_t abi_version;
+  // In: the descriptor this call is made on, as in `Map`.
+  int32_t file_fd;
+  // In: the importer, `nvme:` and its PCI address, NUL-padded.
+  uint8_t importer[PEERFS_NAME_MAX];
+  // In: PEERFS_COPY_*.
+  uint32_t flags;
+  // Out: size of a logical block of the importer, bytes.
+  uint32_t block_bytes;
+  // In: start of the range in the file, bytes.
+  uint64_t offset;
+  // In: length, bytes; with 0 nothing is copied. Out: bytes copied, less at the end of the file.
+  uint64_t length;
+  // In: the importer's first logical block. One that the range fills only in part gets zeros behind it.
+  uint64_t block;
+  // Out: bytes through windows of a software aperture.
+  uint64_t bytes_direct_window;
+  // Out: bytes through a BAR.
+  uint64_t bytes_direct_bar;
+  // Out: bytes by fallback.
+  uint64_t bytes_fallback;
+  // Out: those of them that were to go directly, and were revoked first.
+  uint64_t bytes_revoked;
+  // Out: enum peerfs_reason of most of the other bytes that fell back; 0 if there were none.
+  uint32_t reason;
+  // Explicit padding, zero.
+  uint32_t reserved;
 };
 
 // What read(2) on a session returns: one revocation. Read with a buffer of a whole number of these.

@@ -34,6 +34,8 @@ pub const ACK: u32 = command(7, size_of::<Ack>());
 pub const REFLINK: u32 = command(8, size_of::<Reflink>());
 /// On a file open for reading: the importer inside the server maps a range and reads it ([`ReadByServer`]).
 pub const READ_BY_SERVER: u32 = command(10, size_of::<ReadByServer>());
+/// On a file, for the mount's owner: an importer that the server drives copies a range to or from itself ([`DeviceCopy`]).
+pub const COPY: u32 = command(11, size_of::<DeviceCopy>());
 
 /// Segments in one answer.
 pub const SEGMENTS_MAX: usize = 200;
@@ -291,6 +293,56 @@ pub struct ReadByServer {
     pub bytes_direct_bar: u64,
     /// Out: bytes by fallback.
     pub bytes_fallback: u64,
+}
+
+/// Most bytes of one [`COPY`].
+pub const COPY_MAX: u64 = 16 << 20;
+
+/// Flags of a [`DeviceCopy`].
+pub mod copy_flags {
+    /// Into the file. Without it, out of the file.
+    pub const FROM_IMPORTER: u32 = 1;
+    /// What the importer's namespace got, by this call or earlier ones, is durable when the call returns.
+    pub const SYNC: u32 = 2;
+}
+
+/// Argument of [`COPY`]: device to device where that is decided, else through main memory.
+///
+/// EPERM: not the mount's owner. ENODEV: the mount has no such importer. EACCES: the file is not open for reading (or, into
+/// the file, for writing). EBADF: `file_fd` is missing. EINVAL: the range is longer than [`COPY_MAX`], or its
+/// start no multiple of the logical block. ERANGE: beyond the end of the namespace. EBUSY: the importer is copying for
+/// as many as it can. EIO.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct DeviceCopy {
+    /// In: [`crate::ABI_VERSION`].
+    pub abi_version: u32,
+    /// In: the descriptor this call is made on, as in [`Map`].
+    pub file_fd: i32,
+    /// In: the importer, `nvme:` and its PCI address, NUL-padded.
+    pub importer: [u8; NAME_MAX],
+    /// In: [`copy_flags`].
+    pub flags: u32,
+    /// Out: size of a logical block of the importer, bytes.
+    pub block_bytes: u32,
+    /// In: start of the range in the file, bytes.
+    pub offset: u64,
+    /// In: length, bytes; with 0 nothing is copied. Out: bytes copied, less at the end of the file.
+    pub length: u64,
+    /// In: the importer's first logical block. One that the range fills only in part gets zeros behind it.
+    pub block: u64,
+    /// Out: bytes through windows of a software aperture.
+    pub bytes_direct_window: u64,
+    /// Out: bytes through a BAR.
+    pub bytes_direct_bar: u64,
+    /// Out: bytes by fallback.
+    pub bytes_fallback: u64,
+    /// Out: those of them that were to go directly, and were revoked first.
+    pub bytes_revoked: u64,
+    /// Out: [`crate::Reason`] of most of the other bytes that fell back; 0 if there were none.
+    pub reason: u32,
+    /// Explicit padding, zero.
+    pub reserved: u32,
 }
 
 /// What read(2) on a session returns: one revocation. Read with a buffer of a whole number of these.

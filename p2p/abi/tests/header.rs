@@ -9,7 +9,7 @@ use std::path::{Path as FilePath, PathBuf};
 use std::process::Command;
 
 use peerfs_abi::devmem::{self, DeviceMemory};
-use peerfs_abi::ioctl::{self, Ack, Context, Event, Info, Map, ReadByServer, Reflink, Revoke, Segment, Unmap};
+use peerfs_abi::ioctl::{self, Ack, Context, DeviceCopy, Event, Info, Map, ReadByServer, Reflink, Revoke, Segment, Unmap};
 use peerfs_abi::socket::{Reply, Request};
 use peerfs_abi::{ImporterFlags, MapFlags, Path, Reason, Trigger};
 
@@ -21,6 +21,7 @@ const COMMANDS: &[(&str, u32, &str)] = &[
     ("REVOKE", ioctl::REVOKE, "peerfs_revoke"),
     ("REFLINK", ioctl::REFLINK, "peerfs_reflink"),
     ("READ_BY_SERVER", ioctl::READ_BY_SERVER, "peerfs_read_by_server"),
+    ("COPY", ioctl::COPY, "peerfs_copy"),
     ("CONTEXT", ioctl::CONTEXT, "peerfs_context"),
     ("ACK", ioctl::ACK, "peerfs_ack"),
     ("DEVICE_MEMORY", devmem::DEVICE_MEMORY, "peerfs_device_memory"),
@@ -57,6 +58,9 @@ fn tidy(text: &str) -> String {
         ("`transport::SOCKET`", "PEERFS_TRANSPORT_SOCKET"),
         ("`transport`", "PEERFS_TRANSPORT_*"),
         ("`READ_BY_SERVER_MAX`", "PEERFS_READ_BY_SERVER_MAX"),
+        ("`COPY_MAX`", "PEERFS_COPY_MAX"),
+        ("`DeviceCopy`", "struct peerfs_copy"),
+        ("`copy_flags`", "PEERFS_COPY_*"),
         ("`grant_kind`", "PEERFS_GRANT_*"),
         ("`revoke_flags`", "PEERFS_REVOKE_*"),
         ("`reflink`", "PEERFS_REFLINK_*"),
@@ -233,6 +237,25 @@ fn expectations() -> Vec<(String, u64)> {
         bytes_direct_window,
         bytes_direct_bar,
         bytes_fallback
+    );
+    layout!(
+        list,
+        DeviceCopy,
+        "peerfs_copy",
+        abi_version,
+        file_fd,
+        importer,
+        flags,
+        block_bytes,
+        offset,
+        length,
+        block,
+        bytes_direct_window,
+        bytes_direct_bar,
+        bytes_fallback,
+        bytes_revoked,
+        reason,
+        reserved
     );
     layout!(list, Reflink, "peerfs_reflink", abi_version, operation, source_name, source_offset, destination_offset, length);
     layout!(

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use peerfs_abi::devmem::DeviceMemory;
-use peerfs_abi::ioctl::{Context, Event, Info, Map, ReadByServer, Reflink, Revoke, Unmap};
+use peerfs_abi::ioctl::{Context, DeviceCopy, Event, Info, Map, ReadByServer, Reflink, Revoke, Unmap};
 use peerfs_sys::Window;
 
 use crate::PinKind;
@@ -24,6 +24,8 @@ pub(crate) trait FileCalls: Send + Sync {
     fn reflink(&self, argument: &mut Reflink) -> io::Result<()>;
     /// Has the importer inside the server read a range.
     fn read_by_server(&self, argument: &mut ReadByServer) -> io::Result<()>;
+    /// Has an importer that the server drives copy a range.
+    fn copy(&self, argument: &mut DeviceCopy) -> io::Result<()>;
     /// State of server and file.
     fn info(&self, argument: &mut Info) -> io::Result<()>;
     /// Size of the file, bytes.

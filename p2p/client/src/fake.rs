@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use peerfs_abi::devmem::DeviceMemory;
-use peerfs_abi::ioctl::{self, Context, Event, Info, Map, ReadByServer, Reflink, Revoke, Unmap};
+use peerfs_abi::ioctl::{self, Context, DeviceCopy, Event, Info, Map, ReadByServer, Reflink, Revoke, Unmap};
 use peerfs_abi::{Path, Reason, Trigger};
 use peerfs_sys::{SequencePage, Window};
 
@@ -258,6 +258,10 @@ impl FileCalls for FakeFile {
 
     fn read_by_server(&self, _argument: &mut ReadByServer) -> io::Result<()> {
         Err(Errno::ENOTTY.into())
+    }
+
+    fn copy(&self, _argument: &mut DeviceCopy) -> io::Result<()> {
+        Err(Errno::ENODEV.into())
     }
 
     fn reflink(&self, _argument: &mut Reflink) -> io::Result<()> {

@@ -15,7 +15,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, send, socket};
 use nix::sys::stat::Mode;
 use peerfs_abi::devmem::{self, DeviceMemory};
-use peerfs_abi::ioctl::{self, Ack, Context, Event, Info, Map, ReadByServer, Reflink, Revoke, Unmap, unpack_name};
+use peerfs_abi::ioctl::{self, Ack, Context, DeviceCopy, Event, Info, Map, ReadByServer, Reflink, Revoke, Unmap, unpack_name};
 use peerfs_abi::{ABI_VERSION, names, socket as message};
 use peerfs_sys::{Window, receive_with_fd};
 use zerocopy::{FromZeros, IntoBytes};
@@ -63,6 +63,11 @@ impl FileCalls for KernelFile {
     fn read_by_server(&self, argument: &mut ReadByServer) -> io::Result<()> {
         argument.file_fd = self.0.as_raw_fd();
         peerfs_sys::ioctl(&self.0, ioctl::READ_BY_SERVER, argument).map(drop)
+    }
+
+    fn copy(&self, argument: &mut DeviceCopy) -> io::Result<()> {
+        argument.file_fd = self.0.as_raw_fd();
+        peerfs_sys::ioctl(&self.0, ioctl::COPY, argument).map(drop)
     }
 
     fn reflink(&self, argument: &mut Reflink) -> io::Result<()> {

@@ -5,7 +5,7 @@
 use std::sync::{Arc, OnceLock, Weak};
 
 use peerfs_abi::{Reason, ReasonSet};
-use peerfs_blockdev::{Aperture, ApertureInfo, BlockDevice};
+use peerfs_blockdev::{Aperture, ApertureInfo, BlockDevice, PathKind};
 
 use super::Engine;
 use super::device_state::DeviceState;
@@ -63,7 +63,10 @@ impl Export {
         let grantable =
             topology.is_none_or(Topology::is_grantable) && self.aperture().is_none_or(|aperture| aperture.info().grantable);
         let handed_over = importer.in_client && !grantable;
-        way.union(self.device.refusals()).with_if(handed_over, Reason::NoGrantObject)
+        // What drives itself over the bus has no use for main memory under the name of a device.
+        let elsewhere = self.aperture().is_some_and(|aperture| aperture.info().path != PathKind::DirectBar);
+        let unreachable = importer.pci_address.is_some() && !importer.in_client && elsewhere;
+        way.union(self.device.refusals()).with_if(handed_over, Reason::NoGrantObject).with_if(unreachable, Reason::NoPeerPath)
     }
 }
 

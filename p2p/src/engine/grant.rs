@@ -12,7 +12,7 @@ use super::mappings::Mapping;
 use super::object::Object;
 use super::pins::PinGrant;
 use super::session::Session;
-use crate::api::{Client, GrantError, GrantObject, GrantSource, GrantView};
+use crate::api::{Client, GrantError, GrantObject, GrantPart, GrantSource, GrantView, SessionId};
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::types::GrantId;
 
@@ -159,6 +159,12 @@ impl Engine {
         let context = grant.context();
         let inside = context.is_called_by(client) && !context.importer.in_client;
         grant.data().filter(|_| inside).map(|data| data.lent.window.clone())
+    }
+
+    /// No revocation of a grant of this session has begun.
+    pub fn is_current(&self, session: SessionId, part: &GrantPart) -> bool {
+        let number = self.session_of(session).and_then(|session| session.page.load(part.sequence_slot as usize));
+        number == Some(part.sequence)
     }
 
     /// Makes a new grant known.

@@ -2,6 +2,7 @@
 
 pub mod check_metadata;
 pub mod conformance;
+pub mod copy;
 pub mod devmem;
 pub mod fsck;
 pub mod guardian;

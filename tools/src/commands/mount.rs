@@ -89,6 +89,8 @@ fn serve(config: &MountConfig, background: bool) -> Result<ExitCode> {
     let log = config.log.as_deref().filter(|_| background).map(open_log).transpose()?;
     // Dropped last: the controller's driver gets it back when nothing of ours uses it any more.
     let held = controller::hold(&server.device, LOCK_WAIT).with_context(what)?;
+    let held_importers = server.importers.iter().map(|(address, _)| controller::hold_importer(*address, LOCK_WAIT));
+    let _held_importers = held_importers.collect::<Result<Vec<_>>>().with_context(what)?;
     volume_check::before_opening(&server.device).with_context(what)?;
     let running = Server::start(server, held.lock()?).with_context(what)?;
     end_on_signal(signals, &running.engine(), running.mountpoint())?;
