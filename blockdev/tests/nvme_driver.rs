@@ -7,9 +7,11 @@ use std::time::Duration;
 use std::sync::Arc;
 
 use nvme::{Rig, bounded, inline, pattern, settings};
-use peerfs_blockdev::nvme::{Access, ControllerMemory, MAX_REVIVALS, NvmeError, PersistentRegion, Settings};
+use peerfs_blockdev::nvme::{Access, ControllerMemory, MAX_REVIVALS, NvmeError, PersistentRegion, Port, Settings};
 use peerfs_blockdev::{BlockDevice, BlockDeviceExt, DeviceError, Io, IoBuf, WindowMemory, WindowSlice};
 use peerfs_nvme_emulator::{EmulatedController, Fault, FaultRule, Processing, Profile, Which};
+use peerfs_nvme_spec::memory::cmb_memory_space;
+use peerfs_nvme_spec::register::offset;
 
 const MIB: usize = 1 << 20;
 
@@ -28,6 +30,21 @@ fn exercise(rig: &Rig) {
         assert!(back[..] == data, "{length} bytes from the heap");
     }
     device.flush().expect("flush");
+}
+
+#[test]
+fn addresses_that_an_earlier_driver_gave_to_the_memory_buffer_are_ours() {
+    bounded(|| {
+        let profile = Profile { cmb_bytes: 64 << 20, ..inline() };
+        let emulator = EmulatedController::new(profile);
+        // A reset of the controller does not change it, so whoever had it before may have left it so.
+        emulator.write_u64(offset::CMBMSC, cmb_memory_space(0));
+        let rig = Rig::on(emulator.clone(), settings()).expect("the driver takes the controller");
+        exercise(&rig);
+        rig.device.controller().lend_memory().expect("lend").expect("there is some");
+        rig.finish();
+        assert_eq!(emulator.read_u64(offset::CMBMSC), 0, "nothing is left to the next one");
+    });
 }
 
 #[test]

@@ -174,6 +174,9 @@ impl Controller {
             port.reset().map_err(|err| NvmeError::system("the function cannot be reset", &err))?;
             registers::disable(port, timeout)?;
         }
+        if self.lent.get().is_none() {
+            self.withdraw_memory();
+        }
         let mut state = self.admin.lock();
         // A command that failed and left no owner.
         self.admin.fail_all(&mut state, &NvmeError::Disabled);
@@ -334,6 +337,7 @@ impl Drop for Controller {
         if let Err(error) = registers::shut_down(port, timeout).and_then(|()| registers::disable(port, timeout)) {
             tracing::warn!(controller = port.address(), %error, "the controller was not shut down in order");
         }
+        self.withdraw_memory();
         // Rings and buffers are freed next: whatever it did, it must not reach them.
         port.sever();
     }

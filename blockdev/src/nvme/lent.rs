@@ -135,6 +135,14 @@ impl Controller {
         }
     }
 
+    /// No address stands for the buffer any more. No reset of the controller changes that by itself, so an earlier driver's
+    /// choice would divert commands from memory that is mapped there now.
+    pub(super) fn withdraw_memory(&self) {
+        if self.cap.has_cmb() {
+            self.port.write_u64(offset::CMBMSC, 0);
+        }
+    }
+
     /// Enables again what was lent before a reset.
     pub(super) fn restore_memory(&self) -> Result<(), NvmeError> {
         self.lent.get().map_or(Ok(()), |memory| self.enable_memory(memory))

@@ -94,6 +94,7 @@ impl Life {
             answers.push(region.and_then(|region| region.read(0, &mut [0; 64])).map_or(libc::EIO, |_| 0));
         }
         let settings = Settings {
+            private_queues: 0,
             queues: 1 + self.random.below(3) as u16,
             entries: 2 + self.random.below(20) as u16,
             io_timeout: Duration::from_millis(4),

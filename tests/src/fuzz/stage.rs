@@ -90,6 +90,7 @@ impl Stage {
         core.set_coherence(Arc::new(EngineCoherence::new(&engine)));
         let socket = GrantSocket::listen(&directory.path().join("grants"), engine.clone())?;
         let control = Control::new(ControlParts {
+            importers: Vec::new(),
             core: Arc::clone(&core),
             engine: Arc::clone(&engine),
             cache: cache.clone(),

@@ -29,8 +29,52 @@ pub enum Report {
         /// Which version, from 1.
         version: u64,
     },
+    /// A namespace has the bytes of a seed ([`crate::lab::guest::contents`]) for good. The host looks.
+    Holds {
+        /// Whose.
+        namespace: Namespace,
+        /// Where, bytes.
+        offset: u64,
+        /// How many, bytes.
+        length: u64,
+        /// What they are derived from.
+        seed: u64,
+    },
+    /// Something worth reading.
+    Note {
+        /// What.
+        text: String,
+    },
+    /// Pull a controller out: device_del.
+    Unplug {
+        /// Its namespace says which.
+        namespace: Namespace,
+    },
     /// All is done.
     Bye,
+}
+
+/// The namespaces of a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Namespace {
+    /// Of the controller with the PMR.
+    A,
+    /// Of the one with the CMB.
+    B,
+    /// Of the one whose medium is slow.
+    Slow,
+}
+
+impl Namespace {
+    /// Name of the controller in the machine's description.
+    pub fn device(self) -> &'static str {
+        match self {
+            Namespace::A => "controller-a",
+            Namespace::B => "controller-b",
+            Namespace::Slow => "controller-slow",
+        }
+    }
 }
 
 /// To the guest: what to do in this boot.

@@ -4,6 +4,7 @@ mod bar;
 mod fabrics;
 mod kernel;
 pub mod kill;
+mod peers;
 mod programs;
 mod reset;
 mod restore;
@@ -25,6 +26,15 @@ pub enum Medium {
     NamespaceB,
 }
 
+/// Which controllers a machine has, and where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rig {
+    /// One with a PMR and one with a CMB, on the root bus.
+    Pair,
+    /// The same, and one with a slow medium, each behind a root port of its own, from which it can be pulled.
+    Ports,
+}
+
 /// A case.
 pub struct Case {
     /// As on the command line.
@@ -38,6 +48,10 @@ pub struct Case {
     pub leaves: Option<Medium>,
     /// How often the machine is killed while the first step goes on; such a case has machines of its own.
     pub kills: Option<usize>,
+    /// The machine it needs. Cases with the same share boots.
+    pub rig: Rig,
+    /// The IOMMU has to stop transfers in it; in every other it must not have to.
+    pub faults: bool,
 }
 
 impl Case {
@@ -58,6 +72,8 @@ pub const CASES: &[Case] = &[
         steps: [Some(tree::ns1_first), Some(tree::ns1_again)],
         leaves: Some(Medium::NamespaceB),
         kills: None,
+        rig: Rig::Pair,
+        faults: false,
     },
     Case {
         name: "pmr-tree",
@@ -65,6 +81,8 @@ pub const CASES: &[Case] = &[
         steps: [Some(tree::pmr_first), Some(tree::pmr_again)],
         leaves: Some(Medium::Pmr),
         kills: None,
+        rig: Rig::Pair,
+        faults: false,
     },
     Case {
         name: "bar-windows",
@@ -72,6 +90,8 @@ pub const CASES: &[Case] = &[
         steps: [None, Some(bar::windows)],
         leaves: None,
         kills: None,
+        rig: Rig::Pair,
+        faults: false,
     },
     Case {
         name: "kernel-nvme",
@@ -79,6 +99,8 @@ pub const CASES: &[Case] = &[
         steps: [Some(kernel::disk), None],
         leaves: None,
         kills: None,
+        rig: Rig::Pair,
+        faults: false,
     },
     Case {
         name: "nvme-of",
@@ -86,6 +108,8 @@ pub const CASES: &[Case] = &[
         steps: [Some(fabrics::disk), None],
         leaves: None,
         kills: None,
+        rig: Rig::Pair,
+        faults: false,
     },
     Case {
         name: "driver-restore",
@@ -93,6 +117,8 @@ pub const CASES: &[Case] = &[
         steps: [Some(restore::drivers), None],
         leaves: None,
         kills: None,
+        rig: Rig::Pair,
+        faults: false,
     },
     Case {
         name: "reset-under-load",
@@ -100,6 +126,8 @@ pub const CASES: &[Case] = &[
         steps: [None, Some(reset::controller)],
         leaves: Some(Medium::NamespaceB),
         kills: None,
+        rig: Rig::Pair,
+        faults: false,
     },
     Case {
         name: "pmr-off-under-load",
@@ -107,6 +135,8 @@ pub const CASES: &[Case] = &[
         steps: [None, Some(reset::region)],
         leaves: Some(Medium::Pmr),
         kills: None,
+        rig: Rig::Pair,
+        faults: false,
     },
     Case {
         name: "demo",
@@ -114,6 +144,53 @@ pub const CASES: &[Case] = &[
         steps: [Some(programs::demo), None],
         leaves: None,
         kills: None,
+        rig: Rig::Pair,
+        faults: false,
+    },
+    Case {
+        name: "p2p-copy",
+        shows: "a controller copies a file device to device, and by fallback where that is decided, in both directions",
+        steps: [Some(peers::copy), None],
+        leaves: Some(Medium::Pmr),
+        kills: None,
+        rig: Rig::Ports,
+        faults: false,
+    },
+    Case {
+        name: "p2p-cmb",
+        shows: "a controller copies device to device through windows in another's CMB",
+        steps: [Some(peers::windows), None],
+        leaves: Some(Medium::NamespaceB),
+        kills: None,
+        rig: Rig::Ports,
+        faults: false,
+    },
+    Case {
+        name: "p2p-truncate",
+        shows: "after a truncation nothing of a transfer under way lands, a bystander's goes on",
+        steps: [Some(peers::truncate), None],
+        leaves: Some(Medium::Pmr),
+        kills: None,
+        rig: Rig::Ports,
+        faults: false,
+    },
+    Case {
+        name: "p2p-overwrite",
+        shows: "a copy that a write overtakes has bytes of before or after, and nothing else",
+        steps: [Some(peers::overwrite), None],
+        leaves: Some(Medium::Pmr),
+        kills: None,
+        rig: Rig::Ports,
+        faults: false,
+    },
+    Case {
+        name: "p2p-read-lease",
+        shows: "the IOMMU keeps a controller from writing what it may only read",
+        steps: [Some(peers::read_lease), None],
+        leaves: None,
+        kills: None,
+        rig: Rig::Ports,
+        faults: true,
     },
     Case {
         name: "pmr-kill",
@@ -121,6 +198,8 @@ pub const CASES: &[Case] = &[
         steps: [Some(kill::pmr), None],
         leaves: Some(Medium::Pmr),
         kills: Some(3),
+        rig: Rig::Pair,
+        faults: false,
     },
     Case {
         name: "ns1-kill",
@@ -128,6 +207,8 @@ pub const CASES: &[Case] = &[
         steps: [Some(kill::ns1), None],
         leaves: Some(Medium::NamespaceB),
         kills: Some(1),
+        rig: Rig::Pair,
+        faults: false,
     },
 ];
 

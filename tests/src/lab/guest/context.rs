@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::line::Line;
-use crate::lab::channel::Report;
+use crate::lab::channel::{Namespace, Report};
 
 /// A program that takes longer hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -26,6 +26,13 @@ pub struct Controller {
 pub const A: Controller = Controller { address: "0000:00:04.0" };
 /// The one with a CMB.
 pub const B: Controller = Controller { address: "0000:00:05.0" };
+
+/// As [`A`], in a machine whose controllers are behind root ports.
+pub const PORT_A: Controller = Controller { address: "0000:01:00.0" };
+/// As [`B`], behind a root port.
+pub const PORT_B: Controller = Controller { address: "0000:02:00.0" };
+/// The one whose medium is slow, behind a root port.
+pub const PORT_SLOW: Controller = Controller { address: "0000:03:00.0" };
 
 impl Controller {
     /// A file of its directory in sysfs.
@@ -111,6 +118,38 @@ impl<'a> Guest<'a> {
         self.line.say(&Report::Synced { writer, version })
     }
 
+    /// Has the host look for the bytes of a seed in a namespace.
+    ///
+    /// # Errors
+    /// When the line is closed; what the host finds fails the case later.
+    pub fn holds(&mut self, namespace: Namespace, offset: u64, length: u64, seed: u64) -> Result<()> {
+        self.line.say(&Report::Holds { namespace, offset, length, seed })
+    }
+
+    /// Has the host print something.
+    ///
+    /// # Errors
+    /// When the line is closed.
+    pub fn note(&mut self, text: String) -> Result<()> {
+        self.line.say(&Report::Note { text })
+    }
+
+    /// Starts `peerfs` with arguments, to go on beside the case.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start(&self, arguments: &[&str]) -> Result<Beside> {
+        Beside::start(arguments)
+    }
+
+    /// Has the host pull a controller out.
+    ///
+    /// # Errors
+    /// When the line is closed.
+    pub fn unplug(&mut self, namespace: Namespace) -> Result<()> {
+        self.line.say(&Report::Unplug { namespace })
+    }
+
     /// Runs a program, which must succeed, and answers its standard output.
     ///
     /// # Errors
@@ -182,9 +221,17 @@ impl<'a> Guest<'a> {
     /// # Errors
     /// When mounting fails.
     pub fn mount(&mut self, device: &str) -> Result<PathBuf> {
+        self.mount_with(device, &[])
+    }
+
+    /// As [`Guest::mount`], with more arguments.
+    ///
+    /// # Errors
+    /// When mounting fails.
+    pub fn mount_with(&mut self, device: &str, arguments: &[&str]) -> Result<PathBuf> {
         let point = PathBuf::from(format!("/mnt/{}", self.mounts.len()));
         fs::create_dir_all(&point)?;
-        self.peerfs(&["mount", device, &text(&point), "--log", "/tmp/server.log"])?;
+        self.peerfs(&[&["mount", device, &text(&point), "--log", "/tmp/server.log"], arguments].concat())?;
         self.mounts.push(point.clone());
         Ok(point)
     }
@@ -236,6 +283,52 @@ fn wait(child: &mut Child, patience: Duration) -> Result<Option<bool>> {
             return Ok(None);
         }
         std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// A program that runs beside the case. Killed when dropped.
+pub struct Beside {
+    child: Child,
+    what: String,
+    out: tempfile::NamedTempFile,
+    err: tempfile::NamedTempFile,
+}
+
+impl Beside {
+    fn start(arguments: &[&str]) -> Result<Beside> {
+        let (out, err) = (tempfile::NamedTempFile::new()?, tempfile::NamedTempFile::new()?);
+        let mut command = Command::new("peerfs");
+        command.args(arguments).stdin(Stdio::null()).stdout(out.reopen()?).stderr(err.reopen()?);
+        let child = command.spawn().context("peerfs cannot be started")?;
+        Ok(Beside { child, what: arguments.join(" "), out, err })
+    }
+
+    /// It has not ended.
+    ///
+    /// # Errors
+    /// What waitpid(2) answers.
+    pub fn is_running(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_none())
+    }
+
+    /// Waits for its end; answers what it printed, or, as `Err` inside, what it said when it failed.
+    ///
+    /// # Errors
+    /// When it hangs.
+    pub fn end(mut self) -> Result<Result<String, String>> {
+        let Some(success) = wait(&mut self.child, PATIENCE)? else {
+            bail!("`peerfs {}` has not ended after {PATIENCE:?}", self.what);
+        };
+        let text = |file: &tempfile::NamedTempFile| fs::read_to_string(file.path());
+        Ok(if success { Ok(text(&self.out)?) } else { Err(text(&self.err)?) })
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        // Both fail only if it has ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

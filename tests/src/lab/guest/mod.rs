@@ -4,7 +4,7 @@ mod context;
 mod line;
 pub mod tree;
 
-pub use context::{A, B, Controller, Guest, set, text, until, until_within};
+pub use context::{A, B, Beside, Controller, Guest, PORT_A, PORT_B, PORT_SLOW, set, text, until, until_within};
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
@@ -14,6 +14,13 @@ use anyhow::{Context, Result, anyhow};
 use super::cases::{self, Case};
 use super::channel::{Order, Report};
 use line::Line;
+
+/// `length` bytes of a seed: what a case leaves where the host looks ([`Report::Holds`]).
+pub fn contents(seed: u64, length: usize) -> Vec<u8> {
+    let mut contents = vec![0; length];
+    crate::Random::new(seed).fill(&mut contents);
+    contents
+}
 
 /// Everything of one boot.
 ///

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, bail};
 
-use super::oracle;
+use super::disks::Disks;
+use super::oracle::{self, Faults};
 use super::qemu::{Guest, Heard, Machine};
 use super::results::Results;
 use crate::lab::cases::Case;
@@ -64,10 +65,11 @@ fn one(machine: &Machine<'_>, number: usize, cases: &[&Case], seed: u64, results
     let (mut guest, log) = up(machine, &format!("boot{number}"))?;
     guest.order(&Order { boot: number, cases: cases.iter().map(|case| case.name.to_owned()).collect(), seed })?;
     let mut lost = None;
+    let mut faults = Faults::of(machine.faults(&log));
     for case in cases {
         let begun = Instant::now();
         let heard = match lost {
-            None => hear_of(&guest),
+            None => hear_of(&guest, machine.disks),
             Some(name) => Err(anyhow!("not run: the machine was lost in `{name}`")),
         };
         let outcome = match heard {
@@ -78,26 +80,31 @@ fn one(machine: &Machine<'_>, number: usize, cases: &[&Case], seed: u64, results
             }
         };
         results.note(case.name, number, begun.elapsed(), outcome);
+        results.judge(case.name, faults.judge(case.faults));
     }
     if lost.is_none() {
         guest.finish(Instant::now() + END)?;
     } else {
         drop(guest);
     }
-    let blocked = oracle::no_faults(&machine.faults(&log));
     for case in cases {
         results.judge(case.name, case.leaves.map_or(Ok(()), |medium| oracle::clean(machine.disks, medium)));
-        results.judge(case.name, blocked.as_ref().map_err(|error| anyhow!("{error:#}")).copied());
     }
     Ok(())
 }
 
 /// What came of the case that is under way; the outer error means that the machine is lost.
-fn hear_of(guest: &Guest) -> Result<Result<()>> {
+fn hear_of(guest: &Guest, disks: &Disks) -> Result<Result<()>> {
     let deadline = Instant::now() + CASE;
+    let mut seen = Ok(());
     loop {
         match guest.hear(deadline) {
-            Heard::Said(Report::End { failure: None, .. }) => return Ok(Ok(())),
+            Heard::Said(Report::End { failure: None, .. }) => return Ok(seen),
+            Heard::Said(Report::Holds { namespace, offset, length, seed }) => {
+                seen = seen.and(oracle::holds(disks, namespace, offset, length, seed));
+            }
+            Heard::Said(Report::Note { text }) => println!("  {text}"),
+            Heard::Said(Report::Unplug { namespace }) => seen = seen.and(guest.unplug(namespace)),
             Heard::Said(Report::End { failure: Some(failure), .. }) => return Ok(Err(anyhow!(failure))),
             Heard::Said(_) => {}
             Heard::Gone => bail!("the guest ended"),

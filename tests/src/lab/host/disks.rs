@@ -7,14 +7,22 @@ use anyhow::{Context, Result};
 use peerfs_conformance::kit::remove_on_signal;
 use tempfile::TempDir;
 
-use crate::lab::cases::Medium;
+use crate::lab::cases::{Medium, Rig};
+use crate::lab::channel::Namespace;
 
-/// Of each namespace and of the PMR and CMB, bytes.
-pub const BYTES: u64 = 64 << 20;
+/// Of each namespace and of the PMR, bytes.
+fn bytes(rig: Rig) -> u64 {
+    match rig {
+        Rig::Pair => 64 << 20,
+        // Room for files of 64 MiB.
+        Rig::Ports => 256 << 20,
+    }
+}
 
 /// A directory with the media and the logs of boots.
 pub struct Disks {
     directory: TempDir,
+    rig: Rig,
 }
 
 impl Disks {
@@ -22,17 +30,28 @@ impl Disks {
     ///
     /// # Errors
     /// When there is no room.
-    pub fn new(name: &str, keep: bool) -> Result<Disks> {
+    pub fn new(name: &str, rig: Rig, keep: bool) -> Result<Disks> {
         let mut directory = tempfile::Builder::new().prefix(&format!("peerfs-lab-{name}-")).tempdir()?;
         directory.disable_cleanup(keep);
         if !keep {
             remove_on_signal(directory.path());
         }
-        let disks = Disks { directory };
-        for path in [disks.pmr(), disks.namespace_a(), disks.namespace_b()] {
-            File::create(&path)?.set_len(BYTES).with_context(|| path.display().to_string())?;
+        let disks = Disks { directory, rig };
+        for path in [disks.pmr(), disks.namespace(Namespace::A), disks.namespace(Namespace::B), disks.namespace(Namespace::Slow)]
+        {
+            File::create(&path)?.set_len(disks.bytes()).with_context(|| path.display().to_string())?;
         }
         Ok(disks)
+    }
+
+    /// For which machine.
+    pub fn rig(&self) -> Rig {
+        self.rig
+    }
+
+    /// Size of each, bytes.
+    pub fn bytes(&self) -> u64 {
+        bytes(self.rig)
     }
 
     /// Persistent memory of the first controller.
@@ -40,21 +59,20 @@ impl Disks {
         self.file("pmr.img")
     }
 
-    /// Namespace of the first controller, which has the PMR.
-    pub fn namespace_a(&self) -> PathBuf {
-        self.file("namespace-a.img")
-    }
-
-    /// Namespace of the second controller, which has the CMB.
-    pub fn namespace_b(&self) -> PathBuf {
-        self.file("namespace-b.img")
+    /// The namespace of a controller.
+    pub fn namespace(&self, namespace: Namespace) -> PathBuf {
+        self.file(match namespace {
+            Namespace::A => "namespace-a.img",
+            Namespace::B => "namespace-b.img",
+            Namespace::Slow => "namespace-slow.img",
+        })
     }
 
     /// The file of a medium.
     pub fn of(&self, medium: Medium) -> PathBuf {
         match medium {
             Medium::Pmr => self.pmr(),
-            Medium::NamespaceB => self.namespace_b(),
+            Medium::NamespaceB => self.namespace(Namespace::B),
         }
     }
 

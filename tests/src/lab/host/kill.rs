@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 
 use super::disks::Disks;
+use super::oracle::Faults;
 use super::qemu::{Guest, Heard, Machine};
 use super::results::Results;
-use super::{Lab, Request, boot, oracle};
+use super::{Lab, Request, boot};
 use crate::lab::cases::kill::{WAYS, file, writer_seed};
 use crate::lab::cases::{Case, Medium};
 use crate::lab::channel::{Order, Report};
@@ -28,7 +29,7 @@ const LEAST_SYNCS: u64 = 12;
 pub fn cases(lab: &Lab, cases: &[&Case], request: &Request) -> Result<Results> {
     let mut results = Results::default();
     for case in cases {
-        let disks = Disks::new(case.name, request.keep)?;
+        let disks = Disks::new(case.name, case.rig, request.keep)?;
         let mut survivors = Vec::new();
         for round in 0..request.kills.or(case.kills).unwrap_or(1) {
             let begun = Instant::now();
@@ -53,7 +54,7 @@ fn one_round(machine: &Machine<'_>, case: &Case, seed: u64, round: usize, surviv
     let synced = kill(guest, seed, round)?;
     survivors.extend(fates(seed, round, &synced)?);
     judge(machine.disks, case, survivors)?;
-    oracle::no_faults(&machine.faults(&log))
+    Faults::of(machine.faults(&log)).judge(case.faults)
 }
 
 /// Answers the last synced version of each writer, as they were heard.

@@ -20,7 +20,8 @@ use tempfile::TempDir;
 use self::disks::Disks;
 use self::kernel::Kernel;
 use self::qemu::Machine;
-use super::cases::{CASES, Case};
+use self::results::Results;
+use super::cases::{CASES, Case, Rig};
 
 /// What is asked for.
 pub struct Request {
@@ -64,19 +65,32 @@ pub fn run(request: &Request) -> Result<bool> {
     let cases = chosen(&request.names)?;
     println!("seed {} (replay with --seed {})", request.seed, request.seed);
     let lab = Lab::build()?;
-    let disks = Disks::new("cases", request.keep)?;
-    let (killed, sharing): (Vec<&Case>, Vec<&Case>) = cases.iter().partition(|case| case.kills.is_some());
+    let (killed, sharing): (Vec<&'static Case>, Vec<&'static Case>) = cases.iter().partition(|case| case.kills.is_some());
     // Side by side: an emulated machine uses one processor of the host.
     let results = std::thread::scope(|scope| {
-        let killing = scope.spawn(|| kill::cases(&lab, &killed, request));
-        let results = boot::all(&lab.machine(&disks), &sharing, request.seed);
-        let killed = killing.join().map_err(|_| anyhow!("the thread that kills machines panicked"))??;
-        Ok::<_, anyhow::Error>(results.and(killed))
+        let beside = scope.spawn(|| {
+            let killed = kill::cases(&lab, &killed, request)?;
+            Ok::<_, anyhow::Error>(killed.and(sharing_boots(&lab, Rig::Ports, &sharing, request)?))
+        });
+        let results = sharing_boots(&lab, Rig::Pair, &sharing, request)?;
+        let beside = beside.join().map_err(|_| anyhow!("the thread of the machines beside panicked"))??;
+        Ok::<_, anyhow::Error>(results.and(beside))
     })?;
+    Ok(results.print())
+}
+
+/// The cases for one kind of machine.
+fn sharing_boots(lab: &Lab, rig: Rig, cases: &[&'static Case], request: &Request) -> Result<Results> {
+    let cases: Vec<&Case> = cases.iter().copied().filter(|case| case.rig == rig).collect();
+    if cases.is_empty() {
+        return Ok(Results::default());
+    }
+    let disks = Disks::new("cases", rig, request.keep)?;
+    let results = boot::all(&lab.machine(&disks), &cases, request.seed);
     if request.keep {
         println!("media and logs are in {}", disks.file("").display());
     }
-    Ok(results.print())
+    Ok(results)
 }
 
 /// A shell in a machine with empty media.
@@ -86,7 +100,7 @@ pub fn run(request: &Request) -> Result<bool> {
 pub fn converse() -> Result<()> {
     tidy_on_signal()?;
     let lab = Lab::build()?;
-    let disks = Disks::new("console", false)?;
+    let disks = Disks::new("console", Rig::Pair, false)?;
     lab.machine(&disks).converse()
 }
 

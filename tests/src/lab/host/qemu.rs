@@ -12,10 +12,15 @@ use anyhow::{Context, Result, bail};
 
 use super::disks::Disks;
 use super::kernel::Kernel;
-use crate::lab::channel::{Order, Report, line};
+use crate::lab::cases::Rig;
+use crate::lab::channel::{Namespace, Order, Report, line};
 
 /// Guest memory, MiB.
 const MEMORY: u32 = 768;
+/// The controller memory buffer, MiB.
+const CMB: u32 = 64;
+/// What the slow medium moves in a second, bytes: one command of 512 KiB takes longer than a revocation's deadline.
+const SLOW: u32 = 1 << 20;
 
 /// What boots.
 pub struct Machine<'a> {
@@ -31,6 +36,7 @@ pub struct Machine<'a> {
 pub struct Guest {
     child: Child,
     stream: UnixStream,
+    monitor: PathBuf,
     said: Receiver<Report>,
 }
 
@@ -55,6 +61,8 @@ impl Machine<'_> {
         let mut command = self.command("");
         command.arg("-chardev").arg(format!("file,id=console,path={}", self.console(name).display()));
         command.args(["-serial", "chardev:console", "-monitor", "none", "-display", "none"]);
+        let monitor = self.disks.file(&format!("{name}.monitor"));
+        command.arg("-qmp").arg(format!("unix:{},server=on,wait=off", monitor.display()));
         command.arg("-chardev").arg(format!("socket,id=line,path={}", socket.display()));
         command.args(["-serial", "chardev:line", "-trace", "vtd_dmar_fault"]);
         command.arg("-D").arg(self.faults(name));
@@ -78,7 +86,7 @@ impl Machine<'_> {
                 }
             }
         });
-        Ok(Guest { child, stream, said })
+        Ok(Guest { child, stream, monitor, said })
     }
 
     /// Runs it with a shell on this terminal until it ends.
@@ -102,26 +110,47 @@ impl Machine<'_> {
         self.disks.file(&format!("{name}.faults"))
     }
 
-    /// `iomem=relaxed` lets a case reach registers of a controller that vfio-pci has.
+    /// `iomem=relaxed` lets a case reach registers of a controller that vfio-pci has. The host bridge forwards requests
+    /// between devices only for processors of which the kernel knows that they do (pci_p2pdma): EPYC is one.
     fn command(&self, append: &str) -> Command {
-        let size = super::disks::BYTES >> 20;
-        let file = |path: PathBuf, id: &str| format!("file={},if=none,id={id},format=raw", path.display());
         // setpriv(1) arranges that the machine ends with us, however we end.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
-        command.args(["-machine", "q35,accel=tcg", "-cpu", "max", "-smp", "1", "-nic", "none", "-no-reboot", "-nodefaults"]);
+        command.args(["-machine", "q35,accel=tcg", "-cpu", "EPYC", "-smp", "1", "-nic", "none", "-no-reboot", "-nodefaults"]);
         command.args(["-m", &format!("{MEMORY}M")]);
         command.arg("-kernel").arg(&self.kernel.image).arg("-initrd").arg(self.initramfs);
         command.args(["-append", &format!("console=ttyS0 panic=-1 quiet intel_iommu=on no_timer_check iomem=relaxed {append}")]);
+        let size = self.disks.bytes() >> 20;
         command
             .args(["-device", "intel-iommu"])
             .arg("-object")
             .arg(format!("memory-backend-file,id=pmr,share=on,mem-path={},size={size}M", self.disks.pmr().display()));
-        command.args(["-drive", &file(self.disks.namespace_a(), "a")]);
-        command.args(["-device", "nvme,serial=PMR,drive=a,pmrdev=pmr,addr=04"]);
-        command.args(["-drive", &file(self.disks.namespace_b(), "b")]);
-        command.args(["-device", &format!("nvme,serial=CMB,drive=b,cmb_size_mb={size},addr=05")]);
+        let cmb = format!("cmb_size_mb={CMB}");
+        self.controller(&mut command, Namespace::A, "serial=PMR,pmrdev=pmr", 4);
+        self.controller(&mut command, Namespace::B, &format!("serial=CMB,{cmb}"), 5);
+        if self.disks.rig() == Rig::Ports {
+            self.controller(&mut command, Namespace::Slow, "serial=SLOW", 6);
+        }
         command
+    }
+
+    /// A controller in a slot of the root bus, or behind a root port there.
+    fn controller(&self, command: &mut Command, namespace: Namespace, properties: &str, slot: u8) {
+        let name = namespace.device();
+        let throttle = match namespace {
+            Namespace::Slow => format!(",throttling.bps-total={SLOW}"),
+            Namespace::A | Namespace::B => String::new(),
+        };
+        let medium = self.disks.namespace(namespace);
+        command.args(["-drive", &format!("file={},if=none,id={name}-medium,format=raw{throttle}", medium.display())]);
+        let place = match self.disks.rig() {
+            Rig::Pair => format!("addr={slot:02x}"),
+            Rig::Ports => {
+                command.args(["-device", &format!("pcie-root-port,id={name}-port,chassis={slot},slot={slot},addr={slot:02x}")]);
+                format!("bus={name}-port")
+            }
+        };
+        command.args(["-device", &format!("nvme,id={name},drive={name}-medium,{properties},{place}")]);
     }
 }
 
@@ -163,6 +192,31 @@ impl Guest {
     /// When the guest is gone.
     pub fn order(&mut self, order: &Order) -> Result<()> {
         writeln!(self.stream, "{}", line(order)).context("the guest's line is closed")
+    }
+
+    /// Has a controller pulled out.
+    ///
+    /// # Errors
+    /// When QEMU refuses.
+    pub fn unplug(&self, namespace: Namespace) -> Result<()> {
+        let monitor = UnixStream::connect(&self.monitor).context("QEMU's monitor")?;
+        monitor.set_read_timeout(Some(Duration::from_secs(30)))?;
+        let mut answers = BufReader::new(monitor.try_clone()?).lines();
+        let greeting = answers.next().context("the monitor is closed")??;
+        anyhow::ensure!(greeting.contains("QMP"), "the monitor says {greeting}");
+        let remove = serde_json::json!({ "execute": "device_del", "arguments": { "id": namespace.device() } });
+        for command in [serde_json::json!({ "execute": "qmp_capabilities" }), remove] {
+            writeln!(&monitor, "{command}").context("QEMU's monitor")?;
+            // Events may come in between.
+            let answer = loop {
+                let answer: serde_json::Value = serde_json::from_str(&answers.next().context("the monitor is closed")??)?;
+                if answer.get("event").is_none() {
+                    break answer;
+                }
+            };
+            anyhow::ensure!(answer.get("return").is_some(), "{command}: {answer}");
+        }
+        Ok(())
     }
 
     /// Waits for what the guest says next.
