@@ -42,6 +42,7 @@ impl DmaEngine {
     pub fn on(port: Arc<dyn Port>, id: u32, name: String) -> Result<Self, NvmeError> {
         let settings = Settings { queues: 2, private_queues: USERS, ..Settings::default() };
         let controller = Arc::new(Controller::open(port, settings)?);
+        controller.watch_removal();
         Ok(DmaEngine { namespace: Namespace::open(controller, id, name, false)? })
     }
 

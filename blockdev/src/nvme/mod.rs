@@ -22,6 +22,7 @@ mod queue;
 mod recovery;
 mod region_memory;
 mod registers;
+mod removal;
 mod vfio;
 mod volume;
 

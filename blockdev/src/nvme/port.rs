@@ -91,6 +91,9 @@ pub trait Port: Send + Sync + fmt::Debug {
     fn reset(&self) -> io::Result<()>;
     /// Takes all memory out of the controller's reach, for good.
     fn sever(&self);
+    /// Has `told` called once when the device is to be removed. It reads as gone by then, and has stopped; its memory is given
+    /// back when `told` has returned and other devices have let go of it, or a little later.
+    fn on_removal(&self, _told: Box<dyn Fn() + Send + Sync>) {}
     /// The memory of another BAR, from `offset` on (bytes); to its end if no length is given.
     ///
     /// # Errors

@@ -11,7 +11,7 @@
 //! may be gone. What was in the memory that it lends counts as lost after either.
 
 use std::collections::BTreeMap;
-use std::sync::{MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use peerfs_nvme_spec::{IdentifyController, IdentifyNamespace};
@@ -106,6 +106,17 @@ impl Controller {
             Err(error @ NvmeError::Command { .. }) => Ok(Err(error)),
             Err(error) => Err(Trouble { life: life.number, error }),
         }
+    }
+
+    /// Gives the controller up when it is to be removed.
+    pub(super) fn watch_removal(self: &Arc<Self>) {
+        let own = Arc::downgrade(self);
+        self.port.on_removal(Box::new(move || {
+            if let Some(controller) = own.upgrade() {
+                let life = controller.life.lock().unwrap_or_else(PoisonError::into_inner).number;
+                controller.recover(&Trouble { life, error: NvmeError::Gone });
+            }
+        }));
     }
 
     /// Resets the controller, or gives it up, unless that has happened since the trouble was seen.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::error::NvmeError;
 use super::pmr::{Access, PersistentRegion};
-use super::port::PeerMemory;
+use super::port::{PeerMemory, Port};
 use crate::{BlockMemory, DeviceError, DeviceEvent, DeviceEvents, PathKind, WindowContent};
 
 /// The region under the name of its volume. A region that fails is reported as removed, once.
@@ -22,6 +22,22 @@ impl RegionMemory {
         RegionMemory { name, region, events, lost: AtomicBool::new(false) }
     }
 
+    /// Tells of it when the controller is to be removed.
+    pub(super) fn watch_removal(self: &Arc<Self>, port: &dyn Port) {
+        let own = Arc::downgrade(self);
+        port.on_removal(Box::new(move || {
+            if let Some(memory) = own.upgrade() {
+                memory.report_lost();
+            }
+        }));
+    }
+
+    fn report_lost(&self) {
+        if !self.lost.swap(true, Ordering::AcqRel) {
+            self.events.report(&DeviceEvent::Removed);
+        }
+    }
+
     fn judge(&self, op: &'static str, place: (u64, u64), result: Result<Access, NvmeError>) -> Result<(), DeviceError> {
         match result {
             Ok(Access::Plain) => Ok(()),
@@ -34,8 +50,8 @@ impl RegionMemory {
                 tracing::warn!(device = self.name, op, offset, length, %error);
                 if matches!(error, NvmeError::CacheLost) {
                     self.events.report(&DeviceEvent::Recovered);
-                } else if !self.lost.swap(true, Ordering::AcqRel) {
-                    self.events.report(&DeviceEvent::Removed);
+                } else {
+                    self.report_lost();
                 }
                 Err(DeviceError::Io { device: self.name.clone(), op, offset, length, errno: error.errno() })
             }

@@ -4,13 +4,23 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use peerfs_sys::{Bar, BufferPool, DmaAccess, DmaMapping, DmaMemory, DmaRange, Interrupt, VfioContainer, VfioDevice, VfioError};
+use peerfs_nvme_spec::register::{Cc, Csts, offset};
+use peerfs_sys::{
+    AccessError, Bar, BufferPool, DmaAccess, DmaMapping, DmaMemory, DmaRange, Interrupt, VfioContainer, VfioDevice, VfioError,
+};
 
 use super::port::{BarMemory, DmaBlock, PeerMemory, Port, Reach};
+use super::removal::Removal;
 use crate::lock_wait;
 
 /// How long somebody else may keep a device that is to be reset: longer than any reset takes.
 const RESET_WAIT: Duration = Duration::from_secs(15);
+
+/// How long a controller that is about to go may take to stop.
+const STOP_WAIT: Duration = Duration::from_millis(500);
+
+/// How long other devices may keep memory of one that is to be removed: longer than revocations take.
+const LENT_WAIT: Duration = Duration::from_secs(2);
 
 /// A controller bound to vfio-pci.
 #[derive(Debug)]
@@ -20,6 +30,7 @@ pub struct VfioPort {
     device: VfioDevice,
     container: Arc<VfioContainer>,
     mappings: Mutex<Vec<Weak<Severable>>>,
+    removal: Arc<Removal>,
 }
 
 /// A mapping that may end before its owner lets go of it.
@@ -36,7 +47,26 @@ impl VfioPort {
         let device = VfioDevice::open(&container, address)?;
         device.enable_memory_and_bus_master()?;
         let registers = device.bar(0)?.ok_or_else(|| VfioError::NotPci(address.into()))?;
-        Ok(Arc::new(VfioPort { registers, device, container, mappings: Mutex::default() }))
+        let removal = Arc::new(Removal::of(&device));
+        let port = Arc::new(VfioPort { registers, device, container, mappings: Mutex::default(), removal: removal.clone() });
+        removal.watch(&port);
+        Ok(port)
+    }
+
+    /// The kernel wants the device back.
+    pub(super) fn give_back(&self, told: impl FnOnce()) {
+        if let Err(error) = stop(&self.registers) {
+            tracing::warn!(device = self.address(), %error, "it could not be stopped before it is removed");
+        }
+        told();
+        let deadline = Instant::now() + LENT_WAIT;
+        // Never an error: the condition has none.
+        let _lent = lock_wait::until(deadline, || Ok::<_, io::Error>((!self.device.is_lent()).then_some(())));
+        self.sever();
+        match self.device.let_go() {
+            Ok(()) => tracing::warn!(device = self.address(), "it was given back to the kernel, which removes it"),
+            Err(error) => tracing::error!(device = self.address(), %error, "it cannot be given back: end the server"),
+        }
     }
 
     fn map(&self, range: DmaRange, access: DmaAccess) -> io::Result<Reach> {
@@ -50,26 +80,42 @@ impl VfioPort {
     }
 }
 
+impl Drop for VfioPort {
+    fn drop(&mut self) {
+        self.removal.end();
+    }
+}
+
 impl Port for VfioPort {
     fn address(&self) -> &str {
         self.device.address()
     }
 
     fn read_u32(&self, offset: u64) -> u32 {
+        if self.removal.has_begun() {
+            return u32::MAX;
+        }
         self.registers.read_u32(offset).unwrap_or(u32::MAX)
     }
 
     fn write_u32(&self, offset: u64, value: u32) {
-        // A device that is gone shows at the next read.
-        let _gone = self.registers.write_u32(offset, value);
+        if !self.removal.has_begun() {
+            // A device that is gone shows at the next read.
+            let _gone = self.registers.write_u32(offset, value);
+        }
     }
 
     fn read_u64(&self, offset: u64) -> u64 {
+        if self.removal.has_begun() {
+            return u64::MAX;
+        }
         self.registers.read_u64(offset).unwrap_or(u64::MAX)
     }
 
     fn write_u64(&self, offset: u64, value: u64) {
-        let _gone = self.registers.write_u64(offset, value);
+        if !self.removal.has_begun() {
+            let _gone = self.registers.write_u64(offset, value);
+        }
     }
 
     fn registers_length(&self) -> u64 {
@@ -110,6 +156,9 @@ impl Port for VfioPort {
     }
 
     fn reset(&self) -> io::Result<()> {
+        if self.removal.has_begun() {
+            return Err(io::ErrorKind::NotFound.into());
+        }
         let deadline = Instant::now() + RESET_WAIT;
         // The kernel does not wait for somebody else who is resetting the device, through sysfs for example.
         let in_turn = lock_wait::until(deadline, || match self.device.reset() {
@@ -119,6 +168,10 @@ impl Port for VfioPort {
         })?;
         in_turn.ok_or_else(|| io::Error::other(format!("it is in use by somebody else for {} s", RESET_WAIT.as_secs())))?;
         self.device.enable_memory_and_bus_master().map_err(io::Error::other)
+    }
+
+    fn on_removal(&self, told: Box<dyn Fn() + Send + Sync>) {
+        self.removal.add(told);
     }
 
     fn sever(&self) {
@@ -140,6 +193,16 @@ impl Port for VfioPort {
             ))),
         }
     }
+}
+
+/// Has a controller that is about to go stop, past everything that takes it for gone already.
+fn stop(registers: &Bar) -> Result<(), AccessError> {
+    registers.write_u32(offset::CC, Cc::DISABLED.0)?;
+    let deadline = Instant::now() + STOP_WAIT;
+    while Csts(registers.read_u32(offset::CSTS)?).is_ready() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
 }
 
 /// Part of a BAR.

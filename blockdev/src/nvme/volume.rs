@@ -26,6 +26,7 @@ pub(crate) fn open_namespace(
     let unusable = |error: NvmeError| DeviceError::Unusable { device: name.clone(), reason: error.to_string() };
     let controller = Controller::open(port(address, &name)?, Settings::default()).map_err(unusable)?;
     let controller = Arc::new(controller);
+    controller.watch_removal();
     let memory = controller.lend_memory().unwrap_or_else(|error| {
         tracing::warn!(device = name, %error, "the controller memory buffer is not used");
         None
@@ -42,13 +43,15 @@ pub(crate) fn open_region(address: PciAddress, mode: OpenMode) -> Result<DeviceA
     let name = format!("nvme:{address}/pmr");
     let port = port(address, &name)?;
     let unusable = |reason: String| DeviceError::Unusable { device: name.clone(), reason };
-    let region = PersistentRegion::open(port).map_err(|error| unusable(error.to_string()))?;
+    let region = PersistentRegion::open(port.clone()).map_err(|error| unusable(error.to_string()))?;
     if region.is_read_only() && mode == OpenMode::ReadWrite {
         return Err(unusable("the region takes no more writes (PMRSTS.HSTS): mount it read-only".into()));
     }
     let events = Arc::new(DeviceEvents::default());
     let info = DeviceInfo { name: name.clone(), backend: "nvme", size_bytes: region.length(), direct_io: true };
-    let memory: Arc<dyn BlockMemory> = Arc::new(RegionMemory::new(name.clone(), region, events.clone()));
+    let memory = Arc::new(RegionMemory::new(name.clone(), region, events.clone()));
+    memory.watch_removal(&*port);
+    let memory: Arc<dyn BlockMemory> = memory;
     Ok((Arc::new(MappedDevice::new(memory.clone(), info, mode, events)), memory))
 }
 

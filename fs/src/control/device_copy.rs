@@ -7,6 +7,7 @@ use peerfs_abi::{MapFlags, Reason};
 use peerfs_p2p::{
     CacheProbe, CopyCall, CopyDirection, CopyError, FileBytes, Importer, InsideError, MapRequest, NvmeImporter, Range,
 };
+use serde_json::{Value, json};
 
 use super::Control;
 use super::ioctl::{Call, bind_error, check_version, importer_name, invalid, map_error};
@@ -23,6 +24,21 @@ impl Control {
     /// The importer of this name, as it is decided for.
     pub(super) fn own_importer(&self, name: &str) -> Option<Importer> {
         self.importer_named(name).map(|importer| importer.importer())
+    }
+
+    /// What the server drives, for `info.json`.
+    pub(super) fn importers_report(&self) -> Value {
+        let report = |importer: &Arc<NvmeImporter>| {
+            let engine = importer.engine();
+            json!({
+                "name": importer.name(),
+                "namespace": engine.name(),
+                "block_bytes": engine.block_bytes(),
+                "blocks": engine.blocks(),
+                "transfers_in_flight": importer.in_flight(),
+            })
+        };
+        self.importers.iter().map(report).collect()
     }
 
     fn importer_named(&self, name: &str) -> Option<&Arc<NvmeImporter>> {
@@ -77,7 +93,7 @@ impl Call<'_> {
         Ok(argument)
     }
 
-    fn copy_range(&self, argument: &mut DeviceCopy, importer: &NvmeImporter, into_file: bool) -> Result<()> {
+    fn copy_range(&self, argument: &mut DeviceCopy, importer: &Arc<NvmeImporter>, into_file: bool) -> Result<()> {
         if !self.access().is_some_and(|(read, write)| read && (write || !into_file)) {
             return Err(FsError::errno(libc::EACCES));
         }

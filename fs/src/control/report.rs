@@ -76,6 +76,7 @@ impl Control {
             "faults": self.faults.is_some(),
             "topology": self.engine.topology().is_some(),
             "device_memory": self.device_memory_summary(),
+            "importers": self.importers_report(),
             "sessions": totals.sessions,
             "contexts": totals.contexts,
             "mappings": totals.mappings,

@@ -7,8 +7,8 @@ use peerfs_abi::Reason;
 use peerfs_blockdev::DeviceError;
 use peerfs_blockdev::nvme::{Direction, Lease, LeaseError, NvmeError, PrivateQueue, Transfer, TransferError};
 
-use super::NvmeImporter;
 use super::leases::Leases;
+use super::{InFlight, NvmeImporter};
 use crate::api::{GrantPart, MapError, MapSegment};
 use crate::engine::Engine;
 use crate::inside::{InsideError, InsideSession, REVOKED, attest};
@@ -86,12 +86,13 @@ struct Flight {
     lease: Arc<Lease>,
     part: GrantPart,
     range: Range,
+    _counted: InFlight,
 }
 
 /// One copy under way.
 struct Copy<'a, F> {
     call: &'a CopyCall<'a>,
-    importer: &'a NvmeImporter,
+    importer: &'a Arc<NvmeImporter>,
     // Before the session: a transfer ends before its grant.
     flights: VecDeque<Flight>,
     session: InsideSession<'a>,
@@ -109,7 +110,7 @@ struct Copy<'a, F> {
 /// See [`CopyError`].
 pub fn copy<F: FileBytes>(
     engine: &Arc<Engine>,
-    importer: &NvmeImporter,
+    importer: &Arc<NvmeImporter>,
     call: &CopyCall<'_>,
     file: F,
 ) -> Result<Moved, CopyError<F::Error>> {
@@ -198,7 +199,10 @@ impl<F: FileBytes> Copy<'_, F> {
                 CopyDirection::FromImporter => Direction::ToWindow,
             };
             match lease.start(direction, self.block_of(at), offset, length) {
-                Ok(transfer) => self.flights.push_back(Flight { transfer, lease, part: *part, range: piece }),
+                Ok(transfer) => {
+                    let _counted = InFlight::count(self.importer);
+                    self.flights.push_back(Flight { transfer, lease, part: *part, range: piece, _counted });
+                }
                 Err(error) => self.failed(piece, &error),
             }
             at += length;
@@ -231,7 +235,7 @@ impl<F: FileBytes> Copy<'_, F> {
 
     /// Waits for the oldest transfer. `false`: there is none.
     fn land(&mut self) -> bool {
-        let Some(Flight { transfer, lease, part, range }) = self.flights.pop_front() else { return false };
+        let Some(Flight { transfer, lease, part, range, _counted }) = self.flights.pop_front() else { return false };
         let done = transfer.finish();
         if lease.has_ended() {
             self.session.acknowledge(part.id);

@@ -8,6 +8,9 @@
 mod copy;
 mod leases;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use peerfs_abi::ImporterFlags;
 use peerfs_blockdev::nvme::DmaEngine;
 use peerfs_blockdev::pci::PciAddress;
@@ -22,12 +25,29 @@ pub struct NvmeImporter {
     name: String,
     address: PciAddress,
     engine: DmaEngine,
+    in_flight: AtomicU64,
+}
+
+/// A transfer under way, counted.
+struct InFlight(Arc<NvmeImporter>);
+
+impl InFlight {
+    fn count(importer: &Arc<NvmeImporter>) -> InFlight {
+        importer.in_flight.fetch_add(1, Ordering::Relaxed);
+        InFlight(importer.clone())
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl NvmeImporter {
     /// Named after the address of the controller.
     pub fn new(address: PciAddress, engine: DmaEngine) -> Self {
-        NvmeImporter { name: format!("nvme:{address}"), address, engine }
+        NvmeImporter { name: format!("nvme:{address}"), address, engine, in_flight: AtomicU64::new(0) }
     }
 
     /// `nvme:` and its address.
@@ -38,6 +58,11 @@ impl NvmeImporter {
     /// The controller's side of transfers.
     pub fn engine(&self) -> &DmaEngine {
         &self.engine
+    }
+
+    /// Transfers from device to device that are under way.
+    pub fn in_flight(&self) -> u64 {
+        self.in_flight.load(Ordering::Relaxed)
     }
 
     /// As the engine of mappings sees it.

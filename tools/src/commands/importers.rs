@@ -24,10 +24,26 @@ fn about(name: &str) -> &'static str {
 
 pub fn run(args: MountpointArgs) -> Result<ExitCode> {
     let ledger = server_info::mappings(&args.mountpoint)?;
+    let info = server_info::info(&args.mountpoint)?;
     let mut contexts: BTreeMap<&str, u64> = IMPORTERS.iter().map(|(name, _)| (*name, 0)).collect();
-    for context in ledger["contexts"].as_array().map_or(&[][..], Vec::as_slice) {
+    let driven: BTreeMap<&str, String> = list(&info["importers"])
+        .iter()
+        .map(|importer| {
+            let (name, blocks) = (importer["name"].as_str().unwrap_or("?"), importer["blocks"].as_u64().unwrap_or(0));
+            let about = format!(
+                "driven by the server, for peerfs copy: {} with {blocks} logical blocks of {} bytes, {} transfers under way",
+                importer["namespace"].as_str().unwrap_or("?"),
+                importer["block_bytes"],
+                importer["transfers_in_flight"]
+            );
+            (name, about)
+        })
+        .collect();
+    contexts.extend(driven.keys().map(|name| (*name, 0)));
+    for context in list(&ledger["contexts"]) {
         *contexts.entry(context["importer"].as_str().unwrap_or("?")).or_default() += 1;
     }
+    let about = |name: &str| driven.get(name).cloned().unwrap_or_else(|| about(name).to_owned());
     if args.json {
         let list: Vec<Value> =
             contexts.iter().map(|(name, count)| json!({ "importer": name, "contexts": count, "about": about(name) })).collect();
@@ -35,9 +51,13 @@ pub fn run(args: MountpointArgs) -> Result<ExitCode> {
     } else {
         let mut table = output::table(&["importer", "contexts", "about"], &[1]);
         for (name, count) in &contexts {
-            table.add_row([(*name).to_owned(), count.to_string(), about(name).to_owned()]);
+            table.add_row([(*name).to_owned(), count.to_string(), about(name)]);
         }
         output::print(&output::render(&table))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
 }

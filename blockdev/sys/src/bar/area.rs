@@ -46,6 +46,20 @@ impl Area {
         }
     }
 
+    /// The device loses the mapping; an access finds it gone from now on.
+    pub(super) fn let_go(&self, nothing: &File) -> io::Result<()> {
+        if !self.home.is_current() {
+            return Ok(());
+        }
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_SHARED | libc::MAP_FIXED;
+        let base = self.base.as_ptr().cast();
+        // SAFETY: the range is our own mapping, to which there are no references; one of an empty file takes its place, of
+        // which every access raises the SIGBUS that accesses are guarded against.
+        let put = unsafe { libc::mmap(base, self.length, access, flags, nothing.as_raw_fd(), 0) };
+        if put == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
     pub(super) fn length(&self) -> u64 {
         self.length as u64
     }

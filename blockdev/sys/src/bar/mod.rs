@@ -19,6 +19,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
+use nix::sys::memfd::{MFdFlags, memfd_create};
+
 use crate::access::{AccessError, check_inside, check_word};
 use crate::dma_range::DmaRange;
 use crate::{PAGE, guarded};
@@ -32,6 +34,8 @@ pub struct Bar {
     areas: Vec<Area>,
     /// The file that reaches all of it, and where the BAR begins in it.
     file: Option<(Arc<File>, u64)>,
+    /// Shared with every range that is lent to another device.
+    lent: Arc<()>,
 }
 
 impl Bar {
@@ -44,7 +48,7 @@ impl Bar {
         let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_CLOEXEC | libc::O_SYNC).open(path)?;
         let length = file.metadata()?.len();
         let area = Area::map(&file, 0, 0, length)?;
-        Ok(Arc::new(Bar { length, areas: vec![area], file: None }))
+        Ok(Arc::new(Bar { length, areas: vec![area], file: None, lent: Arc::default() }))
     }
 
     /// Of `length` bytes, beginning at `start` of the device's file, of which the `mappable` ranges may be mapped.
@@ -52,7 +56,7 @@ impl Bar {
         guarded::prepare()?;
         let map = |(offset, length): &(u64, u64)| Area::map(&file, start, *offset, *length);
         let areas = mappable.iter().map(map).collect::<io::Result<Vec<_>>>()?;
-        Ok(Arc::new(Bar { length, areas, file: Some((file, start)) }))
+        Ok(Arc::new(Bar { length, areas, file: Some((file, start)), lent: Arc::default() }))
     }
 
     /// Length, bytes.
@@ -152,7 +156,21 @@ impl Bar {
         let whole_pages = length > 0 && (offset | length).is_multiple_of(PAGE as u64);
         let area = self.area(offset, bytes).filter(|_| whole_pages);
         let start = area.and_then(|area| area.address(offset)).ok_or(AccessError::NotMappable { offset, length })?;
-        Ok(DmaRange::new(start, length, self.clone()))
+        Ok(DmaRange::new(start, length, Arc::new((self.clone(), self.lent.clone()))))
+    }
+
+    /// Ranges of it may be mapped for another device.
+    pub fn is_lent(&self) -> bool {
+        Arc::strong_count(&self.lent) > 1
+    }
+
+    /// Ends every access by this process, now and later: the device is found gone.
+    ///
+    /// # Errors
+    /// What mmap(2) answers.
+    pub(crate) fn let_go(&self) -> io::Result<()> {
+        let nothing = File::from(memfd_create(c"peerfs-nothing", MFdFlags::MFD_CLOEXEC)?);
+        self.areas.iter().try_for_each(|area| area.let_go(&nothing))
     }
 
     fn area(&self, offset: u64, length: usize) -> Option<&Area> {

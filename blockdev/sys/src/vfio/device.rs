@@ -2,9 +2,10 @@
 
 use std::fmt;
 use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use crate::bar::Bar;
 use crate::interrupt::Interrupt;
@@ -32,6 +33,7 @@ pub struct VfioDevice {
     regions: Vec<RegionInfo>,
     config: RegionInfo,
     interrupts_enabled: Mutex<bool>,
+    bars: Mutex<Vec<Weak<Bar>>>,
     _group: Arc<Group>,
 }
 
@@ -58,6 +60,7 @@ impl VfioDevice {
             regions,
             config,
             interrupts_enabled: Mutex::new(false),
+            bars: Mutex::default(),
             _group: group,
         })
     }
@@ -81,7 +84,35 @@ impl VfioDevice {
             return Ok(None);
         };
         let bar = Bar::of_device(self.file.clone(), region.start, region.length, &region.mappable);
-        bar.map(Some).map_err(os(format!("map BAR {index} of {}", self.address)))
+        let bar = bar.map_err(os(format!("map BAR {index} of {}", self.address)))?;
+        let mut bars = self.bars.lock().unwrap_or_else(PoisonError::into_inner);
+        bars.retain(|bar| bar.strong_count() > 0);
+        bars.push(Arc::downgrade(&bar));
+        Ok(Some(bar))
+    }
+
+    /// Memory of it may be mapped for another device.
+    pub fn is_lent(&self) -> bool {
+        self.bars.lock().unwrap_or_else(PoisonError::into_inner).iter().filter_map(Weak::upgrade).any(|bar| bar.is_lent())
+    }
+
+    /// Gives it back to the kernel, which waits for that when a device is to be removed, while this object and its [`Bar`]s
+    /// are still in use: they find the device gone.
+    ///
+    /// # Errors
+    /// `Os`: what mmap(2), open(2) or dup2(2) answer.
+    pub fn let_go(&self) -> Result<(), VfioError> {
+        let named = || os(format!("let go of {}", self.address));
+        for bar in self.bars.lock().unwrap_or_else(PoisonError::into_inner).iter().filter_map(Weak::upgrade) {
+            bar.let_go().map_err(named())?;
+        }
+        let nothing = File::open("/dev/null").map_err(named())?;
+        // SAFETY: both are open descriptors; ours keeps its number and means /dev/null from now on, at which every further
+        // request for the device fails.
+        match unsafe { libc::dup3(nothing.as_raw_fd(), self.file.as_raw_fd(), libc::O_CLOEXEC) } {
+            -1 => Err(named()(std::io::Error::last_os_error())),
+            _ => Ok(()),
+        }
     }
 
     /// Reads `N` bytes of configuration space at `offset`, little-endian as they lie there.

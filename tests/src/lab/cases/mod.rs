@@ -2,6 +2,7 @@
 
 mod bar;
 mod fabrics;
+mod gone;
 mod kernel;
 pub mod kill;
 mod peers;
@@ -191,6 +192,25 @@ pub const CASES: &[Case] = &[
         kills: None,
         rig: Rig::Ports,
         faults: true,
+    },
+    Case {
+        name: "p2p-reset",
+        shows: "resets of either side and a PMR that is switched off under a transfer hang nothing and spoil nothing",
+        steps: [Some(gone::reset), None],
+        leaves: Some(Medium::Pmr),
+        kills: None,
+        rig: Rig::Ports,
+        faults: false,
+    },
+    // Last: what it pulls out does not come back in this boot.
+    Case {
+        name: "p2p-removal",
+        shows: "controllers that are pulled out under a transfer take nothing else with them",
+        steps: [Some(gone::removal), None],
+        leaves: Some(Medium::NamespaceB),
+        kills: None,
+        rig: Rig::Ports,
+        faults: false,
     },
     Case {
         name: "pmr-kill",

@@ -14,8 +14,8 @@ use crate::lab::channel::Namespace;
 use crate::lab::guest::{Controller, Guest, PORT_A, PORT_B, PORT_SLOW, contents, text, until};
 
 /// Of the controllers' namespaces, bytes.
-const LBA: u64 = 512;
-const MIB: u64 = 1 << 20;
+pub(super) const LBA: u64 = 512;
+pub(super) const MIB: u64 = 1 << 20;
 
 /// A mounted volume whose blocks are in a BAR, and an importer.
 pub(super) struct Scene {
@@ -74,7 +74,7 @@ pub(super) fn run(guest: &Guest<'_>, arguments: &[String]) -> Result<Value> {
     Ok(serde_json::from_str(&guest.peerfs(&arguments)?)?)
 }
 
-fn refs(arguments: &[String]) -> Vec<&str> {
+pub(super) fn refs(arguments: &[String]) -> Vec<&str> {
     arguments.iter().map(String::as_str).collect()
 }
 
@@ -163,11 +163,11 @@ pub fn windows(guest: &mut Guest<'_>) -> Result<()> {
     guest.umount(&scene.point)
 }
 
-/// Until a copy has the file mapped: its transfers follow at once, and are slow.
-fn until_mapped(scene: &Scene, least: u64) -> Result<()> {
-    until("the copy has mapped the file", || {
+/// Until so many transfers are under way. On the slow medium each takes half a second.
+pub(super) fn until_in_flight(scene: &Scene, least: u64) -> Result<()> {
+    until("transfers are under way", || {
         let info: Value = serde_json::from_slice(&fs::read(scene.point.join(".peerfs/info.json")).ok()?).ok()?;
-        (info["mappings"].as_u64()? >= least).then_some(())
+        (info["importers"][0]["transfers_in_flight"].as_u64()? >= least).then_some(())
     })
 }
 
@@ -186,7 +186,7 @@ pub fn truncate(guest: &mut Guest<'_>) -> Result<()> {
 
     let copying = guest.start(&refs(&scene.from_importer(&path, 0, length)))?;
     let bystander = guest.start(&refs(&scene.to_importer(&other, 64 * MIB / LBA)))?;
-    until_mapped(&scene, 2)?;
+    until_in_flight(&scene, 8)?;
     let begun = Instant::now();
     OpenOptions::new().write(true).open(&path)?.set_len(0)?;
     let cut = begun.elapsed();
@@ -225,7 +225,7 @@ pub fn overwrite(guest: &mut Guest<'_>) -> Result<()> {
     let seed = guest.seed();
     let path = scene.file("file", seed, length)?;
     let copying = guest.start(&refs(&scene.to_importer(&path, 0)))?;
-    until_mapped(&scene, 1)?;
+    until_in_flight(&scene, 4)?;
     let after = contents(seed + 1, length as usize);
     let begun = Instant::now();
     OpenOptions::new().write(true).open(&path)?.write_all_at(&after, 0)?;

@@ -216,6 +216,11 @@ impl<'a> Guest<'a> {
         Ok(())
     }
 
+    /// A controller is not there any more.
+    pub fn forget(&mut self, controller: Controller) {
+        self.bound.retain(|bound| *bound != controller);
+    }
+
     /// Mounts a device on a directory of its own.
     ///
     /// # Errors

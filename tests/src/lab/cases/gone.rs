@@ -1,0 +1,116 @@
+//! Controllers that are reset, switched off or pulled out while one moves bytes to or from another.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use peerfs_sys::Bar;
+use serde_json::Value;
+
+use super::peers::{LBA, MIB, Scene, refs, run, until_in_flight};
+use crate::lab::channel::Namespace;
+use crate::lab::guest::{Beside, Controller, Guest, PORT_A, PORT_B, PORT_SLOW, contents, set, text, until_within};
+
+/// PMRCTL, NVMe base specification 2.1, section 3.1.4.21.
+const PMRCTL: u64 = 0xE04;
+/// Bytes that are under way when something happens.
+const LENGTH: u64 = 4 * MIB;
+/// A removal or a recovery that takes longer hangs.
+const HANG: Duration = Duration::from_secs(60);
+
+pub fn reset(guest: &mut Guest<'_>) -> Result<()> {
+    let blows: [(&str, fn() -> Result<()>); 3] = [
+        ("a reset of the importer", || set(PORT_SLOW.sysfs("reset"), "1")),
+        ("the PMR switched off", || {
+            let bar = Bar::from_sysfs(PORT_A.sysfs("resource0")).context("mapping the registers")?;
+            bar.write_u32(PMRCTL, 0).map_err(|error| anyhow!("PMRCTL: {error}"))
+        }),
+        ("a reset of the storage", || set(PORT_A.sysfs("reset"), "1")),
+    ];
+    for (number, (what, blow)) in (0..).zip(blows) {
+        struck(guest, number, blow).context(what)?;
+    }
+    Ok(())
+}
+
+fn struck(guest: &mut Guest<'_>, number: u64, blow: fn() -> Result<()>) -> Result<()> {
+    let scene = Scene::new(guest, PORT_A, "pmr", PORT_SLOW)?;
+    let seed = guest.seed() + number;
+    let path = scene.file("file", seed, LENGTH)?;
+    let copying = guest.start(&refs(&scene.to_importer(&path, 0)))?;
+    until_in_flight(&scene, 4)?;
+    blow()?;
+    let said = match copying.end()? {
+        Ok(report) => {
+            // What it calls a success is one.
+            guest.holds(Namespace::Slow, 0, LENGTH, seed)?;
+            serde_json::from_str::<Value>(&report)?.to_string()
+        }
+        Err(error) => error,
+    };
+    guest.peerfs(&["info", &text(&scene.point)]).context("the server afterwards")?;
+    let place = 32 * MIB;
+    until_within(HANG, "a copy succeeds again", || {
+        let report = run(guest, &scene.to_importer(&path, place / LBA)).ok()?;
+        (report["bytes"] == LENGTH).then_some(())
+    })?;
+    guest.holds(Namespace::Slow, place, LENGTH, seed)?;
+    // The volume may have become read-only, and says so when it ends.
+    if guest.umount(&scene.point).is_err() {
+        guest.umount_by_force(&scene.point)?;
+    }
+    let point = guest.mount(&PORT_A.part("pmr")).context("mounting afterwards")?;
+    ensure!(fs::read(point.join("file"))? == contents(seed, LENGTH as usize), "what was synced is lost");
+    guest.note(said.trim().to_owned())?;
+    guest.umount(&point)
+}
+
+pub fn removal(guest: &mut Guest<'_>) -> Result<()> {
+    storage_goes(guest).context("the storage is pulled out")?;
+    importer_goes(guest).context("the importer is pulled out")
+}
+
+/// A copy that is under way, to a medium so slow that something can happen to it.
+fn under_way(guest: &Guest<'_>, scene: &Scene, path: &Path) -> Result<Beside> {
+    let copying = guest.start(&refs(&scene.to_importer(path, 0)))?;
+    until_in_flight(scene, 4)?;
+    Ok(copying)
+}
+
+fn pull_out(guest: &mut Guest<'_>, controller: Controller, namespace: Namespace) -> Result<()> {
+    guest.unplug(namespace)?;
+    until_within(HANG, "the kernel removes the controller", || (!controller.sysfs("").exists()).then_some(()))?;
+    guest.forget(controller);
+    Ok(())
+}
+
+fn storage_goes(guest: &mut Guest<'_>) -> Result<()> {
+    let scene = Scene::new(guest, PORT_A, "pmr", PORT_SLOW)?;
+    let path = scene.file("file", guest.seed(), LENGTH)?;
+    let copying = under_way(guest, &scene, &path)?;
+    pull_out(guest, PORT_A, Namespace::A)?;
+    let ended = copying.end()?;
+    let said = ended.expect_err("half of the file is gone with its device");
+    let read = fs::read(&path).err().context("a file of a device that is gone is read")?;
+    guest.peerfs(&["info", &text(&scene.point)]).context("the server afterwards")?;
+    guest.note(format!("storage pulled out; the copy: {}; reading: {read}", said.trim()))?;
+    guest.umount_by_force(&scene.point)
+}
+
+fn importer_goes(guest: &mut Guest<'_>) -> Result<()> {
+    let scene = Scene::new(guest, PORT_B, "ns1", PORT_SLOW)?;
+    let seed = guest.seed() + 1;
+    let path = scene.file("file", seed, LENGTH)?;
+    let copying = under_way(guest, &scene, &path)?;
+    pull_out(guest, PORT_SLOW, Namespace::Slow)?;
+    let said = copying.end()?.expect_err("nobody is there to take the bytes");
+    // Everything else of the mount goes on.
+    let other = scene.file("other", seed + 1, LENGTH)?;
+    ensure!(fs::read(&path)? == contents(seed, LENGTH as usize), "the file is not what it was");
+    ensure!(fs::read(&other)? == contents(seed + 1, LENGTH as usize), "a new file is not what was written");
+    File::open(&other)?.sync_all()?;
+    let again = guest.refused("peerfs", &refs(&scene.to_importer(&path, 0)))?;
+    guest.note(format!("importer pulled out; the copy: {}; the next: {}", said.trim(), again.trim()))?;
+    guest.umount(&scene.point)
+}
