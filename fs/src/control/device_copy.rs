@@ -81,7 +81,7 @@ impl Call<'_> {
             return invalid();
         }
         let name = importer_name(&argument.importer)?;
-        let importer = self.control.importer_named(&name).ok_or(FsError::errno(libc::ENODEV))?;
+        let importer = self.control.importer_named(&name).ok_or(FsError::errno(libc::ENXIO))?;
         argument.block_bytes = importer.engine().block_bytes() as u32;
         let into_file = argument.flags & copy_flags::FROM_IMPORTER != 0;
         if argument.length > 0 {

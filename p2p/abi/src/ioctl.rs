@@ -308,8 +308,8 @@ pub mod copy_flags {
 
 /// Argument of [`COPY`]: device to device where that is decided, else through main memory.
 ///
-/// EPERM: not the mount's owner. ENODEV: the mount has no such importer. EACCES: the file is not open for reading (or, into
-/// the file, for writing). EBADF: `file_fd` is missing. EINVAL: the range is longer than [`COPY_MAX`], or its
+/// EPERM: not the mount's owner. ENXIO: the mount has no such importer. ENODEV: a device is gone. EACCES: the file is not
+/// open for reading (or, into the file, for writing). EBADF: `file_fd` is missing. EINVAL: the range is longer than [`COPY_MAX`], or its
 /// start no multiple of the logical block. ERANGE: beyond the end of the namespace. EBUSY: the importer is copying for
 /// as many as it can. EIO.
 #[repr(C)]

@@ -64,7 +64,8 @@ impl File {
     /// the importer is durable when this returns.
     ///
     /// # Errors
-    /// EPERM: not the mount's owner. ENODEV: the mount has no such importer. EACCES: the file is open the wrong way. EINVAL:
+    /// EPERM: not the mount's owner. ENXIO: the mount has no such importer. ENODEV: a device is gone. EACCES: the file is open
+    /// the wrong way. EINVAL:
     /// the offset is no multiple of the logical block. ERANGE: beyond the end of the namespace. EBUSY, EIO.
     pub fn copy(&self, request: &CopyRequest, mut progress: impl FnMut(u64)) -> Result<Copied, Error> {
         let begun = std::time::Instant::now();

@@ -261,7 +261,7 @@ impl FileCalls for FakeFile {
     }
 
     fn copy(&self, _argument: &mut DeviceCopy) -> io::Result<()> {
-        Err(Errno::ENODEV.into())
+        Err(Errno::ENXIO.into())
     }
 
     fn reflink(&self, _argument: &mut Reflink) -> io::Result<()> {

@@ -94,7 +94,8 @@ fn progress(length: u64) -> ProgressBar {
 fn explained(error: Error, importer: &str) -> anyhow::Error {
     let Error::System { source, .. } = &error else { return error.into() };
     let meaning = match source.raw_os_error().map(Errno::from_raw) {
-        Some(Errno::ENODEV) => {
+        Some(Errno::ENODEV) => format!("{importer} or the storage device is gone; part of the bytes may have been copied"),
+        Some(Errno::ENXIO) => {
             format!("the mount does not drive {importer}: mount with -o importer={importer} (peerfs importers shows what it has)")
         }
         Some(Errno::EPERM) => "it overwrites or reads a whole device, so only the mount's owner may".into(),

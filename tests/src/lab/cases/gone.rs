@@ -1,7 +1,6 @@
 //! Controllers that are reset, switched off or pulled out while one moves bytes to or from another.
 
-use std::fs::{self, File};
-use std::path::Path;
+use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -67,15 +66,8 @@ fn struck(guest: &mut Guest<'_>, number: u64, blow: fn() -> Result<()>) -> Resul
 }
 
 pub fn removal(guest: &mut Guest<'_>) -> Result<()> {
-    storage_goes(guest).context("the storage is pulled out")?;
-    importer_goes(guest).context("the importer is pulled out")
-}
-
-/// A copy that is under way, to a medium so slow that something can happen to it.
-fn under_way(guest: &Guest<'_>, scene: &Scene, path: &Path) -> Result<Beside> {
-    let copying = guest.start(&refs(&scene.to_importer(path, 0)))?;
-    until_in_flight(scene, 4)?;
-    Ok(copying)
+    importer_goes(guest).context("the importer is pulled out")?;
+    storage_goes(guest).context("the storage is pulled out")
 }
 
 fn pull_out(guest: &mut Guest<'_>, controller: Controller, namespace: Namespace) -> Result<()> {
@@ -85,32 +77,43 @@ fn pull_out(guest: &mut Guest<'_>, controller: Controller, namespace: Namespace)
     Ok(())
 }
 
+/// The emulator does not survive that one of its throttled media goes while it is in use, so this is the other.
+fn importer_goes(guest: &mut Guest<'_>) -> Result<()> {
+    let scene = Scene::new(guest, PORT_A, "pmr", PORT_B)?;
+    let seed = guest.seed();
+    let path = scene.file("file", seed, 32 * MIB)?;
+    let arguments = scene.to_importer(&path, 0);
+    // One copy after the other, until one fails.
+    let copying = std::thread::spawn(move || {
+        loop {
+            match Beside::start(&refs(&arguments)).and_then(Beside::end) {
+                Ok(Ok(_)) => {}
+                Ok(Err(said)) => return Ok(said),
+                Err(error) => return Err(error),
+            }
+        }
+    });
+    until_in_flight(&scene, 1)?;
+    pull_out(guest, PORT_B, Namespace::B)?;
+    let said = copying.join().map_err(|_| anyhow!("the thread that copies panicked"))??;
+    // Everything else of the mount goes on.
+    let other = scene.file("other", seed + 1, LENGTH)?;
+    ensure!(fs::read(&path)? == contents(seed, 32 * MIB as usize), "the file is not what it was");
+    ensure!(fs::read(&other)? == contents(seed + 1, LENGTH as usize), "a new file is not what was written");
+    let again = guest.refused("peerfs", &refs(&scene.to_importer(&path, 0)))?;
+    guest.note(format!("importer pulled out; the copy: {}; the next: {}", said.trim(), again.trim()))?;
+    guest.umount(&scene.point)
+}
+
 fn storage_goes(guest: &mut Guest<'_>) -> Result<()> {
     let scene = Scene::new(guest, PORT_A, "pmr", PORT_SLOW)?;
     let path = scene.file("file", guest.seed(), LENGTH)?;
-    let copying = under_way(guest, &scene, &path)?;
+    let copying = guest.start(&refs(&scene.to_importer(&path, 0)))?;
+    until_in_flight(&scene, 4)?;
     pull_out(guest, PORT_A, Namespace::A)?;
-    let ended = copying.end()?;
-    let said = ended.expect_err("half of the file is gone with its device");
+    let said = copying.end()?.expect_err("half of the file is gone with its device");
     let read = fs::read(&path).err().context("a file of a device that is gone is read")?;
     guest.peerfs(&["info", &text(&scene.point)]).context("the server afterwards")?;
     guest.note(format!("storage pulled out; the copy: {}; reading: {read}", said.trim()))?;
     guest.umount_by_force(&scene.point)
-}
-
-fn importer_goes(guest: &mut Guest<'_>) -> Result<()> {
-    let scene = Scene::new(guest, PORT_B, "ns1", PORT_SLOW)?;
-    let seed = guest.seed() + 1;
-    let path = scene.file("file", seed, LENGTH)?;
-    let copying = under_way(guest, &scene, &path)?;
-    pull_out(guest, PORT_SLOW, Namespace::Slow)?;
-    let said = copying.end()?.expect_err("nobody is there to take the bytes");
-    // Everything else of the mount goes on.
-    let other = scene.file("other", seed + 1, LENGTH)?;
-    ensure!(fs::read(&path)? == contents(seed, LENGTH as usize), "the file is not what it was");
-    ensure!(fs::read(&other)? == contents(seed + 1, LENGTH as usize), "a new file is not what was written");
-    File::open(&other)?.sync_all()?;
-    let again = guest.refused("peerfs", &refs(&scene.to_importer(&path, 0)))?;
-    guest.note(format!("importer pulled out; the copy: {}; the next: {}", said.trim(), again.trim()))?;
-    guest.umount(&scene.point)
 }

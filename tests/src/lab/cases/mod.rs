@@ -207,7 +207,7 @@ pub const CASES: &[Case] = &[
         name: "p2p-removal",
         shows: "controllers that are pulled out under a transfer take nothing else with them",
         steps: [Some(gone::removal), None],
-        leaves: Some(Medium::NamespaceB),
+        leaves: Some(Medium::Pmr),
         kills: None,
         rig: Rig::Ports,
         faults: false,

@@ -212,7 +212,9 @@ impl<'a> Guest<'a> {
     /// When that is refused.
     pub fn bind(&mut self, controller: Controller) -> Result<()> {
         self.peerfs(&["nvme", "bind", controller.address])?;
-        self.bound.push(controller);
+        if !self.bound.contains(&controller) {
+            self.bound.push(controller);
+        }
         Ok(())
     }
 
@@ -300,7 +302,11 @@ pub struct Beside {
 }
 
 impl Beside {
-    fn start(arguments: &[&str]) -> Result<Beside> {
+    /// Starts `peerfs` with arguments.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start(arguments: &[&str]) -> Result<Beside> {
         let (out, err) = (tempfile::NamedTempFile::new()?, tempfile::NamedTempFile::new()?);
         let mut command = Command::new("peerfs");
         command.args(arguments).stdin(Stdio::null()).stdout(out.reopen()?).stderr(err.reopen()?);
