@@ -27,7 +27,9 @@ mod signature;
 mod spec;
 mod tail;
 
-pub use aperture::{Aperture, ApertureInfo, ApertureKind, MAX_WINDOW_BYTES, PathKind, Run, Window, WindowError, WindowSpec};
+pub use aperture::{
+    Aperture, ApertureInfo, ApertureKind, BusPlace, MAX_WINDOW_BYTES, PathKind, Run, Window, WindowError, WindowSpec,
+};
 pub use bounce::{drain_window, fill_window};
 pub use buffer::IoBuf;
 pub use cmb::Cmb;

@@ -11,7 +11,7 @@ mod window;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::{BlockDevice, DeviceError, PathKind};
+use crate::{BlockDevice, BusPlace, DeviceError, PathKind};
 
 pub use aperture::MappedAperture;
 pub use device::MappedDevice;
@@ -45,6 +45,10 @@ pub trait BlockMemory: Send + Sync + fmt::Debug {
     }
     /// How bytes that a peer moves here are attested.
     fn path(&self) -> PathKind;
+    /// Where it is on the bus; `None` if it is in no BAR.
+    fn bus(&self) -> Option<BusPlace> {
+        None
+    }
 }
 
 /// A device of mapped memory, and the memory.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::error::NvmeError;
 use super::pmr::{Access, PersistentRegion};
-use crate::{BlockMemory, DeviceError, DeviceEvent, DeviceEvents, PathKind};
+use crate::{BlockMemory, BusPlace, DeviceError, DeviceEvent, DeviceEvents, PathKind};
 
 /// The region under the name of its volume. A region that fails is reported as removed, once.
 #[derive(Debug)]
@@ -62,5 +62,9 @@ impl BlockMemory for RegionMemory {
 
     fn path(&self) -> PathKind {
         PathKind::DirectBar
+    }
+
+    fn bus(&self) -> Option<BusPlace> {
+        Some(self.region.bus())
     }
 }

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use peerfs_sys::{Bar, BufferPool, DmaAccess, DmaMapping, DmaMemory, DmaRange, Interrupt, VfioContainer, VfioDevice, VfioError};
 
 use super::port::{BarMemory, DmaBlock, Port, Reach};
-use crate::lock_wait;
+use crate::pci::PciAddress;
+use crate::{BusPlace, lock_wait};
 
 /// How long somebody else may keep a device that is to be reset: longer than any reset takes.
 const RESET_WAIT: Duration = Duration::from_secs(15);
@@ -15,6 +16,7 @@ const RESET_WAIT: Duration = Duration::from_secs(15);
 /// A controller bound to vfio-pci.
 #[derive(Debug)]
 pub struct VfioPort {
+    address: PciAddress,
     // Dropped in this order: the device stops before its memory is unmapped.
     registers: Arc<Bar>,
     device: VfioDevice,
@@ -27,16 +29,16 @@ pub struct VfioPort {
 struct Severable(Mutex<Option<DmaMapping>>);
 
 impl VfioPort {
-    /// Opens the controller at a PCI address such as `0000:01:00.0`, which must be bound to vfio-pci.
+    /// Opens the controller at a PCI address, which must be bound to vfio-pci.
     ///
     /// # Errors
     /// What VFIO answers; the device has no BAR 0.
-    pub fn open(address: &str) -> Result<Arc<Self>, VfioError> {
+    pub fn open(address: PciAddress) -> Result<Arc<Self>, VfioError> {
         let container = VfioContainer::open()?;
-        let device = VfioDevice::open(&container, address)?;
+        let device = VfioDevice::open(&container, &address.to_string())?;
         device.enable_memory_and_bus_master()?;
-        let registers = device.bar(0)?.ok_or_else(|| VfioError::NotPci(address.into()))?;
-        Ok(Arc::new(VfioPort { registers, device, container, mappings: Mutex::default() }))
+        let registers = device.bar(0)?.ok_or_else(|| VfioError::NotPci(address.to_string()))?;
+        Ok(Arc::new(VfioPort { address, registers, device, container, mappings: Mutex::default() }))
     }
 
     fn map(&self, range: DmaRange) -> io::Result<Reach> {
@@ -126,7 +128,9 @@ impl Port for VfioPort {
         let bar = self.device.bar(index.into()).map_err(io::Error::other)?.ok_or(io::ErrorKind::NotFound)?;
         let length = length.unwrap_or(bar.length().saturating_sub(offset));
         match offset.checked_add(length) {
-            Some(end) if length > 0 && end <= bar.length() => Ok(Arc::new(BarPart { bar, offset, length })),
+            Some(end) if length > 0 && end <= bar.length() => {
+                Ok(Arc::new(BarPart { bar, place: BusPlace { address: self.address, bar: index, offset, length } }))
+            }
             _ => Err(io::Error::other(format!(
                 "BAR {index} of {} has {} bytes, not {offset}+{length}",
                 self.address(),
@@ -140,20 +144,23 @@ impl Port for VfioPort {
 #[derive(Debug)]
 struct BarPart {
     bar: Arc<Bar>,
-    offset: u64,
-    length: u64,
+    place: BusPlace,
 }
 
 impl BarPart {
     fn place(&self, offset: u64, length: usize) -> Option<u64> {
         let end = offset.checked_add(length as u64)?;
-        (end <= self.length).then(|| self.offset + offset)
+        (end <= self.place.length).then(|| self.place.offset + offset)
     }
 }
 
 impl BarMemory for BarPart {
     fn length(&self) -> u64 {
-        self.length
+        self.place.length
+    }
+
+    fn bus(&self) -> BusPlace {
+        self.place
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> bool {
