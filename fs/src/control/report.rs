@@ -2,7 +2,7 @@
 
 use peerfs_blockdev::{ApertureKind, BLOCK_BYTES};
 use peerfs_p2p::ByReason;
-use peerfs_p2p::topology::Topology;
+use peerfs_p2p::topology::Scope;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -94,7 +94,7 @@ impl Control {
 
     /// `topology.json`.
     pub(super) fn topology_json(&self) -> Result<Vec<u8>> {
-        render(&json!(self.engine.topology().map(Topology::report)))
+        render(&json!(self.engine.topology().map(|topology| topology.report(Scope::Usual))))
     }
 
     /// `mappings.json`.
