@@ -41,7 +41,7 @@ pub enum Command {
     /// Show the importers of a mount
     Importers(MountpointArgs),
     /// Show which devices reach each other's memory, and which hop refuses the others
-    Topology(MountpointArgs),
+    Topology(TopologyArgs),
     /// Show NVMe controllers, give them to vfio-pci, or back to the kernel
     #[command(subcommand)]
     Nvme(NvmeCommand),
@@ -197,6 +197,18 @@ pub struct MapArgs {
 pub struct MountpointArgs {
     /// Where the volume is mounted
     pub mountpoint: PathBuf,
+    /// Report as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+pub struct TopologyArgs {
+    /// Where a volume is mounted: what its server goes by. Default: this machine's PCI bus
+    pub mountpoint: Option<PathBuf>,
+    /// All devices of this machine, also those that neither store, compute nor communicate (256 at most)
+    #[arg(long, conflicts_with = "mountpoint")]
+    pub all: bool,
     /// Report as JSON
     #[arg(long)]
     pub json: bool,

@@ -74,7 +74,11 @@ impl Control {
             "limits": facts.limits,
             "aperture": aperture,
             "faults": self.faults.is_some(),
-            "topology": self.engine.topology().is_some(),
+            "topology": self.engine.topology().map(|topology| json!({
+                "source": topology.source(),
+                "storage": topology.storage().map(|address| address.to_string()),
+                "endpoints": topology.endpoint_count(),
+            })),
             "device_memory": self.device_memory_summary(),
             "sessions": totals.sessions,
             "contexts": totals.contexts,

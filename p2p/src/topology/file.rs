@@ -176,7 +176,7 @@ impl Topology {
     }
 
     /// The topology that a JSON text describes, or what is wrong with it.
-    pub(super) fn parse(text: &str) -> Result<Topology, String> {
+    pub(crate) fn parse(text: &str) -> Result<Topology, String> {
         let description: Description = serde_json::from_str(text).map_err(|error| error.to_string())?;
         let lengths = [description.host_bridges.len(), description.iommus.len(), description.bridges.len()];
         if lengths.iter().any(|length| *length > PARTS_MAX) || description.endpoints.len() > ENDPOINTS_MAX {

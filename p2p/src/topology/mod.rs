@@ -119,6 +119,19 @@ struct Storage {
 }
 
 impl Topology {
+    /// A machine of which nothing is known: nobody reaches anything.
+    pub fn empty() -> Topology {
+        Topology {
+            source: Source::Sysfs,
+            hosts: Vec::new(),
+            bridges: Vec::new(),
+            iommus: Vec::new(),
+            endpoints: BTreeMap::new(),
+            storage: None,
+            undescribed: BTreeMap::new(),
+        }
+    }
+
     /// Where it comes from.
     pub fn source(&self) -> Source {
         self.source

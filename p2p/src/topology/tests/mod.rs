@@ -2,7 +2,7 @@ use peerfs_abi::{Reason, ReasonSet};
 
 use super::*;
 
-const FIXTURE: &str = include_str!("../../topology-example.json");
+const FIXTURE: &str = include_str!("../../../topology-example.json");
 
 fn topology() -> Topology {
     Topology::parse(FIXTURE).expect("the fixture holds together")
