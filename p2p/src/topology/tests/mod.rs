@@ -1,3 +1,6 @@
+mod machine;
+mod machines;
+
 use peerfs_abi::{Reason, ReasonSet};
 
 use super::*;
