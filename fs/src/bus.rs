@@ -42,6 +42,13 @@ impl Bus {
         }
     }
 
+    /// An importer with an address comes: looks for what was changed without an event, where that could matter.
+    pub fn look_for_importer(&self) {
+        if self.place.is_some() {
+            self.look();
+        }
+    }
+
     /// What cannot be read is not there: nobody is let through for want of knowledge.
     fn topology(&self) -> Topology {
         let read = Topology::of_machine(&self.host, self.place).or_else(|error| {

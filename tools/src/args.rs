@@ -96,7 +96,7 @@ pub struct MountArgs {
     /// Options, separated by commas: ro, noatime, nodev, nosuid, noexec, sync, fsname=NAME, ... and cmb=SIZE,
     /// direct=prefer|respect-cache|never, deadline_ms=1..60000, commit=SECONDS, grants=passthrough|socket,
     /// pin_quota=SIZE|PERCENT%, pin_quota_user=SIZE|PERCENT% (of the aperture),
-    /// topology=FILE (PCI topology for importers on a bus), importer_grants=N (of one session), user_sessions=N,
+    /// topology=FILE (PCI topology for importers on a bus, in place of the machine's own), importer_grants=N (of one session), user_sessions=N,
     /// faults (the device fails on command); devmem=SIZE for device memory to be handed out, with devmem_main=SIZE (main
     /// memory it may move to), devmem_user_limit=SIZE, devmem_process_limit=SIZE
     #[arg(short = 'o', value_name = "OPTIONS")]

@@ -249,7 +249,7 @@ impl Call<'_> {
             in_client: true,
         };
         if let (Some(_), Some(bus)) = (importer.pci_address, &self.control.bus) {
-            bus.look();
+            bus.look_for_importer();
         }
         let memory = address_space(client.tgid, context.mem_fd);
         let bound = self.control.engine.bind_context(session, importer, client, memory).map_err(|error| bind_error(&error))?;

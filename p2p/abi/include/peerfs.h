@@ -348,7 +348,7 @@ enum peerfs_trigger
   PEERFS_TRIGGER_CLIENT_GONE = 8,
   // The filesystem is being unmounted.
   PEERFS_TRIGGER_UNMOUNT = 9,
-  // The storage device was reset, removed or reported a media error.
+  // The storage device was reset, removed or reported a media error, or the way to it changed.
   PEERFS_TRIGGER_DEVICE_EVENT = 10,
   // The policy of the file or mount changed.
   PEERFS_TRIGGER_POLICY_CHANGE = 11,
