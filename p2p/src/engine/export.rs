@@ -67,7 +67,7 @@ impl Export {
             Some((info.writable, info.atomic))
         };
         let (before, now) = (allowed(old.as_deref()), allowed(topology.as_deref()));
-        Some(before.zip(now).is_some_and(|(before, now)| before.0 > now.0 || before.1 > now.1))
+        Some(before.zip(now).is_some_and(|(before, now)| (before.0 && !now.0) || (before.1 && !now.1)))
     }
 
     pub(super) fn aperture_info(&self) -> Option<ApertureInfo> {
