@@ -117,7 +117,7 @@ static inline const char *peerfs_reason_remedy(uint32_t code) {
   case 37: return "end other pins, or map without PIN";
   case 38: return "try again later";
   case 39: return "see the server's log; restore the file from a copy";
-  case 64: return "see peerfs topology for the hop that refuses";
+  case 64: return "see peerfs topology for the hop that refuses, and what to do about it";
   case 65: return "use an importer with a wider DMA mask";
   case 66: return "see the kernel log for the IOMMU's reason";
   case 67: return "map with PIN";
