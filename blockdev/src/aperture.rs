@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use crate::nvme::PeerMemory;
+use crate::pci::PciAddress;
 use crate::{BLOCK_BYTES, DeviceError, DeviceInfo};
 
 /// Most bytes in one window: what the kernel registers in one slot.
@@ -26,6 +27,19 @@ pub enum PathKind {
     DirectBar,
     /// Memory of the machine: a software aperture, or persistent memory.
     DirectWindow,
+}
+
+/// Where memory in a BAR is on the bus.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BusPlace {
+    /// The function whose BAR it is.
+    pub address: PciAddress,
+    /// 0 to 5.
+    pub bar: u8,
+    /// First byte inside the BAR.
+    pub offset: u64,
+    /// Length, bytes.
+    pub length: u64,
 }
 
 /// State of an aperture, for decisions and for `info`.
@@ -52,6 +66,8 @@ pub struct ApertureInfo {
     /// Windows can be handed to other processes and taken back ([`Window::grant_fd`]). Otherwise only what runs beside
     /// the aperture, in its own process, can use them.
     pub grantable: bool,
+    /// Where it is on the bus; `None` if it is in no BAR.
+    pub bus: Option<BusPlace>,
 }
 
 /// A run of device blocks and its place in a window. All block aligned.

@@ -28,8 +28,8 @@ mod spec;
 mod tail;
 
 pub use aperture::{
-    Aperture, ApertureInfo, ApertureKind, MAX_WINDOW_BYTES, PathKind, Peer, PeerPart, Run, Window, WindowContent, WindowError,
-    WindowSpec,
+    Aperture, ApertureInfo, ApertureKind, BusPlace, MAX_WINDOW_BYTES, PathKind, Peer, PeerPart, Run, Window, WindowContent,
+    WindowError, WindowSpec,
 };
 pub use bounce::{drain_window, fill_window};
 pub use buffer::IoBuf;

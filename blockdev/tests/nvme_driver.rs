@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use nvme::{Rig, bounded, inline, pattern, settings};
 use peerfs_blockdev::nvme::{Access, ControllerMemory, MAX_REVIVALS, NvmeError, PersistentRegion, Port, Settings};
-use peerfs_blockdev::{BlockDevice, BlockDeviceExt, DeviceError, Io, IoBuf, WindowMemory, WindowSlice};
+use peerfs_blockdev::{Aperture, BlockDevice, BlockDeviceExt, BusPlace, Cmb, DeviceError, Io, IoBuf, WindowMemory, WindowSlice};
 use peerfs_nvme_emulator::{EmulatedController, Fault, FaultRule, Processing, Profile, Which};
 use peerfs_nvme_spec::memory::cmb_memory_space;
 use peerfs_nvme_spec::register::offset;
@@ -240,7 +240,12 @@ fn windows_in_the_controllers_own_memory_are_filled_and_drained_by_its_commands(
     bounded(|| {
         let rig = Rig::new(Profile { cmb_bytes: 8 << 20, ..Profile::default() });
         let memory = rig.device.controller().lend_memory().expect("lend").expect("there is some");
-        assert_eq!(memory.bar().length(), 8 << 20);
+        let address = rig.emulator.address().parse().expect("an address");
+        let place = BusPlace { address, bar: 2, offset: 0, length: 8 << 20 };
+        assert_eq!((memory.bar().length(), memory.bar().bus()), (8 << 20, place));
+        let cmb = Cmb::of_controller(Arc::new(rig.device.clone()), memory.clone());
+        assert_eq!(Aperture::info(&cmb).bus, Some(place));
+        drop(cmb);
         let data = pattern(1, 3 * MIB);
         rig.device.write_at(0, &data).expect("write");
         let length = 3 * MIB as u64;
@@ -291,6 +296,8 @@ fn a_persistent_region_keeps_what_was_written() {
     let emulator = EmulatedController::new(Profile { pmr_bytes: MIB as u64, ..inline() });
     let region = PersistentRegion::open(emulator.clone()).expect("open");
     assert_eq!((region.length(), region.is_read_only()), (MIB as u64, false));
+    let address = emulator.address().parse().expect("an address");
+    assert_eq!(region.bus(), BusPlace { address, bar: 4, offset: 0, length: MIB as u64 });
     region.write(4096, &pattern(1, 8192)).expect("write");
     region.make_durable().expect("durable");
     emulator.cut_power();

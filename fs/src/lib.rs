@@ -1,6 +1,7 @@
 //! The filesystem: operations, metadata, extents, coherence. The transport
 //! adapters are thin: [`fuse`] is one.
 
+pub mod bus;
 pub mod coherence;
 pub mod control;
 pub mod core;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use peerfs_blockdev::nvme::DmaEngine;
-use peerfs_blockdev::pci::PciAddress;
+use peerfs_blockdev::pci::{Host, PciAddress};
 use peerfs_blockdev::{DeviceError, DeviceSpec, OpenMode};
 use peerfs_p2p::devmem::{Pool, PoolConfig};
 use peerfs_p2p::topology::{Topology, TopologyError};
@@ -17,6 +17,7 @@ use peerfs_p2p::{
     GrantSource, Guardian, NvmeImporter, PinQuota, SystemClock,
 };
 
+use crate::bus::{Bus, BusEvents};
 use crate::coherence::NoMappings;
 use crate::control::{Control, ControlParts, Faults, MountFacts};
 use crate::core::{Atime, Core, MountOptions};
@@ -58,7 +59,7 @@ pub struct ServerConfig {
     pub generic: Vec<String>,
     /// Hand grants over on a socket even where the mount itself could.
     pub grants_by_socket: bool,
-    /// Description of the PCI topology around the storage device.
+    /// Description of the PCI topology around the storage device; the machine's own if `None`.
     pub topology: Option<PathBuf>,
     /// Decorate the device so that it fails on command.
     pub faults: bool,
@@ -155,6 +156,7 @@ pub struct Server {
     exporter: Arc<dyn Exporter>,
     guardian: Arc<Guardian>,
     socket: Option<GrantSocket>,
+    bus_events: Option<BusEvents>,
     mount: FuseMount,
 }
 
@@ -216,9 +218,18 @@ impl Server {
         let exporter: Arc<dyn Exporter> =
             Arc::new(FileExporter::new(Arc::clone(&core), cache.clone(), config.direct, config.read_only));
         engine.attach_exporter(Arc::downgrade(&exporter));
-        if let Some(topology) = topology {
-            engine.attach_topology(topology);
-        }
+        let bus = match topology {
+            // What the administrator states is not looked at again.
+            Some(topology) => {
+                engine.attach_topology(topology);
+                None
+            }
+            None => {
+                let place = opened.aperture.as_ref().and_then(|aperture| aperture.info().bus);
+                Some(Bus::new(Host::system(), place, &engine))
+            }
+        };
+        let bus_events = bus.as_ref().and_then(follow);
         engine.subscribe(&*opened.device).map_err(ServerError::Thread)?;
         core.set_coherence(Arc::new(EngineCoherence::new(&engine)));
 
@@ -261,6 +272,7 @@ impl Server {
             },
             passthrough,
             socket_path: socket.as_ref().map(|socket| socket.path().to_owned()),
+            bus,
             faults: faulty.map(|device| Faults::new(device, Arc::clone(&engine))),
         });
         let adapter = Adapter::new(core.clone(), Arc::new(control), cache.clone());
@@ -271,7 +283,7 @@ impl Server {
             generic: config.generic.clone(),
         };
         match FuseMount::start(adapter, &cache, &options) {
-            Ok(mount) => Ok(Server { core, engine, exporter, guardian, socket, mount }),
+            Ok(mount) => Ok(Server { core, engine, exporter, guardian, socket, bus_events, mount }),
             Err(error) => {
                 core.close().map_err(ServerError::Core)?;
                 Err(error.into())
@@ -292,6 +304,7 @@ impl Server {
     /// Waits until somebody unmounts it, then closes the volume.
     pub fn wait(self) -> Result<(), ServerError> {
         let served = self.mount.join();
+        drop(self.bus_events);
         // Every window ends before the last commit, so that what peers wrote is in it.
         let ended = self.engine.shut_down();
         drop(self.socket);
@@ -308,6 +321,11 @@ impl Server {
 fn open_importer((address, namespace): &(PciAddress, u32)) -> Result<Arc<NvmeImporter>, ServerError> {
     let engine = DmaEngine::open(*address, *namespace).map_err(ServerError::Importer)?;
     Ok(Arc::new(NvmeImporter::new(*address, engine)))
+}
+
+/// In a container without events of its own the tree is read at the mount and when importers come.
+fn follow(bus: &Arc<Bus>) -> Option<BusEvents> {
+    bus.follow().inspect_err(|error| tracing::warn!(%error, "events of the PCI bus are not heard")).ok()
 }
 
 /// A pool over memory of its own, whose aperture is all of it.

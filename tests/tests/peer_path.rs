@@ -83,14 +83,23 @@ fn importers_on_the_bus_need_a_way() {
 }
 
 #[test]
-fn without_a_topology_no_way_is_known() {
+fn a_volume_that_is_no_pci_device_has_no_way_and_shows_the_machine() {
     let mount = ScratchMount::new("32M", &["--cmb", "8M"]).expect("a mount");
     std::fs::write(mount.join("file"), vec![7; MIB]).expect("a file");
     let file = File::open(mount.join("file")).expect("open");
     let table = file.query(.., NONE, "cpu@0000:44:00.0").expect("query");
     assert_eq!(table.refusals(), [(Reason::NoPeerPath, MIB as u64)]);
-    let told = command(&["topology"], &mount.path());
-    assert!(!told.status.success() && String::from_utf8_lossy(&told.stderr).contains("-o topology=FILE"));
+    let report = |arguments: &[&str]| -> Value {
+        let output = Command::new(peerfs()).arg("topology").args(arguments).arg("--json").output().expect("peerfs");
+        serde_json::from_slice(&output.stdout).expect("JSON")
+    };
+    let of_mount = report(&[mount.path().to_str().expect("UTF-8")]);
+    assert_eq!((&of_mount["topology"]["source"], &of_mount["topology"]["storage"]), (&Value::from("sysfs"), &Value::Null));
+    assert_eq!(of_mount, report(&[]), "the mount goes by the machine");
+    let count = |report: &Value| report["topology"]["endpoints"].as_array().map(Vec::len);
+    assert!(count(&report(&["--all"])) >= count(&of_mount));
+    let info = String::from_utf8(command(&["info"], &mount.path()).stdout).expect("text");
+    assert!(info.contains("from the machine's PCI bus; the storage device is not among them"), "{info}");
     assert!(Session::open(mount.path(), on_bus("nonsense")).is_err(), "EINVAL");
 }
 
@@ -116,6 +125,7 @@ fn the_commands_show_the_tree_and_the_hop_that_refuses() {
     let pairs = report["topology"]["pairs"].as_array().expect("pairs");
     let pair = pairs.iter().find(|pair| pair["from"] == "0000:01:00.0" && pair["to"] == "0000:43:00.0").expect("the pair");
     assert_eq!((&pair["distance"], &pair["refusals"][0]["hop"]), (&Value::Null, &Value::from("pci0000:00")));
+    assert!(pair["refusals"][0]["remedy"].as_str().is_some_and(|remedy| remedy.contains("below one PCIe switch")));
     let text = String::from_utf8(command(&["topology"], &path).stdout).expect("text");
     assert!(
         text.contains("0000:01:00.0 -> 0000:02:00.0: NoPeerPath at pci0000:00: ACS")

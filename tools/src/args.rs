@@ -43,7 +43,7 @@ pub enum Command {
     /// Show the importers of a mount
     Importers(MountpointArgs),
     /// Show which devices reach each other's memory, and which hop refuses the others
-    Topology(MountpointArgs),
+    Topology(TopologyArgs),
     /// Show NVMe controllers, give them to vfio-pci, or back to the kernel
     #[command(subcommand)]
     Nvme(NvmeCommand),
@@ -99,7 +99,7 @@ pub struct MountArgs {
     /// direct=prefer|respect-cache|never, deadline_ms=1..60000, commit=SECONDS, grants=passthrough|socket,
     /// pin_quota=SIZE|PERCENT%, pin_quota_user=SIZE|PERCENT% (of the aperture),
     /// importer=nvme:BDF[/nsN] (a controller that moves bytes of files to and from a namespace: peerfs copy),
-    /// topology=FILE (PCI topology for importers on a bus), importer_grants=N (of one session), user_sessions=N,
+    /// topology=FILE (PCI topology for importers on a bus, in place of the machine's own), importer_grants=N (of one session), user_sessions=N,
     /// faults (the device fails on command); devmem=SIZE for device memory to be handed out, with devmem_main=SIZE (main
     /// memory it may move to), devmem_user_limit=SIZE, devmem_process_limit=SIZE
     #[arg(short = 'o', value_name = "OPTIONS")]
@@ -225,6 +225,18 @@ pub struct MapArgs {
 pub struct MountpointArgs {
     /// Where the volume is mounted
     pub mountpoint: PathBuf,
+    /// Report as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+pub struct TopologyArgs {
+    /// Where a volume is mounted: what its server goes by. Default: this machine's PCI bus
+    pub mountpoint: Option<PathBuf>,
+    /// All devices of this machine, also those that neither store, compute nor communicate (256 at most)
+    #[arg(long, conflicts_with = "mountpoint")]
+    pub all: bool,
     /// Report as JSON
     #[arg(long)]
     pub json: bool,

@@ -3,7 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 
+use peerfs_blockdev::BusPlace;
 use peerfs_blockdev::nvme::BarMemory;
+use peerfs_blockdev::pci::PciAddress;
 use peerfs_nvme_spec::memory::PMR_ENABLE;
 use peerfs_sys::DmaMemory;
 
@@ -13,6 +15,7 @@ use crate::state::Core;
 /// Part of a BAR.
 pub(crate) struct Bar {
     pub(crate) core: Arc<Core>,
+    pub(crate) address: PciAddress,
     pub(crate) index: u8,
     pub(crate) memory: Arc<DmaMemory>,
     pub(crate) offset: u64,
@@ -44,6 +47,10 @@ impl fmt::Debug for Bar {
 impl BarMemory for Bar {
     fn length(&self) -> u64 {
         self.length
+    }
+
+    fn bus(&self) -> BusPlace {
+        BusPlace { address: self.address, bar: self.index, offset: self.offset, length: self.length }
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> bool {

@@ -11,6 +11,9 @@ use crate::controller::EmulatedController;
 use crate::registers::{CMB_BAR, PMR_BAR};
 use crate::state::Core;
 
+/// Where an emulated controller says it is.
+const ADDRESS: &str = "0000:00:00.0";
+
 /// Ends the controller's access to a range.
 struct Hold {
     core: Arc<Core>,
@@ -42,7 +45,7 @@ impl EmulatedController {
 
 impl Port for EmulatedController {
     fn address(&self) -> &str {
-        "0000:00:00.0"
+        ADDRESS
     }
 
     fn read_u32(&self, offset: u64) -> u32 {
@@ -133,6 +136,7 @@ impl Port for EmulatedController {
             Some(end) if length > 0 && end <= size => {}
             _ => return Err(io::ErrorKind::InvalidInput.into()),
         }
-        Ok(Arc::new(Bar { core: self.core.clone(), index, memory: memory.clone(), offset, length }))
+        let address = ADDRESS.parse().map_err(io::Error::other)?;
+        Ok(Arc::new(Bar { address, core: self.core.clone(), index, memory: memory.clone(), offset, length }))
     }
 }

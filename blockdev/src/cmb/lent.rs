@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rangemap::RangeSet;
 
 use crate::nvme::{Content, ControllerMemory, PeerMemory};
-use crate::{BLOCK_BYTES, DeviceError, WindowMemory};
+use crate::{BLOCK_BYTES, BusPlace, DeviceError, WindowMemory};
 
 use super::memory::window_error;
 
@@ -42,6 +42,11 @@ impl LentSpace {
     /// Bytes in all.
     pub(super) fn capacity_bytes(&self) -> u64 {
         self.memory.bar().length() / BLOCK_BYTES * BLOCK_BYTES
+    }
+
+    /// Where pieces are on the bus.
+    pub(super) fn bus(&self) -> BusPlace {
+        BusPlace { length: self.capacity_bytes(), ..self.memory.bar().bus() }
     }
 
     /// A piece of `length` bytes (whole blocks), the smallest free run that is long enough.

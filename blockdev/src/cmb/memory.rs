@@ -9,7 +9,7 @@ use peerfs_sys::{Engine, RegisteredWindow};
 use super::lent::{LentPiece, LentSpace};
 use super::{Form, Shared};
 use crate::nvme::PeerMemory;
-use crate::{DeviceError, IoBuf, PathKind, WindowError, WindowMemory, WindowSlice};
+use crate::{BusPlace, DeviceError, IoBuf, PathKind, WindowError, WindowMemory, WindowSlice};
 
 /// Where the memory of windows comes from.
 #[derive(Debug)]
@@ -42,6 +42,14 @@ impl Source {
         match self {
             Source::Host(_) => PathKind::DirectWindow,
             Source::Controller(_) => PathKind::DirectBar,
+        }
+    }
+
+    /// Where it is on the bus.
+    pub(super) fn bus(&self) -> Option<BusPlace> {
+        match self {
+            Source::Host(_) => None,
+            Source::Controller(space) => Some(space.bus()),
         }
     }
 

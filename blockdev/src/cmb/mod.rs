@@ -140,6 +140,7 @@ impl Aperture for Cmb {
             // Windows of host memory are plain memory, so whoever has them mapped can. A bus may not carry atomics.
             atomic: matches!(self.shared.source, Source::Host(_)),
             grantable: self.shared.source.is_grantable(),
+            bus: self.shared.source.bus(),
         }
     }
 

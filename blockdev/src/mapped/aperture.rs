@@ -90,6 +90,7 @@ impl Aperture for MappedAperture {
             // Whether a device's atomic operations arrive as such is for the path to it to say; none does yet.
             atomic: false,
             grantable: false,
+            bus: self.shared.memory.bus(),
         }
     }
 

@@ -12,7 +12,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::nvme::PeerMemory;
-use crate::{BlockDevice, DeviceError, PathKind, WindowContent};
+use crate::{BlockDevice, BusPlace, DeviceError, PathKind, WindowContent};
 
 pub use aperture::MappedAperture;
 pub use device::MappedDevice;
@@ -57,6 +57,10 @@ pub trait BlockMemory: Send + Sync + fmt::Debug {
     /// See [`crate::Window::has_kept`].
     fn has_kept(&self, _content: WindowContent) -> bool {
         true
+    }
+    /// Where it is on the bus; `None` if it is in no BAR.
+    fn bus(&self) -> Option<BusPlace> {
+        None
     }
 }
 

@@ -31,7 +31,7 @@ impl DmaEngine {
     pub fn open(address: PciAddress, id: u32) -> Result<Self, DeviceError> {
         let name = format!("nvme:{address}/ns{id}");
         let unusable = |reason: String| DeviceError::Unusable { device: name.clone(), reason };
-        let port = VfioPort::open(&address.to_string()).map_err(|error| unusable(error.to_string()))?;
+        let port = VfioPort::open(address).map_err(|error| unusable(error.to_string()))?;
         DmaEngine::on(port, id, name.clone()).map_err(|error| unusable(error.to_string()))
     }
 

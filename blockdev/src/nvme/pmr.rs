@@ -17,6 +17,7 @@ use peerfs_nvme_spec::register::offset;
 use super::error::NvmeError;
 use super::port::{BarMemory, Port};
 use super::registers;
+use crate::BusPlace;
 
 /// Times the region is switched on again in [`REVIVAL_WINDOW`].
 pub const MAX_REVIVALS: usize = 5;
@@ -96,6 +97,11 @@ impl PersistentRegion {
     /// Length, bytes.
     pub fn length(&self) -> u64 {
         self.bar.length()
+    }
+
+    /// Where it is on the bus.
+    pub fn bus(&self) -> BusPlace {
+        self.bar.bus()
     }
 
     /// The region takes no writes.

@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use peerfs_sys::{BufferPool, DmaMemory, DmaRange, Interrupt};
 
+use crate::BusPlace;
+
 /// The controller's access to memory: where it finds it. Ends when dropped.
 pub struct Reach {
     /// Address of the first byte for the controller; contiguous, aligned to 4096.
@@ -105,6 +107,8 @@ pub trait Port: Send + Sync + fmt::Debug {
 pub trait BarMemory: Send + Sync + fmt::Debug {
     /// Length, bytes.
     fn length(&self) -> u64;
+    /// Where it is on the bus.
+    fn bus(&self) -> BusPlace;
     /// Copies out; `false`: the device is gone.
     fn read(&self, offset: u64, out: &mut [u8]) -> bool;
     /// Copies in; `false`: the device is gone.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::error::NvmeError;
 use super::pmr::{Access, PersistentRegion};
 use super::port::{PeerMemory, Port};
-use crate::{BlockMemory, DeviceError, DeviceEvent, DeviceEvents, PathKind, WindowContent};
+use crate::{BlockMemory, BusPlace, DeviceError, DeviceEvent, DeviceEvents, PathKind, WindowContent};
 
 /// The region under the name of its volume. A region that fails is reported as removed, once.
 #[derive(Debug)]
@@ -91,5 +91,9 @@ impl BlockMemory for RegionMemory {
 
     fn has_kept(&self, content: WindowContent) -> bool {
         self.region.has_been_on_since(content.0)
+    }
+
+    fn bus(&self) -> Option<BusPlace> {
+        Some(self.region.bus())
     }
 }

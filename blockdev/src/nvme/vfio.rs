@@ -11,7 +11,8 @@ use peerfs_sys::{
 
 use super::port::{BarMemory, DmaBlock, PeerMemory, Port, Reach};
 use super::removal::Removal;
-use crate::lock_wait;
+use crate::pci::PciAddress;
+use crate::{BusPlace, lock_wait};
 
 /// How long somebody else may keep a device that is to be reset: longer than any reset takes.
 const RESET_WAIT: Duration = Duration::from_secs(15);
@@ -25,6 +26,7 @@ const LENT_WAIT: Duration = Duration::from_secs(2);
 /// A controller bound to vfio-pci.
 #[derive(Debug)]
 pub struct VfioPort {
+    address: PciAddress,
     // Dropped in this order: the device stops before its memory is unmapped.
     registers: Arc<Bar>,
     device: VfioDevice,
@@ -38,17 +40,18 @@ pub struct VfioPort {
 struct Severable(Mutex<Option<DmaMapping>>);
 
 impl VfioPort {
-    /// Opens the controller at a PCI address such as `0000:01:00.0`, which must be bound to vfio-pci.
+    /// Opens the controller at a PCI address, which must be bound to vfio-pci.
     ///
     /// # Errors
     /// What VFIO answers; the device has no BAR 0.
-    pub fn open(address: &str) -> Result<Arc<Self>, VfioError> {
+    pub fn open(address: PciAddress) -> Result<Arc<Self>, VfioError> {
         let container = VfioContainer::open()?;
-        let device = VfioDevice::open(&container, address)?;
+        let device = VfioDevice::open(&container, &address.to_string())?;
         device.enable_memory_and_bus_master()?;
-        let registers = device.bar(0)?.ok_or_else(|| VfioError::NotPci(address.into()))?;
+        let registers = device.bar(0)?.ok_or_else(|| VfioError::NotPci(address.to_string()))?;
         let removal = Arc::new(Removal::of(&device));
-        let port = Arc::new(VfioPort { registers, device, container, mappings: Mutex::default(), removal: removal.clone() });
+        let mappings = Mutex::default();
+        let port = Arc::new(VfioPort { address, registers, device, container, mappings, removal: removal.clone() });
         removal.watch(&port);
         Ok(port)
     }
@@ -185,7 +188,9 @@ impl Port for VfioPort {
         let bar = self.device.bar(index.into()).map_err(io::Error::other)?.ok_or(io::ErrorKind::NotFound)?;
         let length = length.unwrap_or(bar.length().saturating_sub(offset));
         match offset.checked_add(length) {
-            Some(end) if length > 0 && end <= bar.length() => Ok(Arc::new(BarPart { bar, offset, length })),
+            Some(end) if length > 0 && end <= bar.length() => {
+                Ok(Arc::new(BarPart { bar, place: BusPlace { address: self.address, bar: index, offset, length } }))
+            }
             _ => Err(io::Error::other(format!(
                 "BAR {index} of {} has {} bytes, not {offset}+{length}",
                 self.address(),
@@ -209,20 +214,23 @@ fn stop(registers: &Bar) -> Result<(), AccessError> {
 #[derive(Debug)]
 struct BarPart {
     bar: Arc<Bar>,
-    offset: u64,
-    length: u64,
+    place: BusPlace,
 }
 
 impl BarPart {
     fn place(&self, offset: u64, length: usize) -> Option<u64> {
         let end = offset.checked_add(length as u64)?;
-        (end <= self.length).then(|| self.offset + offset)
+        (end <= self.place.length).then(|| self.place.offset + offset)
     }
 }
 
 impl BarMemory for BarPart {
     fn length(&self) -> u64 {
-        self.length
+        self.place.length
+    }
+
+    fn bus(&self) -> BusPlace {
+        self.place
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> bool {

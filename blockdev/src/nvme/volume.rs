@@ -56,6 +56,5 @@ pub(crate) fn open_region(address: PciAddress, mode: OpenMode) -> Result<DeviceA
 }
 
 fn port(address: PciAddress, name: &str) -> Result<Arc<VfioPort>, DeviceError> {
-    VfioPort::open(&address.to_string())
-        .map_err(|error| DeviceError::Unusable { device: name.to_owned(), reason: error.to_string() })
+    VfioPort::open(address).map_err(|error| DeviceError::Unusable { device: name.to_owned(), reason: error.to_string() })
 }

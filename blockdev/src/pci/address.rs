@@ -12,6 +12,13 @@ pub struct PciAddress {
     function: u8,
 }
 
+impl PciAddress {
+    /// Device 0, function 0 of its bus.
+    pub fn is_device_zero(self) -> bool {
+        self.device == 0 && self.function == 0
+    }
+}
+
 /// Not a PCI address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is no PCI address: write DOMAIN:BUS:DEVICE.FUNCTION as lspci -D does, for example 0000:01:00.0")]

@@ -63,12 +63,14 @@ impl PciDevice {
     }
 }
 
-fn identifier(path: &Path) -> Result<u16, PciError> {
+/// The number of 16 bits in an attribute.
+pub(super) fn identifier(path: &Path) -> Result<u16, PciError> {
     let value = text(path)?;
     u16::try_from(hex(path, &value)?).map_err(|_| malformed(path, &value))
 }
 
-fn hex(path: &Path, value: &str) -> Result<u32, PciError> {
+/// A number as attributes give it, with or without `0x`.
+pub(super) fn hex(path: &Path, value: &str) -> Result<u32, PciError> {
     let digits = value.strip_prefix("0x").unwrap_or(value);
     u32::from_str_radix(digits, 16).map_err(|_| malformed(path, value))
 }

@@ -36,11 +36,16 @@ pub struct IommuGroup {
     pub members: Vec<GroupMember>,
 }
 
+/// There is no IOMMU behind the group in this directory.
+pub(super) fn is_made_up(group: &Path) -> Result<bool, PciError> {
+    Ok(text_if_there(&group.join("name"))?.as_deref() == Some(NO_IOMMU))
+}
+
 /// The group of the device in this directory; `None` if no IOMMU stands before it.
 pub(super) fn read(function: &Path) -> Result<Option<IommuGroup>, PciError> {
     let link = function.join("iommu_group");
     let Some(name) = link_name(&link)? else { return Ok(None) };
-    if text_if_there(&link.join("name"))?.as_deref() == Some(NO_IOMMU) {
+    if is_made_up(&link)? {
         return Ok(None);
     }
     let number = name.parse().map_err(|_| malformed(&link, &name))?;

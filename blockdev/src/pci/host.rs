@@ -80,6 +80,11 @@ impl Host {
         self.sys.join("class/block").join(name)
     }
 
+    /// Text of `cpuinfo` in procfs; `None` if it cannot be read.
+    pub fn cpuinfo(&self) -> Option<String> {
+        text(&self.proc("cpuinfo")).ok()
+    }
+
     pub(super) fn proc(&self, name: &str) -> PathBuf {
         self.proc.join(name)
     }
@@ -127,7 +132,8 @@ pub(super) fn malformed(path: &Path, text: &str) -> PciError {
     PciError::Malformed { path: path.to_owned(), text: text.chars().take(64).collect() }
 }
 
-fn unreadable(path: &Path) -> impl FnOnce(io::Error) -> PciError {
+/// What a file that cannot be read is reported as.
+pub(super) fn unreadable(path: &Path) -> impl FnOnce(io::Error) -> PciError {
     let path = path.to_owned();
     move |source| PciError::Read { path, source }
 }

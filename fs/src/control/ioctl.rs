@@ -265,6 +265,9 @@ impl Call<'_> {
             pci_address: pci_address(&context.pci_address)?,
             in_client: true,
         };
+        if let (Some(_), Some(bus)) = (importer.pci_address, &self.control.bus) {
+            bus.look_for_importer();
+        }
         let memory = address_space(client.tgid, context.mem_fd);
         let bound = self.control.engine.bind_context(session, importer, client, memory).map_err(|error| bind_error(&error))?;
         context.context_id = bound.id.0;

@@ -33,6 +33,7 @@ pub use report::MountFacts;
 
 use self::names::Virtual;
 use self::session::{VirtualHandle, Waker, Wakers};
+use crate::bus::Bus;
 use crate::core::Core;
 use crate::cpu_cache::CpuCache;
 use crate::error::{FsError, Result};
@@ -63,6 +64,7 @@ pub struct Control {
     facts: MountFacts,
     socket_path: Option<PathBuf>,
     wants_passthrough: bool,
+    bus: Option<Arc<Bus>>,
     faults: Option<Faults>,
     passthrough: AtomicBool,
     handles: DashMap<Handle, VirtualHandle>,
@@ -91,6 +93,8 @@ pub struct ControlParts {
     pub passthrough: bool,
     /// Socket for grants, when passthrough is not used, and for dma-bufs.
     pub socket_path: Option<PathBuf>,
+    /// The machine's bus, if the topology is read from there.
+    pub bus: Option<Arc<Bus>>,
     /// What makes the device fail, where that was asked for.
     pub faults: Option<Faults>,
 }
@@ -109,6 +113,7 @@ impl Control {
             facts: parts.facts,
             socket_path: parts.socket_path,
             wants_passthrough: parts.passthrough,
+            bus: parts.bus,
             faults: parts.faults,
             passthrough: AtomicBool::new(false),
             handles: DashMap::new(),

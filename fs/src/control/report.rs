@@ -2,7 +2,7 @@
 
 use peerfs_blockdev::{ApertureKind, BLOCK_BYTES};
 use peerfs_p2p::ByReason;
-use peerfs_p2p::topology::Topology;
+use peerfs_p2p::topology::Scope;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -74,7 +74,11 @@ impl Control {
             "limits": facts.limits,
             "aperture": aperture,
             "faults": self.faults.is_some(),
-            "topology": self.engine.topology().is_some(),
+            "topology": self.engine.topology().map(|topology| json!({
+                "source": topology.source(),
+                "storage": topology.storage().map(|address| address.to_string()),
+                "endpoints": topology.endpoint_count(),
+            })),
             "device_memory": self.device_memory_summary(),
             "importers": self.importers_report(),
             "sessions": totals.sessions,
@@ -95,7 +99,7 @@ impl Control {
 
     /// `topology.json`.
     pub(super) fn topology_json(&self) -> Result<Vec<u8>> {
-        render(&json!(self.engine.topology().map(Topology::report)))
+        render(&json!(self.engine.topology().map(|topology| topology.report(Scope::Usual))))
     }
 
     /// `mappings.json`.

@@ -121,6 +121,7 @@ impl World {
             facts,
             passthrough: false,
             socket_path: None,
+            bus: None,
             faults: None,
         });
         let session = match control.open(caller, Virtual::Session.ino(), flags(true, true)) {

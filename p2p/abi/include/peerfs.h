@@ -118,7 +118,7 @@ static inline const char *peerfs_reason_remedy(uint32_t code) {
   case 37: return "end other pins, or map without PIN";
   case 38: return "try again later";
   case 39: return "see the server's log; restore the file from a copy";
-  case 64: return "see peerfs topology for the hop that refuses";
+  case 64: return "see peerfs topology for the hop that refuses, and what to do about it";
   case 65: return "use an importer with a wider DMA mask";
   case 66: return "see the kernel log for the IOMMU's reason";
   case 67: return "map with PIN";
@@ -358,7 +358,7 @@ enum peerfs_trigger
   PEERFS_TRIGGER_CLIENT_GONE = 8,
   // The filesystem is being unmounted.
   PEERFS_TRIGGER_UNMOUNT = 9,
-  // The storage device was reset, removed or reported a media error.
+  // The storage device was reset, removed or reported a media error, or the way to it changed.
   PEERFS_TRIGGER_DEVICE_EVENT = 10,
   // The policy of the file or mount changed.
   PEERFS_TRIGGER_POLICY_CHANGE = 11,

@@ -18,7 +18,7 @@ pub const INFO_JSON: &str = "info.json";
 pub const METRICS: &str = "metrics";
 /// Reading it gives the ledger of mappings as JSON (owner of the mount only).
 pub const MAPPINGS_JSON: &str = "mappings.json";
-/// Reading it gives the PCI topology and the distance matrix as JSON; `null` where none is known.
+/// Reading it gives the PCI topology and the distance matrix as JSON.
 pub const TOPOLOGY_JSON: &str = "topology.json";
 /// Commands written to it make the storage device fail (mounts with `-o faults`; owner of the mount only). Reading
 /// it gives the faults in force.

@@ -241,7 +241,7 @@ impl Reason {
             Reason::PinQuota => "end other pins, or map without PIN",
             Reason::DeviceResetting => "try again later",
             Reason::MediaError => "see the server's log; restore the file from a copy",
-            Reason::NoPeerPath => "see peerfs topology for the hop that refuses",
+            Reason::NoPeerPath => "see peerfs topology for the hop that refuses, and what to do about it",
             Reason::DmaMaskExceeded => "use an importer with a wider DMA mask",
             Reason::IommuRejected => "see the kernel log for the IOMMU's reason",
             Reason::NotifierRequired => "map with PIN",
@@ -279,7 +279,7 @@ pub enum Trigger {
     ClientGone = 8,
     /// The filesystem is being unmounted.
     Unmount = 9,
-    /// The storage device was reset, removed or reported a media error.
+    /// The storage device was reset, removed or reported a media error, or the way to it changed.
     DeviceEvent = 10,
     /// The policy of the file or mount changed.
     PolicyChange = 11,
@@ -348,7 +348,7 @@ impl Trigger {
             Trigger::Administrator => "an administrator revoked it",
             Trigger::ClientGone => "the client that held it ended",
             Trigger::Unmount => "the filesystem is being unmounted",
-            Trigger::DeviceEvent => "the storage device was reset, removed or reported a media error",
+            Trigger::DeviceEvent => "the storage device was reset, removed or reported a media error, or the way to it changed",
             Trigger::PolicyChange => "the policy of the file or mount changed",
             Trigger::Unmap => "the client gave it back",
             Trigger::Reflink => "the blocks of the range became shared with another file",

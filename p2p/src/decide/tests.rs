@@ -16,6 +16,7 @@ fn aperture(capacity_bytes: u64, writable: bool, atomic: bool) -> ApertureInfo {
         writable,
         atomic,
         grantable: true,
+        bus: None,
     }
 }
 

@@ -91,6 +91,10 @@ impl Engine {
                     self.revoke_chunk(&object, job.chunk, id, Trigger::Relocation);
                     wide = self.has_room_for_chunk(job) && job.exporter.drops_pages(job.request.object);
                 }
+                Entry::Refused(object, reason) => {
+                    self.retire(&object);
+                    return Err(reason.into());
+                }
                 Entry::Busy => return Err(self.busy()),
                 Entry::Claimed(object, id, cover) => {
                     let number = job.chunk;

@@ -79,6 +79,8 @@ pub(super) enum Entry {
     Claimed(Arc<Object>, u64, Range),
     /// A live window lacks blocks or access; it has to be revoked first.
     Unfit(Arc<Object>, u64),
+    /// The importer is refused by what was learned since it was decided.
+    Refused(Arc<Object>, Reason),
     /// Closed, or being mapped or revoked by somebody else, for too long.
     Busy,
 }
@@ -135,6 +137,10 @@ impl Engine {
         if must_wait(state, job.chunk, cover) {
             return Look::Wait(object.clone());
         }
+        // A topology that refuses it may have come since the decision. Whoever brings one looks for those it refuses later.
+        if let Some(reason) = self.refused_way(job) {
+            return Look::Enter(Entry::Refused(object.clone(), reason));
+        }
         let write = is_write(job.request);
         Look::Enter(match state.chunks.get_mut(&job.chunk) {
             None => self.claim(job, object, state, cover),
@@ -148,6 +154,11 @@ impl Engine {
                 Entry::Unfit(object.clone(), chunk.id)
             }
         })
+    }
+
+    fn refused_way(&self, job: &ChunkJob<'_>) -> Option<Reason> {
+        let importer = &job.context.importer;
+        importer.pci_address.and_then(|_| self.export(job.request.object).refusals(importer).iter().next())
     }
 
     fn claim(&self, job: &ChunkJob<'_>, object: &Arc<Object>, state: &mut ObjectState, cover: Range) -> Entry {

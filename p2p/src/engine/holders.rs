@@ -53,6 +53,11 @@ impl Holders {
         self.grants.push(grant);
     }
 
+    /// Some holder is such.
+    pub(super) fn any(&self, is_such: impl Fn(&Grant) -> bool) -> bool {
+        self.grants.iter().any(|grant| is_such(grant))
+    }
+
     /// Nobody but this grant holds the window.
     pub(super) fn is_only(&self, grant: &Arc<Grant>) -> bool {
         matches!(self.grants.as_slice(), [only] if Arc::ptr_eq(only, grant))

@@ -5,15 +5,19 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use peerfs_blockdev::BusPlace;
+use peerfs_blockdev::pci::PciError;
 use serde::{Deserialize, Deserializer};
 
-use super::{Above, Bridge, Endpoint, Forwarding, HostBridge, Iommu, PciAddress, Storage, Topology};
+use super::ranges::without;
+use super::report::ENDPOINTS_MAX;
+use super::{
+    Above, AccessControl, Bridge, Endpoint, Forwarding, HostBridge, Iommu, PciAddress, PortType, Source, Storage, Topology,
+};
 
 const FILE_BYTES_MAX: u64 = 1 << 20;
 /// Of each kind but endpoints.
 const PARTS_MAX: usize = 1024;
-/// The report has a line for each pair.
-const ENDPOINTS_MAX: usize = 256;
 
 /// Why a topology cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +30,12 @@ pub enum TopologyError {
         /// Why.
         source: std::io::Error,
     },
+    /// The machine's description in sysfs cannot be read.
+    #[error(transparent)]
+    Machine(#[from] PciError),
+    /// Nothing tells where the aperture is on the bus.
+    #[error("{address}: BAR {bar} has no {length} bytes at {offset:#x} in sysfs, so nothing tells where the aperture is on the bus", address = .0.address, bar = .0.bar, length = .0.length, offset = .0.offset)]
+    NoSuchBar(BusPlace),
     /// The file is not of the documented form.
     #[error("topology {path}: {reason}; p2p/TOPOLOGY.md describes the format", path = path.display())]
     Malformed {
@@ -94,6 +104,8 @@ struct EndpointDescription {
     name: String,
     #[serde(default = "all_bits")]
     dma_bits: u32,
+    #[serde(default)]
+    acs_redirect: bool,
 }
 
 #[derive(Deserialize)]
@@ -164,7 +176,7 @@ impl Topology {
     }
 
     /// The topology that a JSON text describes, or what is wrong with it.
-    pub(super) fn parse(text: &str) -> Result<Topology, String> {
+    pub(crate) fn parse(text: &str) -> Result<Topology, String> {
         let description: Description = serde_json::from_str(text).map_err(|error| error.to_string())?;
         let lengths = [description.host_bridges.len(), description.iommus.len(), description.bridges.len()];
         if lengths.iter().any(|length| *length > PARTS_MAX) || description.endpoints.len() > ENDPOINTS_MAX {
@@ -175,12 +187,17 @@ impl Topology {
             return Err(format!("the iommus have more than {PARTS_MAX} ranges"));
         }
         let iommus = description.iommus.into_iter().map(iommu).collect::<Result<Vec<_>, _>>()?;
-        let hosts = hosts(description.host_bridges, &iommus)?;
+        let translating = translating(&description.host_bridges, &iommus)?;
+        let hosts: Vec<HostBridge> = description.host_bridges.into_iter().map(host).collect();
         let names = names(&hosts, &description.bridges, &description.endpoints)?;
         let bridges = bridges(description.bridges, &names)?;
-        let endpoints = endpoints(description.endpoints, &names)?;
+        let mut endpoints = endpoints(description.endpoints, &names)?;
+        for endpoint in endpoints.values_mut() {
+            endpoint.iommu = translating[host_above(endpoint.above, &bridges)];
+        }
         let storage = description.storage.map(|storage| self::storage(storage, &endpoints)).transpose()?;
-        Ok(Topology { hosts, bridges, iommus, endpoints, storage })
+        let undescribed = BTreeMap::new();
+        Ok(Topology { source: Source::File, hosts, bridges, iommus, endpoints, storage, undescribed })
     }
 }
 
@@ -193,35 +210,39 @@ fn iommu(description: IommuDescription) -> Result<Iommu, String> {
     if let Some(range) = ranges.iter().chain(&reserved).find(|range| range.first > range.last) {
         return Err(format!("iommu {name}: a range ends at {:#x} before it begins at {:#x}", range.last, range.first));
     }
-    let mut usable: Vec<(u64, u64)> = ranges.iter().map(|range| (range.first, range.last)).collect();
-    for hole in &reserved {
-        usable = usable.into_iter().flat_map(|range| without(range, (hole.first, hole.last))).collect();
-    }
-    usable.sort_unstable();
+    let pairs = |ranges: Vec<RangeDescription>| ranges.into_iter().map(|range| (range.first, range.last)).collect::<Vec<_>>();
+    let usable = without(pairs(ranges), &pairs(reserved));
     Ok(Iommu { name, maps_peers, usable })
 }
 
-/// What is left of an inclusive range.
-fn without((first, last): (u64, u64), hole: (u64, u64)) -> Vec<(u64, u64)> {
-    if hole.1 < first || last < hole.0 {
-        return vec![(first, last)];
-    }
-    let before = (hole.0 > first).then(|| (first, hole.0 - 1));
-    let after = (hole.1 < last).then(|| (hole.1 + 1, last));
-    before.into_iter().chain(after).collect()
+fn host(HostDescription { name, peer_to_peer, .. }: HostDescription) -> HostBridge {
+    HostBridge { name, forwards: peer_to_peer, about: String::new() }
 }
 
-fn hosts(descriptions: Vec<HostDescription>, iommus: &[Iommu]) -> Result<Vec<HostBridge>, String> {
-    let host = |description: HostDescription| {
-        let HostDescription { name, peer_to_peer, iommu } = description;
+/// For each host bridge the IOMMU that translates what comes up to it.
+fn translating(hosts: &[HostDescription], iommus: &[Iommu]) -> Result<Vec<Option<usize>>, String> {
+    let of_host = |host: &HostDescription| {
         let index = |wanted: &String| {
             let found = iommus.iter().position(|iommu| iommu.name == *wanted);
-            found.ok_or_else(|| format!("host bridge {name}: there is no iommu {wanted}"))
+            found.ok_or_else(|| format!("host bridge {}: there is no iommu {wanted}", host.name))
         };
-        let iommu = iommu.as_ref().map(index).transpose()?;
-        Ok(HostBridge { name, forwards: peer_to_peer, iommu })
+        host.iommu.as_ref().map(index).transpose()
     };
-    descriptions.into_iter().map(host).collect()
+    hosts.iter().map(of_host).collect()
+}
+
+/// Index of the host bridge at the end of the way up, which is there.
+fn host_above(mut above: Above, bridges: &[Bridge]) -> usize {
+    loop {
+        match above {
+            Above::Host(host) => return host,
+            Above::Bridge(bridge) => above = bridges[bridge].above,
+        }
+    }
+}
+
+fn access_control(redirects: bool) -> AccessControl {
+    if redirects { AccessControl::Redirects } else { AccessControl::Direct }
 }
 
 /// What `above` may name. Endpoints are there to find a name that is used twice.
@@ -258,7 +279,8 @@ fn above(device: PciAddress, text: &str, names: &HashMap<String, Above>) -> Resu
 fn bridges(descriptions: Vec<BridgeDescription>, names: &HashMap<String, Above>) -> Result<Vec<Bridge>, String> {
     let bridge = |description: BridgeDescription| {
         let address = address(&description.address)?;
-        Ok(Bridge { address, above: above(address, &description.above, names)?, acs_redirect: description.acs_redirect })
+        let above = above(address, &description.above, names)?;
+        Ok(Bridge { address, above, port: PortType::Other, access_control: access_control(description.acs_redirect) })
     };
     let bridges = descriptions.into_iter().map(bridge).collect::<Result<Vec<_>, String>>()?;
     for bridge in &bridges {
@@ -280,12 +302,14 @@ fn endpoints(
     names: &HashMap<String, Above>,
 ) -> Result<BTreeMap<PciAddress, Endpoint>, String> {
     let endpoint = |description: EndpointDescription| {
-        let EndpointDescription { address: text, above: parent, name, dma_bits } = description;
+        let EndpointDescription { address: text, above: parent, name, dma_bits, acs_redirect } = description;
         let address = address(&text)?;
         if !(1..=64).contains(&dma_bits) {
             return Err(format!("{address}: {dma_bits} dma_bits; give 1 to 64"));
         }
-        Ok((address, Endpoint { name, above: above(address, &parent, names)?, dma_bits }))
+        let above = above(address, &parent, names)?;
+        let access_control = access_control(acs_redirect);
+        Ok((address, Endpoint { name, above, dma_bits, access_control, iommu: None, is_of_interest: true }))
     };
     descriptions.into_iter().map(endpoint).collect()
 }

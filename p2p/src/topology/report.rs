@@ -1,18 +1,49 @@
 //! The distance matrix: every pair of devices, and what refuses it.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
-use super::{PciAddress, Refusal, Route, Through, Topology};
+use super::{Endpoint, PciAddress, Refusal, Route, Source, Through, Topology};
+
+/// The report has a line for each pair.
+pub(super) const ENDPOINTS_MAX: usize = 256;
+/// Functions that could not be described, named in a report.
+const UNDESCRIBED_MAX: usize = 64;
+
+/// Which endpoints a report is to have. At most 256; the storage device is always one of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// Those that store, compute or communicate.
+    Usual,
+    /// All.
+    All,
+}
 
 /// The state of a topology.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TopologyReport {
+    /// Where it comes from.
+    pub source: Source,
     /// Endpoints, by address.
     pub endpoints: Vec<EndpointRecord>,
     /// The storage device, if it is in the tree.
     pub storage: Option<StorageRecord>,
     /// Every ordered pair of different endpoints.
     pub pairs: Vec<PairRecord>,
+    /// What is not in the matrix.
+    pub left_out: LeftOutRecord,
+}
+
+/// What a report does not have.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LeftOutRecord {
+    /// Endpoints that were not asked for.
+    pub other_classes: usize,
+    /// Endpoints for which there was no room.
+    pub beyond_limit: usize,
+    /// Functions that could not be described, by address, and why; not more than 64 of them.
+    pub undescribed: BTreeMap<String, String>,
 }
 
 /// A device function.
@@ -50,7 +81,7 @@ pub struct PairRecord {
     pub from: String,
     /// Whose memory it is.
     pub to: String,
-    /// Links passed; `None` when there is no way.
+    /// Links between the two as the kernel counts them; `None` when there is no way.
     pub distance: Option<u32>,
     /// Where the way turns: the address of a bridge, or host bridges.
     pub through: Option<String>,
@@ -67,16 +98,18 @@ pub struct RefusalRecord {
     pub hop: String,
     /// Why, for people.
     pub why: String,
+    /// What a person can do about it.
+    pub remedy: String,
 }
 
 impl Topology {
     /// The distance matrix.
-    pub fn report(&self) -> TopologyReport {
-        let addresses: Vec<PciAddress> = self.endpoints.keys().copied().collect();
-        let pairs = addresses.iter().flat_map(|from| addresses.iter().filter(move |to| *to != from).map(|to| (*from, *to)));
+    pub fn report(&self, scope: Scope) -> TopologyReport {
+        let (shown, left_out) = self.shown(scope);
+        let pairs = shown.iter().flat_map(|from| shown.iter().filter(move |to| to.0 != from.0).map(|to| (*from.0, *to.0)));
         TopologyReport {
-            endpoints: self
-                .endpoints
+            source: self.source,
+            endpoints: shown
                 .iter()
                 .map(|(address, endpoint)| EndpointRecord {
                     address: address.to_string(),
@@ -93,7 +126,23 @@ impl Topology {
                 atomic: storage.atomic,
             }),
             pairs: pairs.map(|(from, to)| self.pair(from, to)).collect(),
+            left_out,
         }
+    }
+
+    /// The endpoints of a report, by address, and what is left out.
+    fn shown(&self, scope: Scope) -> (BTreeMap<PciAddress, &Endpoint>, LeftOutRecord) {
+        let storage = self.storage();
+        let wanted = |endpoint: &Endpoint| scope == Scope::All || endpoint.is_of_interest;
+        let (first, others): (Vec<_>, Vec<_>) = self.endpoints.iter().partition(|(address, _)| storage == Some(**address));
+        let candidates: Vec<_> = first.into_iter().chain(others.into_iter().filter(|(_, endpoint)| wanted(endpoint))).collect();
+        let undescribed = self.undescribed.iter().take(UNDESCRIBED_MAX);
+        let left_out = LeftOutRecord {
+            other_classes: self.endpoints.len() - candidates.len(),
+            beyond_limit: candidates.len().saturating_sub(ENDPOINTS_MAX),
+            undescribed: undescribed.map(|(address, why)| (address.to_string(), why.clone())).collect(),
+        };
+        (candidates.into_iter().take(ENDPOINTS_MAX).map(|(address, endpoint)| (*address, endpoint)).collect(), left_out)
     }
 
     fn pair(&self, from: PciAddress, to: PciAddress) -> PairRecord {
@@ -120,6 +169,6 @@ fn turn(through: &Through) -> String {
     }
 }
 
-fn record(Refusal { reason, hop, why }: Refusal) -> RefusalRecord {
-    RefusalRecord { reason: reason.name(), hop, why }
+fn record(Refusal { reason, hop, why, remedy }: Refusal) -> RefusalRecord {
+    RefusalRecord { reason: reason.name(), hop, why, remedy }
 }

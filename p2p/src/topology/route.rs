@@ -6,7 +6,8 @@
 
 use peerfs_abi::{Reason, ReasonSet};
 
-use super::{Above, Endpoint, Forwarding, Iommu, PciAddress, Topology};
+use super::remedies::{self, Hop};
+use super::{Above, AccessControl, Endpoint, Forwarding, Iommu, PciAddress, PortType, Topology};
 use crate::api::CHUNK_BYTES;
 
 /// How requests get from one device to another.
@@ -28,7 +29,7 @@ pub enum Through {
 /// A way that exists.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
-    /// Links passed.
+    /// Links between the two as the kernel counts them, to compare ways: a request that goes up passes more.
     pub distance: u32,
     /// Where it turns.
     pub through: Through,
@@ -43,6 +44,8 @@ pub struct Refusal {
     pub hop: String,
     /// Why, for people.
     pub why: String,
+    /// What a person can do about it.
+    pub remedy: String,
 }
 
 /// Which addresses the asking device has to put out.
@@ -67,27 +70,27 @@ impl Topology {
         let common = up_a.bridges.iter().position(|bridge| up_b.bridges.contains(bridge));
         let Some(at_a) = common else {
             let distance = (up_a.bridges.len() + up_b.bridges.len() + 2) as u32;
-            return self.through_hosts(up_a.host, up_b.host, distance, None);
+            return self.through_hosts((up_a.host, up_b.host), distance, &[]);
         };
         let meeting = up_a.bridges[at_a];
         let at_b = up_b.bridges.iter().position(|bridge| *bridge == meeting).unwrap_or(0);
         let distance = (at_a + at_b + 2) as u32;
-        let below = up_a.bridges[..=at_a].iter().chain(&up_b.bridges[..at_b]);
-        match below.map(|bridge| &self.bridges[*bridge]).find(|bridge| bridge.acs_redirect) {
-            None => Ok(Route { distance, through: Through::Bridge(self.bridges[meeting].address) }),
-            Some(redirecting) => {
-                let distance = (up_a.bridges.len() + up_b.bridges.len() + 2) as u32;
-                self.through_hosts(up_a.host, up_b.host, distance, Some(redirecting.address))
-            }
+        let ports = up_a.bridges[..=at_a].iter().chain(&up_b.bridges[..at_b]).map(|bridge| &self.bridges[*bridge]);
+        // The devices have access control of their own where they have several functions.
+        let below = [(from, a.access_control), (to, b.access_control)];
+        let hops = ports.map(|port| (port.address, port.access_control)).chain(below);
+        let redirecting: Vec<Hop> = hops.filter(|hop| hop.1 != AccessControl::Direct).collect();
+        if redirecting.is_empty() {
+            return Ok(Route { distance, through: Through::Bridge(self.bridges[meeting].address) });
         }
+        self.through_hosts((up_a.host, up_b.host), distance, &redirecting)
     }
 
     /// Everything that keeps this importer from the storage device's aperture; empty when it reaches it.
     /// `dma_bits`: what the importer says of itself; the narrower of it and the endpoint's counts.
     pub fn refusals(&self, importer: PciAddress, dma_bits: u32) -> Vec<Refusal> {
         let Some(storage) = &self.storage else {
-            let why = "the storage device is in no PCI tree, so nothing on a bus reaches its aperture directly".to_owned();
-            return vec![Refusal { reason: Reason::NoPeerPath, hop: "storage".into(), why }];
+            return vec![remedies::no_storage()];
         };
         let route = self.route(importer, storage.address);
         let mut refusals: Vec<Refusal> = route.as_ref().err().cloned().into_iter().collect();
@@ -105,11 +108,7 @@ impl Topology {
     }
 
     fn known(&self, address: PciAddress) -> Result<&Endpoint, Refusal> {
-        self.endpoints.get(&address).ok_or_else(|| Refusal {
-            reason: Reason::NoPeerPath,
-            hop: address.to_string(),
-            why: "no device with this address is in the topology".into(),
-        })
+        self.endpoints.get(&address).ok_or_else(|| remedies::unknown_device(address, self.undescribed.get(&address)))
     }
 
     fn ancestors(&self, above: Above) -> Ancestors {
@@ -126,25 +125,23 @@ impl Topology {
         }
     }
 
-    /// `acs`: the port that sent the request up, where it could have gone across.
-    fn through_hosts(&self, from: usize, to: usize, distance: u32, acs: Option<PciAddress>) -> Result<Route, Refusal> {
+    /// `redirecting`: what sends the request up, where it could have gone across.
+    fn through_hosts(&self, (from, to): (usize, usize), distance: u32, redirecting: &[Hop]) -> Result<Route, Refusal> {
         let (a, b) = (&self.hosts[from], &self.hosts[to]);
         let wanted = |forwards: Forwarding| if from == to { forwards != Forwarding::No } else { forwards == Forwarding::Any };
-        let refusing = [a, b].into_iter().find(|host| !wanted(host.forwards));
-        let Some(host) = refusing else {
-            let distance = distance + u32::from(from != to);
-            return Ok(Route { distance, through: Through::Host { from: a.name.clone(), to: b.name.clone() } });
-        };
-        let what = match from == to {
-            true => "forwards no peer-to-peer requests",
-            false => "forwards no peer-to-peer requests from or to another host bridge",
-        };
-        let why = match acs {
-            Some(port) => format!("ACS on {port} sends requests up to {}, which {what}", host.name),
-            None if from == to => format!("both devices hang off different root ports of {}, which {what}", host.name),
-            None => format!("the devices are below {} and {}, and {} {what}", a.name, b.name, host.name),
-        };
-        Err(Refusal { reason: Reason::NoPeerPath, hop: host.name.clone(), why })
+        match [a, b].into_iter().find(|host| !wanted(host.forwards)) {
+            None => Ok(Route { distance, through: Through::Host { from: a.name.clone(), to: b.name.clone() } }),
+            Some(host) if from != to => Err(remedies::between_hosts(a, b, host)),
+            Some(host) => Err(match redirecting.first() {
+                None => remedies::silent_host(host),
+                Some(first) => remedies::redirected(*first, self.port(first.0), redirecting, host),
+            }),
+        }
+    }
+
+    /// What a bridge is on PCI Express.
+    fn port(&self, address: PciAddress) -> PortType {
+        self.bridges.iter().find(|bridge| bridge.address == address).map_or(PortType::Other, |bridge| bridge.port)
     }
 
     /// A way that is refused would have gone up.
@@ -152,8 +149,7 @@ impl Topology {
         if let Ok(Route { through: Through::Bridge(_) | Through::Itself, .. }) = route {
             return Addressing::Bus;
         }
-        let host = self.ancestors(endpoint.above).host;
-        self.hosts[host].iommu.map_or(Addressing::Bus, Addressing::Iommu)
+        endpoint.iommu.map_or(Addressing::Bus, Addressing::Iommu)
     }
 
     /// The importer can put out addresses that lead to the aperture, which ends at `last` on the bus.
@@ -161,11 +157,7 @@ impl Topology {
         let mask = if bits >= 64 { u64::MAX } else { (1 << bits) - 1 };
         match addressing {
             Addressing::Bus if last <= mask => Ok(()),
-            Addressing::Bus => Err(Refusal {
-                reason: Reason::DmaMaskExceeded,
-                hop: importer.to_string(),
-                why: format!("it puts out {bits} bits of address, and the aperture ends at {last:#x} on the bus"),
-            }),
+            Addressing::Bus => Err(remedies::narrow_for_bus(importer, bits, last)),
             Addressing::Iommu(index) => self.iommus[index].admits(importer, bits, mask),
         }
     }
@@ -179,20 +171,15 @@ struct Ancestors {
 
 impl Iommu {
     fn admits(&self, importer: PciAddress, bits: u32, mask: u64) -> Result<(), Refusal> {
-        let rejected = |why: String| Err(Refusal { reason: Reason::IommuRejected, hop: self.name.clone(), why });
-        if !self.maps_peers {
-            return rejected("it does not map memory of other devices".into());
-        }
         let fits = |mask: u64| self.usable.iter().any(|range| holds_chunk(*range, mask));
+        if !self.maps_peers {
+            return Err(remedies::no_peers_mapped(&self.name));
+        }
         if !fits(u64::MAX) {
-            return rejected(format!("no {CHUNK_BYTES} bytes of its address space are free of reserved ranges"));
+            return Err(remedies::full_iommu(&self.name));
         }
         if !fits(mask) {
-            return Err(Refusal {
-                reason: Reason::DmaMaskExceeded,
-                hop: importer.to_string(),
-                why: format!("it puts out {bits} bits of address, below which {} has no {CHUNK_BYTES} bytes to give", self.name),
-            });
+            return Err(remedies::narrow_for_iommu(importer, bits, &self.name));
         }
         Ok(())
     }

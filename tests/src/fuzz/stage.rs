@@ -95,6 +95,7 @@ impl Stage {
             engine: Arc::clone(&engine),
             cache: cache.clone(),
             passthrough: false,
+            bus: None,
             faults: None,
             pool: None,
             device: opened.device,

@@ -83,6 +83,7 @@ fn mount_text(info: &Value) -> String {
             ),
         ),
         ("aperture", aperture(&info["aperture"])),
+        ("topology", topology(&info["topology"])),
         (
             "mapping",
             format!(
@@ -113,6 +114,16 @@ fn mount_text(info: &Value) -> String {
         let _ = writeln!(text, "{:<12} {}", "limit", limit.as_str().unwrap_or("?"));
     }
     text
+}
+
+fn topology(topology: &Value) -> String {
+    let endpoints = output::count(topology["endpoints"].as_u64().unwrap_or(0), "device");
+    let source = if topology["source"] == "file" { "a file (-o topology=)" } else { "the machine's PCI bus" };
+    let storage = match topology["storage"].as_str() {
+        Some(address) => format!("the storage device is {address}"),
+        None => "the storage device is not among them".to_owned(),
+    };
+    format!("{endpoints}, from {source}; {storage}")
 }
 
 fn aperture(aperture: &Value) -> String {

@@ -43,7 +43,7 @@ pub fn mappings(path: &Path) -> Result<Value> {
     read(path, MAPPINGS_JSON).map_err(anyhow::Error::from).with_context(|| path.display().to_string())
 }
 
-/// PCI topology of the mount that `path` is in; null where none is known.
+/// PCI topology that the mount goes by that `path` is in.
 pub fn topology(path: &Path) -> Result<Value> {
     read(path, TOPOLOGY_JSON).map_err(anyhow::Error::from).with_context(|| path.display().to_string())
 }

@@ -1,34 +1,40 @@
 //! `peerfs topology`: which devices reach each other's memory, and which hop refuses the others.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
+use peerfs_blockdev::pci::Host;
+use peerfs_p2p::topology::{Scope, Topology};
 use serde_json::{Value, json};
 
 use super::server_info;
-use crate::args::MountpointArgs;
+use crate::args::TopologyArgs;
 use crate::output;
 
-pub fn run(args: MountpointArgs) -> Result<ExitCode> {
-    let topology = server_info::topology(&args.mountpoint)?;
+pub fn run(args: TopologyArgs) -> Result<ExitCode> {
+    let topology = match &args.mountpoint {
+        Some(mountpoint) => server_info::topology(mountpoint)?,
+        None => machine(if args.all { Scope::All } else { Scope::Usual })?,
+    };
     if args.json {
         output::print_json(&json!({ "topology": topology }))?;
-    } else if topology.is_null() {
-        bail!(
-            "{}: no topology is known to this mount, so importers on a bus get NoPeerPath; mount with -o topology=FILE",
-            args.mountpoint.display()
-        );
     } else {
         output::print(&text(&topology))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
+fn machine(scope: Scope) -> Result<Value> {
+    let topology = Topology::of_machine(&Host::system(), None)?;
+    Ok(serde_json::to_value(topology.report(scope))?)
+}
+
 fn text(topology: &Value) -> String {
     let mut text = matrix(topology);
-    text.push_str("links passed from the row's device to the column's memory; -: refused; !: reached, but refused otherwise\n");
+    text.push_str("links from the row's device to the column's memory; -: refused; !: reached, but refused otherwise\n");
+    text.push_str(&left_out(&topology["left_out"]));
     let refused =
         list(&topology["pairs"]).iter().flat_map(|pair| list(&pair["refusals"]).iter().map(move |refusal| (pair, refusal)));
     let lines: Vec<String> = refused
@@ -46,6 +52,38 @@ fn text(topology: &Value) -> String {
     if !lines.is_empty() {
         text.push('\n');
         lines.iter().for_each(|line| text.push_str(line));
+        text.push_str(&remedies(topology));
+    }
+    text
+}
+
+/// What is not in the matrix.
+fn left_out(left_out: &Value) -> String {
+    let mut text = String::new();
+    let count = |name: &str| left_out[name].as_u64().unwrap_or(0);
+    if count("other_classes") > 0 {
+        let devices = output::count(count("other_classes"), "device");
+        let _ = writeln!(text, "left out: {devices} that neither store, compute nor communicate (peerfs topology --all)");
+    }
+    if count("beyond_limit") > 0 {
+        let _ = writeln!(text, "left out: {}, for want of room", output::count(count("beyond_limit"), "device"));
+    }
+    for (address, why) in left_out["undescribed"].as_object().into_iter().flatten() {
+        let _ = writeln!(text, "left out: {address}: {}", word(why));
+    }
+    text
+}
+
+/// Each thing to do once, with the hop that it is for.
+fn remedies(topology: &Value) -> String {
+    let refusals = list(&topology["pairs"]).iter().flat_map(|pair| list(&pair["refusals"]));
+    let remedies: BTreeSet<(&str, &str)> = refusals
+        .map(|refusal| (word(&refusal["hop"]), word(&refusal["remedy"])))
+        .filter(|(_, remedy)| !remedy.is_empty())
+        .collect();
+    let mut text = String::from("\nwhat to do:\n");
+    for (hop, remedy) in remedies {
+        let _ = writeln!(text, "{hop}: {remedy}");
     }
     text
 }

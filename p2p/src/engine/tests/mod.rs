@@ -16,4 +16,6 @@ mod revocation;
 mod scale;
 #[cfg(shuttle)]
 mod schedules;
+#[cfg(not(shuttle))]
+mod topology;
 mod world;

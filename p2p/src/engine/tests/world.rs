@@ -116,6 +116,7 @@ impl Aperture for FakeAperture {
             writable: true,
             atomic: false,
             grantable: true,
+            bus: None,
         }
     }
     fn open_window(&self, spec: WindowSpec) -> Result<Arc<dyn Window>, WindowError> {

@@ -30,15 +30,7 @@ impl Scene {
         guest.bind(importer)?;
         let device = storage.part(part);
         guest.peerfs(&["mkfs", "--force", &device])?;
-        fs::write(
-            "/tmp/topology.json",
-            format!(
-                r#"{{"host_bridges":[{{"name":"h","peer_to_peer":"any"}}],"endpoints":[{{"address":"0000:01:00.0","above":"h"}},{{"address":"0000:02:00.0","above":"h"}},{{"address":"0000:03:00.0","above":"h"}}],"storage":{{"address":"{}","aperture":{{"bus_address":"0x1000","bytes":"0x1000000"}}}}}}"#,
-                storage.address
-            ),
-        )?;
-        let point =
-            guest.mount_with(&device, &["-o", &format!("importer=nvme:{},topology=/tmp/topology.json", importer.address)])?;
+        let point = guest.mount_with(&device, &["-o", &format!("importer=nvme:{}", importer.address)])?;
         Ok(Scene { point, importer })
     }
 

@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 
 use anyhow::{Context, Result};
-use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
+use nix::sys::termios::{SetArg, cfmakeraw, tcdrain, tcgetattr, tcsetattr};
 
 use crate::lab::channel::{Order, Report, line};
 
@@ -26,7 +26,9 @@ impl Line {
 
     /// Tells the host.
     pub fn say(&mut self, report: &Report) -> Result<()> {
-        self.writer.write_all(format!("{}\n", line(report)).as_bytes()).context("the line to the host")
+        self.writer.write_all(format!("{}\n", line(report)).as_bytes()).context("the line to the host")?;
+        // What the guest does next may be its last, and must not be ahead of what the host knows.
+        tcdrain(&self.writer).context("the line to the host")
     }
 
     /// Waits for what to do.
