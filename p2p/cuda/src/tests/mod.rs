@@ -1,0 +1,1 @@
+//! Order and lifetimes, with a GPU of our own and the pins of a real mount.
