@@ -7,6 +7,7 @@ mod common;
 
 use std::fs;
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
 
 use common::{Scratch, fail, succeed};
 use serde_json::Value;
@@ -15,6 +16,7 @@ const SIZE: usize = (1 << 20) + 1000;
 /// CU_MEMHOSTREGISTER_PORTABLE, DEVICEMAP and READ_ONLY.
 const FLAGS_READ: u32 = 1 | 2 | 8;
 const FLAGS_WRITE: u32 = 1 | 2;
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A mount with one file, and the driver.
 struct Scene {
@@ -35,22 +37,21 @@ impl Scene {
         succeed(&["mount", &image, &scratch.mnt(), "--cmb", "16M"]);
         let (file, content) = (scratch.text("mnt/file"), (0..SIZE).map(|at| (at * 7 / 5) as u8).collect::<Vec<u8>>());
         fs::write(&file, &content).expect("a file");
-        let scene = Scene { scratch, file, content };
-        scene.await_no_writers();
-        scene
+        Scene { scratch, file, content }
     }
 
-    /// The kernel tells the server of a closed handle some time after close(2): until then it counts as a writer.
-    fn await_no_writers(&self) {
-        let ask = || succeed(&["query", &self.file, "--importer", "cuda:0", "--pin", "--write"]);
-        let start = std::time::Instant::now();
-        while ask().contains("CpuWriter") {
-            assert!(start.elapsed().as_secs() < 30, "the file keeps a writer");
+    /// The server hears of a closed handle, and looks for pins without holders, some time after their end.
+    fn await_pinnable(&self) {
+        let ask = || succeed(&["query", &self.file, "--importer", "cuda:0", "--pin", "--write", "--json"]);
+        let start = Instant::now();
+        while serde_json::from_str::<Value>(&ask()).expect("JSON")["bytes_fallback"] != 0 {
+            assert!(start.elapsed() < PATIENCE, "the file cannot be pinned: {}", ask());
         }
     }
 
     /// Maps the file, with this driver and these settings of it.
     fn map(&self, options: &[&str], settings: &[(&str, &str)]) -> Output {
+        self.await_pinnable();
         // What a map before has left.
         let _ = fs::remove_file(self.scratch.join("log"));
         let mut command = Command::new(env!("CARGO_BIN_EXE_peerfs"));
