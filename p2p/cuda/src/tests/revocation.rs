@@ -5,7 +5,7 @@ use std::thread;
 use peerfs_client::{File, MapFlags, Revoked};
 
 use super::fake::{Call, FakeGpu};
-use super::scene::{SIZE, Scene, content_of};
+use super::scene::{PATIENCE, SIZE, Scene, content_of};
 use crate::{GpuBuffer, Moved};
 
 fn revoke(scene: &Scene) -> Revoked {
@@ -41,7 +41,7 @@ fn a_hung_kernel_delays_force_until_the_deadline_and_counts_for_nothing() {
     let (arrived, release) = gpu.hang();
     thread::scope(|scope| {
         let reader = scope.spawn(|| scene.read_all(&gpu, &mapping));
-        arrived.recv().expect("the kernel runs");
+        arrived.recv_timeout(PATIENCE).expect("the kernel runs");
         let revoked = revoke(&scene);
         assert!(revoked.pins_cut == 1 && revoked.latency >= scene.session.deadline(), "{revoked:?}");
         assert_eq!(gpu.registered(), 1);
@@ -63,7 +63,7 @@ fn what_a_hung_kernel_stores_after_the_cut_is_written_again() {
     let (arrived, release) = gpu.hang();
     thread::scope(|scope| {
         let writer = scope.spawn(|| mapping.write(0, SIZE, &mut buffer));
-        arrived.recv().expect("the kernel runs");
+        arrived.recv_timeout(PATIENCE).expect("the kernel runs");
         let revoked = revoke(&scene);
         assert!(revoked.pins_cut == 1 && revoked.latency >= scene.session.deadline(), "{revoked:?}");
         drop(release);
