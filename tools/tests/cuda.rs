@@ -6,7 +6,8 @@
 mod common;
 
 use std::fs;
-use std::process::{Command, Output};
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{Scratch, fail, succeed};
@@ -51,13 +52,17 @@ impl Scene {
 
     /// Maps the file, with this driver and these settings of it.
     fn map(&self, options: &[&str], settings: &[(&str, &str)]) -> Output {
+        self.command(options, settings).output().expect("the binary under test starts")
+    }
+
+    fn command(&self, options: &[&str], settings: &[(&str, &str)]) -> Command {
         self.await_pinnable();
         // What a map before has left.
         let _ = fs::remove_file(self.scratch.join("log"));
         let mut command = Command::new(env!("CARGO_BIN_EXE_peerfs"));
         command.args(["map", &self.file, "--importer", "cuda:0"]).args(options).envs(settings.iter().copied());
         command.env("LD_LIBRARY_PATH", self.scratch.join("")).env("FAKE_CUDA_LOG", self.scratch.join("log"));
-        command.output().expect("the binary under test starts")
+        command
     }
 
     fn report(&self, options: &[&str], settings: &[(&str, &str)]) -> Value {
@@ -109,6 +114,23 @@ fn a_gpu_writes_back_what_it_read() {
     assert_eq!(report["bytes_written"], SIZE);
     assert_eq!(scene.calls()[0], format!("register {} flags {FLAGS_WRITE}", SIZE.next_multiple_of(4096)));
     assert!(fs::read(&scene.file).expect("read") == scene.content, "other bytes");
+}
+
+/// By the session's thread, for which the context has to be made current.
+#[test]
+fn force_unregisters_while_the_mapping_is_held() {
+    let scene = Scene::new();
+    let mut holder = scene.command(&["--hold", "600"], &[]).stdout(Stdio::piped()).spawn().expect("the binary under test starts");
+    let mut lines = BufReader::new(holder.stdout.take().expect("a pipe")).lines();
+    let mut hear = |word: &str| lines.find(|line| line.as_ref().is_ok_and(|line| line.starts_with(word)));
+    let mapped = hear("mapping").is_some();
+    assert!(mapped && !scene.calls().iter().any(|call| call.starts_with("unregister")));
+    succeed(&["revoke", &scene.scratch.mnt(), "--all", "--pins"]);
+    let told = hear("revoked:");
+    let calls = scene.calls();
+    holder.kill().and_then(|()| holder.wait()).expect("an end");
+    assert!(told.is_some(), "{calls:?}");
+    assert_eq!(calls[calls.len() - 2..], ["synchronize", "unregister mapped, 0 kernels"]);
 }
 
 #[test]
