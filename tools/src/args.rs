@@ -176,8 +176,8 @@ pub struct RequestArgs {
     /// Length of the range, bytes [default: to the end of the file]
     #[arg(long, value_parser = size)]
     pub length: Option<u64>,
-    /// cpu, static (cannot honour revocation), readonly, nonatomic, or server (inside the server, the one that reads BARs);
-    /// NAME@PCI-ADDRESS: a device on the bus
+    /// cpu, static (cannot honour revocation), readonly, nonatomic, server (inside the server, the one that reads BARs), or
+    /// cuda:N (the GPU with number N; pins only); NAME@PCI-ADDRESS: a device on the bus
     #[arg(long, default_value = "cpu", value_name = "NAME[@ADDRESS]")]
     pub importer: String,
     /// The importer wants to write

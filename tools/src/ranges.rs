@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
-use peerfs_abi::names::{IMPORTERS, importer_flags};
+use peerfs_abi::names::{CUDA_PREFIX, IMPORTERS, importer_flags};
 use peerfs_client::{DecisionTable, Error, File, ImporterSpec, MapFlags, Path as Way, Reason, ReasonSet, Segment, TriggerSet};
 
 use crate::args::RequestArgs;
@@ -50,7 +50,7 @@ pub fn importer(text: &str) -> Result<ImporterSpec> {
 /// The names of importers, for messages.
 fn known_importers() -> String {
     let names: Vec<&str> = IMPORTERS.iter().map(|known| known.0).collect();
-    names.join(", ")
+    format!("{}, or {CUDA_PREFIX}N for the GPU with number N", names.join(", "))
 }
 
 /// Opens a file past the page cache: for writing if wanted and possible. Where it is not, the decision says so.

@@ -43,6 +43,15 @@ fn wrong_command_lines_exit_with_2() {
 }
 
 #[test]
+fn importers_that_are_not_known_or_not_built_in_say_what_to_do() {
+    for name in ["gpu", "cuda:", "cuda:01", "cuda:x"] {
+        assert!(fail(1, &["map", "/", "--importer", name]).contains("use cpu, static"));
+    }
+    #[cfg(not(feature = "cuda"))]
+    assert!(fail(1, &["map", "/", "--importer", "cuda:0"]).contains("cargo build --release -p peerfs --features cuda"));
+}
+
+#[test]
 fn help_and_version_go_to_stdout() {
     assert!(succeed(&["--help"]).contains("mkfs"));
     assert!(succeed(&["mount", "--help"]).contains("deadline_ms"));

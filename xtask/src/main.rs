@@ -73,9 +73,13 @@ fn perform(task: Task) -> Result<()> {
     match task {
         Task::Check => {
             run("cargo", &["fmt", "--all", "--check"])?;
-            run("cargo", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])
+            run("cargo", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
+            run("cargo", &["clippy", "--package", "peerfs", "--features", "cuda", "--all-targets", "--", "-D", "warnings"])
         }
-        Task::Test => run("cargo", &["test", "--workspace"]),
+        Task::Test => {
+            run("cargo", &["test", "--workspace"])?;
+            run("cargo", &["test", "--package", "peerfs", "--features", "cuda", "--test", "cuda"])
+        }
         Task::Demo => run("cargo", &["run", "--release", "--package", "peerfs", "--", "demo"]),
         Task::Install { prefix } => install::install(&prefix),
         Task::Fuzz { seconds, seed } => ["ioctls", "socket", "nvme"].iter().try_for_each(|target| {

@@ -42,9 +42,23 @@ pub const IMPORTERS: [(&str, ImporterFlags); 5] = [
     (SERVER_IMPORTER, ImporterFlags::all()),
 ];
 
+/// What the name of a GPU begins with; its number follows, as CUDA counts.
+pub const CUDA_PREFIX: &str = "cuda:";
+
+/// What a GPU can do: nothing takes a registration with its driver back, so it may hold pins only.
+const CUDA_FLAGS: ImporterFlags = ImporterFlags::WRITE;
+
 /// What an importer of this name can do.
 pub fn importer_flags(name: &str) -> Option<ImporterFlags> {
-    IMPORTERS.iter().find(|known| known.0 == name).map(|known| known.1)
+    match name.strip_prefix(CUDA_PREFIX) {
+        Some(number) => is_number(number).then_some(CUDA_FLAGS),
+        None => IMPORTERS.iter().find(|known| known.0 == name).map(|known| known.1),
+    }
+}
+
+/// A number of a GPU, written in one way only.
+fn is_number(text: &str) -> bool {
+    text.parse::<u16>().is_ok_and(|number| number.to_string() == text)
 }
 
 /// File name of a grant in the control directory.
@@ -64,6 +78,16 @@ pub fn parse_grant_name(name: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn gpus_are_importers_that_pin() {
+        for name in ["cuda:0", "cuda:15"] {
+            assert_eq!(importer_flags(name), Some(ImporterFlags::WRITE));
+        }
+        for bad in ["cuda", "cuda:", "cuda:x", "cuda:-1", "cuda:+1", "cuda:01", "cuda:65536", "CUDA:0"] {
+            assert_eq!(importer_flags(bad), None, "{bad}");
+        }
+    }
 
     #[test]
     fn grant_names_round_trip_and_refuse_others() {

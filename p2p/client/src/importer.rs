@@ -19,7 +19,8 @@ pub struct ImporterSpec {
     pub va_bits: u32,
     /// Its page size, bytes.
     pub page_bytes: u32,
-    /// Its PCI address, for example `0000:01:00.0`; `None`: it is software and needs no peer path.
+    /// Its PCI address, for example `0000:01:00.0`; `None`: it is software, or reaches main memory only, and needs no
+    /// peer path.
     pub pci_address: Option<String>,
 }
 

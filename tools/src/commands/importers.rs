@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use peerfs_abi::names::IMPORTERS;
+use peerfs_abi::names::{CUDA_PREFIX, IMPORTERS};
 use serde_json::{Value, json};
 
 use super::server_info;
@@ -18,6 +18,7 @@ fn about(name: &str) -> &'static str {
         "static" => "cannot honour revocation: pins only",
         "readonly" => "honours revocation, cannot write",
         "nonatomic" => "honours revocation, reads and writes, no atomic operations",
+        _ if name.starts_with(CUDA_PREFIX) => "a GPU, in the client's process: reads and writes, pins only",
         _ => "registered by a client",
     }
 }

@@ -7,15 +7,16 @@ use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use peerfs_abi::names::SERVER_IMPORTER;
+use peerfs_abi::names::{CUDA_PREFIX, SERVER_IMPORTER};
 use peerfs_client::{Attestation, File, MapFlags, Mapping, REVOKED, Reason, Revocation, Session, SessionOptions, Trigger};
 use peerfs_sys::PlainMemory;
 use serde_json::{Value, json};
 
+use super::cuda;
 use super::query::{refusal_lines, refusals_json, refused, segment_json, segment_lines};
 use super::same_address::{self, SameAddress};
 use super::server_reading;
-use crate::args::MapArgs;
+use crate::args::{MapArgs, RequestArgs};
 use crate::{output, ranges};
 
 /// Bytes moved by one call.
@@ -30,16 +31,14 @@ pub fn run(args: MapArgs) -> Result<ExitCode> {
     if importer.name == SERVER_IMPORTER {
         return server_reading::run(&args, &file, wanted);
     }
+    if importer.name.starts_with(CUDA_PREFIX) {
+        return cuda::run(&args, &importer, &file, wanted);
+    }
     let options = SessionOptions { acknowledge: !args.hung };
     let directory = ranges::directory_of(&request.file)?;
     let session = Session::open_with(&directory, importer, options).with_context(what)?;
     let mapping = session.map(&file, wanted, ranges::flags(request)).with_context(what)?;
-    let (tell, revoked) = mpsc::channel();
-    mapping.on_revoke(move |revocation| {
-        // Nobody listens any more when the command is about to end.
-        let _ = tell.send(*revocation);
-    });
-
+    let revoked = listen(&mapping);
     let read = read_all(&mapping, args.checksum).with_context(what)?;
     let rates = args.repeat.map(|repeat| compare(&file, &mapping, repeat)).transpose().with_context(what)?;
     let shared = args.va_bits.map(|bits| same_address::compare(&args, &session, &mapping, bits)).transpose()?;
@@ -53,6 +52,16 @@ pub fn run(args: MapArgs) -> Result<ExitCode> {
     }
     mapping.unmap().with_context(what)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Hears of revocations.
+pub fn listen(mapping: &Mapping) -> Receiver<Revocation> {
+    let (tell, revoked) = mpsc::channel();
+    mapping.on_revoke(move |revocation| {
+        // Nobody listens any more when the command is about to end.
+        let _ = tell.send(*revocation);
+    });
+    revoked
 }
 
 /// One pass over the mapping.
@@ -122,13 +131,13 @@ fn timed(mapping: &Mapping, call: impl FnMut(u64, &mut [u8]) -> Result<()>) -> R
     Ok(start.elapsed())
 }
 
-fn median(mut times: Vec<Duration>) -> Duration {
+pub fn median(mut times: Vec<Duration>) -> Duration {
     times.sort_unstable();
     times.get(times.len() / 2).copied().unwrap_or_default()
 }
 
 /// Holds the mapping, and tells of revocations as they come.
-fn hold(revoked: &Receiver<Revocation>, time: Duration, quiet: bool) -> Vec<Revocation> {
+pub fn hold(revoked: &Receiver<Revocation>, time: Duration, quiet: bool) -> Vec<Revocation> {
     let end = Instant::now() + time;
     let mut seen = Vec::new();
     while let Ok(revocation) = revoked.recv_timeout(end.saturating_duration_since(Instant::now())) {
@@ -188,11 +197,21 @@ fn to_json(
     shared: Option<&SameAddress>,
     revocations: &[Revocation],
 ) -> Value {
+    let mut json = mapping_json(&args.request, ranges::flags(&args.request), mapping, revocations);
+    json["bytes_read"] = read.moved.total().into();
+    json["crc32c"] = read.checksum.map(|sum| format!("{sum:08x}")).into();
+    json["rates"] =
+        rates.map_or(Value::Null, |rates| json!({ "memcpy": rates.memcpy, "mapped": rates.mapped, "read": rates.read }));
+    json["same_address"] = shared.map_or(Value::Null, SameAddress::json);
+    json
+}
+
+/// What every kind of importer reports.
+pub fn mapping_json(request: &RequestArgs, flags: MapFlags, mapping: &Mapping, revocations: &[Revocation]) -> Value {
     let moved = mapping.moved();
-    let flags: MapFlags = ranges::flags(&args.request);
     json!({
-        "file": args.request.file.display().to_string(),
-        "importer": args.request.importer,
+        "file": request.file.display().to_string(),
+        "importer": request.importer,
         "flags": flags.iter_names().map(|(name, _)| name).collect::<Vec<_>>(),
         "mapping": mapping.id(),
         "offset": mapping.range().start,
@@ -202,7 +221,6 @@ fn to_json(
         "pins": mapping.pins().iter().map(|pin| json!({
             "offset": pin.file_offset, "length": pin.length, "kind": pin.kind.name(),
         })).collect::<Vec<_>>(),
-        "bytes_read": read.moved.total(),
         "bytes_direct": moved.direct(),
         "bytes_direct_window": moved.direct_window,
         "bytes_direct_bar": moved.direct_bar,
@@ -210,9 +228,6 @@ fn to_json(
         "fallback_reasons": mapping.fallback_reasons().into_iter()
             .map(|(reason, bytes)| (reason.map_or(REVOKED, Reason::name).to_owned(), bytes.into()))
             .collect::<serde_json::Map<_, _>>(),
-        "crc32c": read.checksum.map(|sum| format!("{sum:08x}")),
-        "rates": rates.map(|rates| json!({ "memcpy": rates.memcpy, "mapped": rates.mapped, "read": rates.read })),
-        "same_address": shared.map(SameAddress::json),
         "revocations": revocations.iter().map(|revocation| json!({
             "offset": revocation.file_offset,
             "length": revocation.length,

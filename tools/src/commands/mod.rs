@@ -3,6 +3,11 @@
 pub mod check_metadata;
 pub mod conformance;
 pub mod copy;
+#[cfg(feature = "cuda")]
+pub mod cuda;
+#[cfg(not(feature = "cuda"))]
+#[path = "without_cuda.rs"]
+pub mod cuda;
 pub mod devmem;
 pub mod fsck;
 pub mod guardian;

@@ -111,12 +111,13 @@ impl Machine<'_> {
     }
 
     /// `iomem=relaxed` lets a case reach registers of a controller that vfio-pci has. The host bridge forwards requests
-    /// between devices only for processors of which the kernel knows that they do (pci_p2pdma): EPYC is one.
+    /// between devices only with processors of which it is known (TOPOLOGY.md): EPYC is one, `max` is none.
     fn command(&self, append: &str) -> Command {
         // setpriv(1) arranges that the machine ends with us, however we end.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
-        command.args(["-machine", "q35,accel=tcg", "-cpu", "EPYC", "-smp", "1", "-nic", "none", "-no-reboot", "-nodefaults"]);
+        let processor = if self.disks.rig() == Rig::Ports { "EPYC" } else { "max" };
+        command.args(["-machine", "q35,accel=tcg", "-cpu", processor, "-smp", "1", "-nic", "none", "-no-reboot", "-nodefaults"]);
         command.args(["-m", &format!("{MEMORY}M")]);
         command.arg("-kernel").arg(&self.kernel.image).arg("-initrd").arg(self.initramfs);
         command.args(["-append", &format!("console=ttyS0 panic=-1 quiet intel_iommu=on no_timer_check iomem=relaxed {append}")]);
