@@ -4,6 +4,7 @@ mod bar;
 mod fabrics;
 mod kernel;
 pub mod kill;
+mod pins;
 mod programs;
 mod reset;
 mod restore;
@@ -112,6 +113,27 @@ pub const CASES: &[Case] = &[
         name: "demo",
         shows: "the demo runs on a stock kernel",
         steps: [Some(programs::demo), None],
+        leaves: None,
+        kills: None,
+    },
+    Case {
+        name: "pin-graphics",
+        shows: "a pin is a dma-buf: the graphics subsystem imports it, keeps it alive and is detached by force",
+        steps: [Some(pins::imported), None],
+        leaves: None,
+        kills: None,
+    },
+    Case {
+        name: "pin-video",
+        shows: "a video driver writes frames into a pin and reads them from one, and they are the files' contents",
+        steps: [Some(pins::frames), None],
+        leaves: None,
+        kills: None,
+    },
+    Case {
+        name: "pin-rules",
+        shows: "the rules of pins hold where writable ones are dma-bufs",
+        steps: [Some(pins::conform), None],
         leaves: None,
         kills: None,
     },
