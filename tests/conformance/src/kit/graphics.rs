@@ -3,8 +3,10 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
+/// `DRM_IOCTL_PRIME_HANDLE_TO_FD` of drm.h: `_IOWR('d', 0x2d, struct drm_prime_handle)`.
+const PRIME_HANDLE_TO_FD: u32 = 0xc00c_642d;
 /// `DRM_IOCTL_PRIME_FD_TO_HANDLE` of drm.h: `_IOWR('d', 0x2e, struct drm_prime_handle)`.
 const PRIME_FD_TO_HANDLE: u32 = 0xc00c_642e;
 
@@ -24,7 +26,8 @@ pub struct GraphicsDevice(File);
 
 /// A dma-buf that the driver holds. Dropping it lets go.
 pub struct Imported {
-    _device: GraphicsDevice,
+    device: GraphicsDevice,
+    handle: u32,
 }
 
 impl GraphicsDevice {
@@ -43,6 +46,22 @@ impl GraphicsDevice {
     pub fn import(self, buffer: BorrowedFd<'_>) -> io::Result<Imported> {
         let mut argument = PrimeHandle { handle: 0, flags: 0, fd: buffer.as_raw_fd() };
         peerfs_sys::ioctl(&self.0, PRIME_FD_TO_HANDLE, &mut argument)?;
-        Ok(Imported { _device: self })
+        Ok(Imported { device: self, handle: argument.handle })
+    }
+}
+
+impl Imported {
+    /// A descriptor of what the driver holds, by the driver's handle alone: nobody else need have one.
+    ///
+    /// # Errors
+    /// What the driver answers.
+    pub fn export(&self) -> io::Result<OwnedFd> {
+        let flags = (libc::O_CLOEXEC | libc::O_RDWR).cast_unsigned();
+        let mut argument = PrimeHandle { handle: self.handle, flags, fd: -1 };
+        peerfs_sys::ioctl(&self.device.0, PRIME_HANDLE_TO_FD, &mut argument)?;
+        // What the kernel gives is a number; its duplicate has an owner.
+        let owned = peerfs_sys::duplicate_descriptor(std::process::id(), argument.fd);
+        nix::unistd::close(argument.fd)?;
+        owned
     }
 }

@@ -7,9 +7,11 @@ mod mount;
 mod random;
 pub mod raw;
 mod tidy;
+mod video;
 pub mod worker;
 
 pub use graphics::{GraphicsDevice, Imported};
 pub use mount::{Media, ScratchMount, peerfs};
 pub use random::{Random, seed};
 pub use tidy::{remove_on_signal, tidy_on_signal};
+pub use video::{Flow, VideoQueue};

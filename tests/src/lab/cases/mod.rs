@@ -6,6 +6,7 @@ mod gone;
 mod kernel;
 pub mod kill;
 mod peers;
+mod pins;
 mod programs;
 mod reset;
 mod restore;
@@ -210,6 +211,33 @@ pub const CASES: &[Case] = &[
         leaves: Some(Medium::Pmr),
         kills: None,
         rig: Rig::Ports,
+        faults: false,
+    },
+    Case {
+        name: "pin-graphics",
+        shows: "a pin is a dma-buf: the graphics subsystem imports it, keeps it alive and is detached by force",
+        steps: [Some(pins::imported), None],
+        leaves: None,
+        kills: None,
+        rig: Rig::Pair,
+        faults: false,
+    },
+    Case {
+        name: "pin-video",
+        shows: "a video driver writes frames into a pin and reads them from one, and they are the files' contents",
+        steps: [Some(pins::frames), None],
+        leaves: None,
+        kills: None,
+        rig: Rig::Pair,
+        faults: false,
+    },
+    Case {
+        name: "pin-rules",
+        shows: "the rules of pins hold where writable ones are dma-bufs",
+        steps: [Some(pins::conform), None],
+        leaves: None,
+        kills: None,
+        rig: Rig::Pair,
         faults: false,
     },
     Case {

@@ -10,8 +10,8 @@ use anyhow::{Context, Result};
 use super::command::output;
 
 /// What a guest's modprobe may be asked for. What a kernel has built in needs no module.
-pub const WANTED: [&str; 8] =
-    ["crc32c_generic", "ext4", "vfio-pci", "vfio_iommu_type1", "nvme", "nvmet-tcp", "nvme-tcp", "nvme-fabrics"];
+pub const WANTED: [&str; 10] =
+    ["crc32c_generic", "ext4", "vfio-pci", "vfio_iommu_type1", "nvme", "nvmet-tcp", "nvme-tcp", "nvme-fabrics", "vgem", "vivid"];
 
 /// A module to be put into the guest.
 pub struct Module {
