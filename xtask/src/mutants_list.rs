@@ -12,11 +12,14 @@ pub struct Mutant {
     pub find: &'static str,
     /// ... and what it becomes.
     pub replace: &'static str,
-    /// Backend and name of the conformance case that must fail.
+    /// Backend of the conformance case that must fail, or [`DRIVER`].
     pub backend: &'static str,
-    /// See `backend`.
+    /// Name of the case, or of the test.
     pub case: &'static str,
 }
+
+/// In place of a backend: what must fail is a test of the NVMe driver, `nvme_faults`.
+pub const DRIVER: &str = "driver";
 
 /// Every mutant.
 pub const MUTANTS: &[Mutant] = &[

@@ -14,7 +14,7 @@ use crate::lab::guest::{Beside, Controller, Guest, PORT_A, PORT_B, PORT_SLOW, co
 /// PMRCTL, NVMe base specification 2.1, section 3.1.4.21.
 const PMRCTL: u64 = 0xE04;
 /// Bytes that are under way when something happens.
-const LENGTH: u64 = 4 * MIB;
+const LENGTH: u64 = 2 * MIB;
 /// A removal or a recovery that takes longer hangs.
 const HANG: Duration = Duration::from_secs(60);
 
@@ -49,12 +49,13 @@ fn struck(guest: &mut Guest<'_>, number: u64, blow: fn() -> Result<()>) -> Resul
         Err(error) => error,
     };
     guest.peerfs(&["info", &text(&scene.point)]).context("the server afterwards")?;
-    let place = 32 * MIB;
+    let (place, part) = (32 * MIB, 256 << 10);
+    let again = [scene.to_importer(&path, place / LBA), vec!["--length".into(), part.to_string()]].concat();
     until_within(HANG, "a copy succeeds again", || {
-        let report = run(guest, &scene.to_importer(&path, place / LBA)).ok()?;
-        (report["bytes"] == LENGTH).then_some(())
+        let report = run(guest, &again).ok()?;
+        (report["bytes"] == part).then_some(())
     })?;
-    guest.holds(Namespace::Slow, place, LENGTH, seed)?;
+    guest.holds(Namespace::Slow, place, part, seed)?;
     // The volume may have become read-only, and says so when it ends.
     if guest.umount(&scene.point).is_err() {
         guest.umount_by_force(&scene.point)?;
@@ -82,7 +83,8 @@ fn importer_goes(guest: &mut Guest<'_>) -> Result<()> {
     let scene = Scene::new(guest, PORT_A, "pmr", PORT_B)?;
     let seed = guest.seed();
     let path = scene.file("file", seed, 32 * MIB)?;
-    let arguments = scene.to_importer(&path, 0);
+    // Behind the volume that another case leaves there.
+    let arguments = scene.to_importer(&path, 200 * MIB / LBA);
     // One copy after the other, until one fails.
     let copying = std::thread::spawn(move || {
         loop {

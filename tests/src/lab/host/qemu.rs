@@ -20,7 +20,7 @@ const MEMORY: u32 = 768;
 /// The controller memory buffer, MiB.
 const CMB: u32 = 64;
 /// What the slow medium moves in a second, bytes: one command of 512 KiB takes longer than a revocation's deadline.
-const SLOW: u32 = 1 << 20;
+const SLOW: u32 = 2 << 20;
 
 /// What boots.
 pub struct Machine<'a> {
