@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::mutants_list::{MUTANTS, Mutant};
+use crate::mutants_list::{DRIVER, MUTANTS, Mutant};
 use crate::root;
 
 /// The copy that is broken on purpose, and what is built from it.
@@ -87,8 +87,11 @@ impl Laboratory {
         command.output().context("cargo cannot be started")
     }
 
-    /// One conformance case; its output when it failed.
+    /// One conformance case, or test; its output when it failed.
     fn run_case(&self, mutant: &Mutant) -> Result<Option<String>> {
+        if mutant.backend == DRIVER {
+            return self.run_test(mutant.case);
+        }
         let program = self.target.join("debug/peerfs");
         let arguments = ["conformance", "--backend", mutant.backend, "--case", mutant.case];
         let output = Command::new(&program).args(arguments).output().context("peerfs cannot be started")?;
@@ -98,6 +101,14 @@ impl Laboratory {
             Some(1) => Ok(Some(text)),
             _ => bail!("{}: peerfs conformance ended with {}:\n{text}", mutant.name, output.status),
         }
+    }
+
+    fn run_test(&self, name: &str) -> Result<Option<String>> {
+        let output = self.cargo(&["test", "--quiet", "-p", "peerfs-blockdev", "--test", "nvme_faults", "--", "--exact", name])?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        let ran = text.contains("1 passed") || text.contains("1 failed");
+        ensure!(ran, "{name} was not run:\n{text}");
+        Ok((!output.status.success()).then_some(text))
     }
 
     /// A case that fails without the mutant proves nothing.

@@ -203,6 +203,42 @@ pub const MUTANTS: &[Mutant] = &[
         backend: "image",
         case: "effects-times",
     },
+    Mutant {
+        name: "lease-without-draining",
+        rule: "what is under way ends before the memory of a lease is unmapped",
+        file: "blockdev/src/nvme/lease.rs",
+        find: "        self.queue.delete();\n",
+        replace: "",
+        backend: DRIVER,
+        case: "peers::the_cut_waits_for_transfers_under_way_and_for_nobody_else",
+    },
+    Mutant {
+        name: "lease-unmapped-in-use",
+        rule: "memory of a lease that is in use stays mapped until the deadline",
+        file: "blockdev/src/nvme/lease.rs",
+        find: "if self.outstanding == 0 {",
+        replace: "if self.outstanding < usize::MAX {",
+        backend: DRIVER,
+        case: "peers::a_lease_that_is_given_up_in_time_keeps_its_queue",
+    },
+    Mutant {
+        name: "lease-always-writable",
+        rule: "an importer that may only read cannot write",
+        file: "blockdev/src/nvme/lease.rs",
+        find: "port.reach(&part.memory, writable)?",
+        replace: "port.reach(&part.memory, writable || true)?",
+        backend: DRIVER,
+        case: "peers::a_read_lease_cannot_be_written",
+    },
+    Mutant {
+        name: "lease-revoked-counts",
+        rule: "what ends after its lease does not count, whatever the controller says",
+        file: "blockdev/src/nvme/lease.rs",
+        find: "match !ending && lease.window",
+        replace: "match lease.window",
+        backend: DRIVER,
+        case: "peers::a_lease_that_is_given_up_in_time_keeps_its_queue",
+    },
 ];
 
 #[cfg(test)]
@@ -219,10 +255,15 @@ mod tests {
             .expect("the cases")
             .map(|entry| fs::read_to_string(entry.expect("an entry").path()).expect("a source"))
             .collect();
+        let peers = fs::read_to_string(root().join("blockdev/tests/nvme_faults/peers.rs")).expect("the driver's tests");
         for mutant in MUTANTS {
             let source = fs::read_to_string(root().join(mutant.file)).expect("the mutant's file");
             assert_eq!(source.matches(mutant.find).count(), 1, "{}: bring its text up to date", mutant.name);
-            assert!(cases.contains(&format!("\"{}\"", mutant.case)), "{}: no case is named {}", mutant.name, mutant.case);
+            let named = match mutant.case.rsplit_once("::") {
+                Some((_, test)) if mutant.backend == DRIVER => peers.contains(&format!("fn {test}()")),
+                _ => cases.contains(&format!("\"{}\"", mutant.case)),
+            };
+            assert!(named, "{}: no case is named {}", mutant.name, mutant.case);
         }
     }
 }
