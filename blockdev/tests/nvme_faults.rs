@@ -26,7 +26,7 @@
 //! | fewer queues than asked, queues of 2 entries, doorbells far apart, no transfer limit | nothing: it makes do |
 //! | no queue can be made; capabilities of 0 or ones, pages too large, one entry | opening fails |
 //! | namespace inactive, with metadata, with blocks that are too large or too small | opening fails |
-//! | a reset, while windows are in the memory buffer | the device has the blocks; flushing tells, once, that stores of peers are lost |
+//! | a reset, while windows are in the memory buffer | the device has the blocks; ending the window and the next flush tell that stores of peers are lost |
 //! | a window is cut, while another controller's transfer to or from it is under way | the queue is deleted, or the controller reset; nothing lands, the transfer does not count, others' go on |
 //! | a reset on either side of such a transfer | it does not count |
 //! | a transfer into a window that may only be read | the IOMMU blocks it |

@@ -5,7 +5,7 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::process;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::bounce::steps;
@@ -20,8 +20,11 @@ use super::memory::{Memory, Unmoved, window_error};
 /// Writes to the device under way at one time while a window is copied.
 const COPIES_IN_FLIGHT: usize = 4;
 
-/// Told once: there is nothing left to try again with.
+/// There is nothing left to try again with.
 const LOST_STORES: &str = "the controller was reset, and what peers stored in its memory since the last flush is lost";
+
+/// Whoever revokes a window can only log that stores are lost; so whoever flushes next hears of it as well.
+const TELLS: u8 = 2;
 
 /// The window itself; the index and the handle share it.
 #[derive(Debug)]
@@ -36,8 +39,8 @@ pub(super) struct Core {
     order: Mutex<Tail>,
     /// The device may lack bytes that the window has: a peer may store, a write-through failed, or it is the blocks' home.
     must_copy: AtomicBool,
-    /// The memory lost its content while `must_copy` was set, and nobody was told yet.
-    lost_stores: AtomicBool,
+    /// The memory lost its content while `must_copy` was set: how many are still to be told, [`TELLS`] at first.
+    lost_stores: AtomicU8,
     cut: AtomicBool,
     disowned: Disowned,
     is_dmabuf: bool,
@@ -66,7 +69,7 @@ impl Core {
             phase: RwLock::new(Phase::Absent),
             order: Mutex::new(Tail::new(spec.valid_length)),
             must_copy: AtomicBool::new(kind == ApertureKind::Identity),
-            lost_stores: AtomicBool::new(false),
+            lost_stores: AtomicU8::new(0),
             cut: AtomicBool::new(false),
             disowned: Disowned::default(),
             is_dmabuf,
@@ -184,7 +187,7 @@ impl Core {
             _ => return,
         };
         if self.must_copy.swap(false, Ordering::AcqRel) {
-            self.lost_stores.store(true, Ordering::Release);
+            self.lost_stores.store(TELLS, Ordering::Release);
         }
         tracing::warn!(window = self.id, "the controller lost the content of its memory: the blocks are read from the device");
         *phase = Phase::Lost(memory);
@@ -346,9 +349,10 @@ impl CmbWindow {
         if copied.is_err() {
             self.core.give_up_lost(&self.shared);
         }
-        match self.core.lost_stores.swap(false, Ordering::AcqRel) {
-            true => Err(self.shared.refuse(LOST_STORES)),
-            false => copied,
+        let tell = |left: u8| left.checked_sub(1);
+        match self.core.lost_stores.fetch_update(Ordering::AcqRel, Ordering::Acquire, tell) {
+            Ok(_) => Err(self.shared.refuse(LOST_STORES)),
+            Err(_) => copied,
         }
     }
 }

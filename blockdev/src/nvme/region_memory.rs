@@ -6,20 +6,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::error::NvmeError;
 use super::pmr::{Access, PersistentRegion};
 use super::port::{PeerMemory, Port};
-use crate::{BlockMemory, BusPlace, DeviceError, DeviceEvent, DeviceEvents, PathKind, WindowContent};
+use crate::{BlockMemory, BusPlace, DeviceError, DeviceEvent, DeviceEvents, OpenMode, PathKind, WindowContent};
 
 /// The region under the name of its volume. A region that fails is reported as removed, once.
 #[derive(Debug)]
 pub(super) struct RegionMemory {
     name: String,
     region: PersistentRegion,
+    read_only: bool,
     events: Arc<DeviceEvents>,
     lost: AtomicBool,
 }
 
 impl RegionMemory {
-    pub(super) fn new(name: String, region: PersistentRegion, events: Arc<DeviceEvents>) -> Self {
-        RegionMemory { name, region, events, lost: AtomicBool::new(false) }
+    pub(super) fn new(name: String, region: PersistentRegion, mode: OpenMode, events: Arc<DeviceEvents>) -> Self {
+        RegionMemory { name, region, read_only: mode == OpenMode::ReadOnly, events, lost: AtomicBool::new(false) }
     }
 
     /// Tells of it when the controller is to be removed.
@@ -70,7 +71,11 @@ impl BlockMemory for RegionMemory {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> Result<(), DeviceError> {
-        self.judge("write", (offset, data.len() as u64), self.region.write(offset, data))
+        let length = data.len() as u64;
+        if self.read_only {
+            return Err(DeviceError::Io { device: self.name.clone(), op: "write", offset, length, errno: libc::EROFS });
+        }
+        self.judge("write", (offset, length), self.region.write(offset, data))
     }
 
     fn barrier(&self) -> Result<(), DeviceError> {

@@ -49,7 +49,7 @@ pub(crate) fn open_region(address: PciAddress, mode: OpenMode) -> Result<DeviceA
     }
     let events = Arc::new(DeviceEvents::default());
     let info = DeviceInfo { name: name.clone(), backend: "nvme", size_bytes: region.length(), direct_io: true };
-    let memory = Arc::new(RegionMemory::new(name.clone(), region, events.clone()));
+    let memory = Arc::new(RegionMemory::new(name.clone(), region, mode, events.clone()));
     memory.watch_removal(&*port);
     let memory: Arc<dyn BlockMemory> = memory;
     Ok((Arc::new(MappedDevice::new(memory.clone(), info, mode, events)), memory))
