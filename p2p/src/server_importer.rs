@@ -10,7 +10,7 @@ use peerfs_abi::names::SERVER_IMPORTER;
 use peerfs_abi::{ImporterFlags, Reason};
 use peerfs_blockdev::{PathKind, Window};
 
-use crate::api::{Client, DeviceMapOps, GrantPart, MapCall, MapError, MapSegment, SessionId, UnmapCall};
+use crate::api::{BindError, Client, DeviceMapOps, GrantPart, MapCall, MapError, MapSegment, SessionError, SessionId, UnmapCall};
 use crate::engine::Engine;
 use crate::moved::Moved;
 use crate::types::{ContextId, GrantId, Importer, MapRequest, MappingId, Range};
@@ -30,9 +30,12 @@ pub enum ServerReadError<E> {
     /// The mapping.
     #[error(transparent)]
     Map(#[from] MapError),
-    /// No session or context could be made.
+    /// No session was opened: it counts as one of the user's.
     #[error("the importer in the server: {0}")]
-    Session(String),
+    Session(#[from] SessionError),
+    /// No context was made.
+    #[error("the importer in the server: {0}")]
+    Context(#[from] BindError),
     /// Reading by fallback.
     #[error("{0}")]
     Fallback(E),
@@ -62,7 +65,7 @@ pub fn read_through_server<E>(
     mut fallback: impl FnMut(u64, &mut [u8]) -> Result<usize, E>,
     mut take: impl FnMut(&[u8]),
 ) -> Result<Moved, ServerReadError<E>> {
-    let session = Session::open(engine, request.uid).map_err(ServerReadError::Session)?;
+    let session = Session::open(engine, request.uid)?;
     let mut moved = Moved::default();
     let mut mapping = None;
     let mut range = request.range;
@@ -92,7 +95,7 @@ struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    fn open(engine: &'a Arc<Engine>, uid: u32) -> Result<Self, String> {
+    fn open<E>(engine: &'a Arc<Engine>, uid: u32) -> Result<Self, ServerReadError<E>> {
         let client = Client { tgid: std::process::id(), uid };
         let own: Arc<OnceLock<(Weak<Engine>, SessionId)>> = Arc::default();
         let told = own.clone();
@@ -102,12 +105,9 @@ impl<'a> Session<'a> {
                 acknowledge(&engine, id);
             }
         });
-        let id = engine.open_session(client.uid, wake).map_err(|error| error.to_string())?;
+        let id = engine.open_session(client.uid, wake)?;
         let _first = own.set((Arc::downgrade(engine), id));
-        let bound = engine.bind_context(id, server_importer(), client, None).map_err(|error| {
-            engine.close_session(id);
-            error.to_string()
-        })?;
+        let bound = engine.bind_context(id, server_importer(), client, None).inspect_err(|_| engine.close_session(id))?;
         Ok(Session { engine, id, context: bound.id, client })
     }
 

@@ -4,7 +4,7 @@ use peerfs_abi::ioctl::{READ_BY_SERVER_MAX, ReadByServer};
 use peerfs_abi::{MapFlags, Reason};
 use peerfs_p2p::{CacheProbe, MapRequest, Range, ServerReadError, read_through_server};
 
-use super::ioctl::{Call, check_version, invalid, map_error};
+use super::ioctl::{Call, bind_error, check_version, invalid, map_error, session_error};
 use super::names::{is_virtual, object};
 use crate::error::{FsError, Result};
 use crate::ops::Operations;
@@ -44,7 +44,8 @@ impl Call<'_> {
         );
         let moved = moved.map_err(|error| match error {
             ServerReadError::Map(error) => map_error(&error),
-            ServerReadError::Session(reason) => FsError::with_context(libc::EIO, reason),
+            ServerReadError::Session(error) => session_error(&error),
+            ServerReadError::Context(error) => bind_error(&error),
             ServerReadError::Fallback(error) => error,
         })?;
         argument.crc32c = crc32c;
