@@ -2,22 +2,32 @@
 
 use std::process::ExitCode;
 
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
 use anyhow::Result;
-use peerfs_conformance::kit::tidy_on_signal;
-use peerfs_conformance::{Backend, Case, Line, Report, all_cases, puppet, run as run_cases, software_backends};
+use peerfs_abi::Path;
+use peerfs_blockdev::DeviceSpec;
+use peerfs_blockdev::pci::Reservation;
+use peerfs_conformance::kit::{at_signal, tidy_on_signal};
+use peerfs_conformance::{Backend, Case, DeviceBackend, Line, Report, all_cases, puppet, run as run_cases, software_backends};
 use serde_json::json;
 
 use crate::args::{ConformanceArgs, ConformanceClientArgs};
 use crate::failure::Usage;
-use crate::output;
+use crate::{controller, output};
+
+/// A server that is just ending lets go of its controller within this.
+const LOCK_WAIT: Duration = Duration::from_secs(2);
 
 pub fn run(args: ConformanceArgs) -> Result<ExitCode> {
     let cases = chosen_cases(args.case.as_deref())?;
-    let backends = chosen_backends(args.backend.as_deref())?;
+    let chosen = Chosen::of(&args)?;
     if args.list {
         return list(&cases, args.json);
     }
     tidy_on_signal()?;
+    let (backends, _reserved) = chosen.ready(args.force)?;
     let mut report = Report::default();
     if !args.json {
         output::print(&format!("seed {} (replay with --seed {})\n", args.seed, args.seed))?;
@@ -69,13 +79,68 @@ fn chosen_cases(part: Option<&str>) -> Result<Vec<Case>> {
     Ok(cases)
 }
 
-fn chosen_backends(name: Option<&str>) -> Result<Vec<Box<dyn Backend>>> {
-    let mut backends = software_backends();
-    if let Some(name) = name {
-        backends.retain(|backend| backend.name() == name);
-        if backends.is_empty() {
-            return Err(Usage(format!("--backend {name}: not built into this version; give image or mem")).into());
-        }
+/// What the cases run on.
+enum Chosen {
+    Software(Vec<Box<dyn Backend>>),
+    Device(DeviceSpec, DeviceBackend),
+}
+
+/// A controller that is given back when this is dropped, or a signal ends the run.
+#[derive(Default)]
+struct Reserved(Arc<Mutex<Option<Reservation>>>);
+
+impl Reserved {
+    fn new(reservation: Option<Reservation>) -> Reserved {
+        let reserved = Arc::new(Mutex::new(reservation));
+        let at_end = Reserved(reserved.clone());
+        at_signal(move || drop(at_end));
+        Reserved(reserved)
     }
-    Ok(backends)
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        drop(self.0.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+}
+
+impl Chosen {
+    fn of(args: &ConformanceArgs) -> Result<Chosen> {
+        let mut software = software_backends();
+        let name = args.backend.as_deref();
+        software.retain(|backend| name.is_none_or(|name| backend.name() == name));
+        if let Some(name) = name.filter(|_| software.is_empty()) {
+            return device(name, args.cmb);
+        }
+        if args.cmb.is_some() || args.force {
+            return Err(Usage("--cmb and --force are for a device: --backend nvme:BDF/pmr, for example".into()).into());
+        }
+        Ok(Chosen::Software(software))
+    }
+
+    /// Takes a controller from its driver, and makes a volume where there may be none to lose.
+    fn ready(self, force: bool) -> Result<(Vec<Box<dyn Backend>>, Reserved)> {
+        let (spec, backend) = match self {
+            Chosen::Software(backends) => return Ok((backends, Reserved::default())),
+            Chosen::Device(spec, backend) => (spec, backend),
+        };
+        let reserved = Reserved::new(controller::reserve(&spec, LOCK_WAIT)?);
+        backend.erase(force)?;
+        Ok((vec![Box::new(backend)], reserved))
+    }
+}
+
+fn device(name: &str, windows: Option<u64>) -> Result<Chosen> {
+    let unknown = || Usage(format!("--backend {name}: give image, mem, nvme:BDF/nsN, nvme:BDF/pmr or pmem:PATH"));
+    let spec: DeviceSpec = name.parse().map_err(|_| unknown())?;
+    let own = match &spec {
+        DeviceSpec::Nvme(..) => Path::DirectBar,
+        DeviceSpec::Pmem(..) => Path::DirectWindow,
+        DeviceSpec::Image(_) | DeviceSpec::Mem(_) => return Err(unknown().into()),
+    };
+    if windows == Some(0) {
+        return Err(Usage("--cmb 0: without any aperture no rule can be tried".into()).into());
+    }
+    let backend = DeviceBackend::new(&spec.to_string(), own, windows);
+    Ok(Chosen::Device(spec, backend))
 }

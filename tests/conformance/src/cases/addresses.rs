@@ -78,7 +78,7 @@ fn reads(scene: &Scene<'_>, mapping: &AddressMapping, address: u64, expected: &[
     match way {
         Direct => {
             ensure!(moved.fallback == 0 && direct > 0, "bytes went as {moved:?}");
-            scene.evidence.path(scene.backend.direct_path());
+            scene.evidence.path(scene.direct_path());
         }
         Fallback(_) => ensure!(direct == 0 && moved.fallback > 0, "bytes went as {moved:?}"),
     }

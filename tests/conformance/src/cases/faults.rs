@@ -1,6 +1,7 @@
 //! A storage device that fails: what maps are answered, and that mappings end in order.
 
 use anyhow::{Context, Result, ensure};
+use peerfs_abi::names::SERVER_IMPORTER;
 use peerfs_abi::{MapFlags, Reason, Trigger};
 use peerfs_sys::Sharing;
 
@@ -60,13 +61,13 @@ pub const CASES: &[Case] = &[
     .needing(&[Capability::Faults]),
 ];
 
-fn command(scene: &Scene<'_>, text: &str) -> Result<()> {
+pub fn command(scene: &Scene<'_>, text: &str) -> Result<()> {
     std::fs::write(scene.mount.join(".peerfs/faults"), text).with_context(|| text.to_owned())
 }
 
 /// Where a file's first block is on the device.
-fn device_offset(file: &Subject) -> Result<u64> {
-    let table = file.handle.query(.., MapFlags::empty(), "cpu")?;
+pub fn device_offset(file: &Subject) -> Result<u64> {
+    let table = file.handle.query(.., MapFlags::empty(), SERVER_IMPORTER)?;
     table.segments[0].device_offset.context("the first block is not direct")
 }
 

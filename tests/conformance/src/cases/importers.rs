@@ -248,7 +248,7 @@ fn limited_addresses(scene: &mut Scene<'_>) -> Result<()> {
     let mut found = vec![0; 4 * PAGE as usize];
     ensure!(device.load((1 << 32) - 4 * PAGE, &mut found)? == found.len(), "a short load");
     crate::scene::same_bytes(&found, &file.content)?;
-    scene.evidence.path(scene.backend.direct_path());
+    scene.evidence.path(scene.direct_path());
     ensure!(device.stats().moved.fallback == 0, "{:?}", device.stats());
     Ok(())
 }
@@ -273,7 +273,7 @@ fn fault_model(scene: &mut Scene<'_>) -> Result<()> {
     ensure!(shot.shootdowns > first.shootdowns, "no shoot-down: {shot:?}");
     load()?;
     ensure!(device.stats().faults > shot.faults && device.stats().moved.fallback == 0, "{:?}", device.stats());
-    scene.evidence.path(scene.backend.direct_path());
+    scene.evidence.path(scene.direct_path());
     scene.evidence.trigger(Trigger::Administrator);
     Ok(())
 }

@@ -87,7 +87,7 @@ fn enforced(scene: &Scene<'_>) -> Result<()> {
 }
 
 fn moved(scene: &Scene<'_>, metrics: &Metrics) -> Result<()> {
-    let direct = scene.backend.direct_path();
+    let direct = scene.direct_path();
     let moved = &scene.mount.info()?["moved"];
     ensure!(moved[direct.name()] == 2 * PAGE, "the mount moved {moved}");
     ensure!(moved["fallback"] == serde_json::json!({ "revoked": PAGE, "Hole": 2 * PAGE }), "the mount moved {moved}");

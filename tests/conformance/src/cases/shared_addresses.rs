@@ -54,7 +54,7 @@ fn loads_directly(scene: &Scene<'_>, device: &Device, address: u64, expected: &[
     same_bytes(&found, expected)?;
     let after = device.stats().moved;
     ensure!(after.fallback == before.fallback && after.total() > before.total(), "loads went as {after:?} after {before:?}");
-    scene.evidence.path(scene.backend.direct_path());
+    scene.evidence.path(scene.direct_path());
     Ok(())
 }
 

@@ -215,7 +215,7 @@ fn client_gone(scene: &mut Scene<'_>) -> Result<()> {
 }
 
 /// Revocations by a trigger since the mount.
-fn recorded(scene: &Scene<'_>, trigger: Trigger) -> Result<u64> {
+pub fn recorded(scene: &Scene<'_>, trigger: Trigger) -> Result<u64> {
     let info = scene.mount.info()?;
     let records = info["revocations"].as_array().context("info lists revocations")?;
     let record = records.iter().find(|record| record["trigger"] == trigger.name());

@@ -10,6 +10,7 @@ mod tidy;
 pub mod worker;
 
 pub use graphics::{GraphicsDevice, Imported};
+pub(crate) use mount::run;
 pub use mount::{Media, ScratchMount, peerfs};
 pub use random::{Random, seed};
-pub use tidy::{remove_on_signal, tidy_on_signal};
+pub use tidy::{at_signal, remove_on_signal, tidy_on_signal};
