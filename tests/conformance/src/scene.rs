@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use peerfs_abi::ioctl::Map;
+use peerfs_abi::names::SERVER_IMPORTER;
 use peerfs_abi::{MapFlags, Path, Reason};
 use peerfs_client::{DecisionTable, ImporterSpec, Mapping, Session};
 use peerfs_sys::{FileView, Sharing};
@@ -158,9 +159,27 @@ impl<'a> Scene<'a> {
         bail!("the file stays busy")
     }
 
+    /// What the case does next takes a window in a client. Without windows it ends here: all of the file is refused for that,
+    /// and read otherwise.
+    pub fn needs_window(&self, subject: &Subject) -> Result<()> {
+        if self.grants() { Ok(()) } else { self.map_direct(&self.session()?, subject, MapFlags::empty()).map(drop) }
+    }
+
+    /// Why a client's stretch falls back that would be direct with a window.
+    pub fn refusal(&self) -> Option<Reason> {
+        (!self.grants()).then_some(Reason::NoGrantObject)
+    }
+
+    /// So many bytes went directly as far as clients are given windows, and so many by fallback whatever they are given.
+    pub fn expect_moved(&self, moved: peerfs_client::Attestation, direct: u64, fallback: u64) -> Result<()> {
+        let wanted = if self.grants() { (direct, fallback) } else { (0, direct + fallback) };
+        ensure!((moved.direct(), moved.fallback) == wanted, "bytes went as {moved:?} instead of {wanted:?}");
+        Ok(())
+    }
+
     /// Clients are given no windows: by fallback the mapping reads what the filesystem does, and the importer in the server
     /// reads it directly. A case that needs more than that ends with this, always with an error.
-    fn expect_no_window(&self, mapping: &Mapping, file: &peerfs_client::File) -> Result<()> {
+    pub fn expect_no_window(&self, mapping: &Mapping, file: &peerfs_client::File) -> Result<()> {
         let range = mapping.range();
         let mut plain = vec![0; (range.end - range.start) as usize];
         let length = file.read_at(range.start, &mut plain)?;
@@ -218,9 +237,12 @@ impl<'a> Scene<'a> {
         Ok(())
     }
 
-    /// The stretches of a decision table for the importer in the server, which needs no window, are exactly these.
-    pub fn expect_table_of_server(&self, table: &DecisionTable, expected: &[(Range<u64>, Way)]) -> Result<()> {
-        self.expect_ways(of_library(&table.segments), expected)
+    /// As [`Scene::expect_table`], asked for an importer of this name. The one in the server needs no window.
+    pub fn expect_table_of(&self, importer: &str, table: &DecisionTable, expected: &[(Range<u64>, Way)]) -> Result<()> {
+        match importer {
+            SERVER_IMPORTER => self.expect_ways(of_library(&table.segments), expected),
+            _ => self.expect_table(table, expected),
+        }
     }
 
     /// These segments of the library, neighbours joined, are exactly these.

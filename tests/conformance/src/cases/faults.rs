@@ -39,10 +39,10 @@ pub const CASES: &[Case] = &[
         page_cache_dirty,
     )
     .refusing(Reason::PageCacheDirty)
-    .needing(&[Capability::Faults]),
+    .needing(&[Capability::Grants, Capability::Faults]),
     Case::new("trigger-device-reset", "the block device's reset revokes every mapping of it, in order", FAILING, reset_revokes)
         .revoking(Trigger::DeviceEvent)
-        .needing(&[Capability::Faults]),
+        .needing(&[Capability::Grants, Capability::Faults]),
     Case::new(
         "trigger-device-removed",
         "the block device's removal revokes every mapping of it, in order",
@@ -50,7 +50,7 @@ pub const CASES: &[Case] = &[
         removal_revokes,
     )
     .revoking(Trigger::DeviceEvent)
-    .needing(&[Capability::Faults]),
+    .needing(&[Capability::Grants, Capability::Faults]),
     Case::new(
         "trigger-media-error",
         "a media error revokes the mappings of its blocks and no others",
@@ -58,7 +58,7 @@ pub const CASES: &[Case] = &[
         media_error_revokes,
     )
     .revoking(Trigger::DeviceEvent)
-    .needing(&[Capability::Faults]),
+    .needing(&[Capability::Grants, Capability::Faults]),
 ];
 
 pub fn command(scene: &Scene<'_>, text: &str) -> Result<()> {
@@ -101,6 +101,7 @@ fn media_error(scene: &mut Scene<'_>) -> Result<()> {
 
 fn page_cache_dirty(scene: &mut Scene<'_>) -> Result<()> {
     let file = scene.file("file", 4 * PAGE)?;
+    scene.needs_window(&file)?;
     let session = scene.session()?;
     let place = device_offset(&file)? + PAGE;
     let writer = file.writer()?;

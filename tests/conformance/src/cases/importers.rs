@@ -108,6 +108,7 @@ fn slow(scene: &mut Scene<'_>) -> Result<()> {
 
 /// A process that holds all of a file by hand.
 fn holder(scene: &Scene<'_>, file: &crate::scene::Subject) -> Result<Puppet> {
+    scene.needs_window(file)?;
     let puppet = Puppet::start(scene, 0)?;
     puppet.obey(&format!("open write {}", file.path.display()))?;
     puppet.obey(&format!("session {}", scene.directory.display()))?;
@@ -240,6 +241,7 @@ fn lies(scene: &mut Scene<'_>) -> Result<()> {
 
 fn limited_addresses(scene: &mut Scene<'_>) -> Result<()> {
     let file = scene.file("file", 4 * PAGE)?;
+    scene.needs_window(&file)?;
     let session = scene.session()?;
     let device = Device::new(&session, DeviceConfig { va_bits: 32, ..DeviceConfig::default() });
     ensure!(device.bind(1 << 32, &file.handle, 0, PAGE, MapFlags::empty()).is_err(), "bound beyond 32 bits");
@@ -255,6 +257,7 @@ fn limited_addresses(scene: &mut Scene<'_>) -> Result<()> {
 
 fn fault_model(scene: &mut Scene<'_>) -> Result<()> {
     let file = scene.file("file", 4 * PAGE)?;
+    scene.needs_window(&file)?;
     let session = scene.session()?;
     let device = Device::new(&session, DeviceConfig::default());
     device.bind(0x1000, &file.handle, 0, 4 * PAGE, MapFlags::WRITE)?;

@@ -100,7 +100,7 @@ pub const CASES: &[Case] = &[
 fn reads_directly(scene: &mut Scene<'_>) -> Result<()> {
     let file = scene.file("file", CHUNK + 5 * PAGE + 123)?;
     let table = file.handle.query(.., MapFlags::empty(), SERVER_IMPORTER)?;
-    scene.expect_table_of_server(&table, &[(0..file.length(), Direct)])?;
+    scene.expect_table_of(SERVER_IMPORTER, &table, &[(0..file.length(), Direct)])?;
     scene.server_reads(&file.handle, 0, &file.content, Direct)?;
     let at = (CHUNK - PAGE) as usize;
     scene.server_reads(&file.handle, CHUNK - PAGE, &file.content[at..at + 2 * PAGE as usize], Direct)
@@ -121,7 +121,7 @@ fn reasons(scene: &mut Scene<'_>) -> Result<()> {
     file.writer()?.set_len(6 * PAGE)?;
     let stretches =
         [(0..2 * PAGE, Direct), (2 * PAGE..4 * PAGE, Fallback(Reason::Unwritten)), (4 * PAGE..6 * PAGE, Fallback(Reason::Hole))];
-    scene.expect_table_of_server(&file.handle.query(.., MapFlags::empty(), SERVER_IMPORTER)?, &stretches)?;
+    scene.expect_table_of(SERVER_IMPORTER, &file.handle.query(.., MapFlags::empty(), SERVER_IMPORTER)?, &stretches)?;
     let zeros = vec![0; 2 * PAGE as usize];
     for ((range, way), bytes) in stretches.into_iter().zip([&file.content, &zeros, &zeros]) {
         scene.server_reads(&file.handle, range.start, bytes, way)?;
@@ -136,7 +136,7 @@ fn policy(scene: &mut Scene<'_>) -> Result<()> {
     let file = scene.file("file", 2 * PAGE)?;
     peerfs_sys::set_xattr(&file.path, "user.peerfs.direct", b"never")?;
     let refused = [(0..2 * PAGE, Fallback(Reason::Policy))];
-    scene.expect_table_of_server(&file.handle.query(.., MapFlags::empty(), SERVER_IMPORTER)?, &refused)?;
+    scene.expect_table_of(SERVER_IMPORTER, &file.handle.query(.., MapFlags::empty(), SERVER_IMPORTER)?, &refused)?;
     scene.server_reads(&file.handle, 0, &file.content, Fallback(Reason::Policy))?;
     peerfs_sys::set_xattr(&file.path, "user.peerfs.direct", b"prefer")?;
     scene.server_reads(&file.handle, 0, &file.content, Direct)
@@ -166,7 +166,7 @@ fn media_error(scene: &mut Scene<'_>) -> Result<()> {
     let file = scene.file("file", 4 * PAGE)?;
     command(scene, &format!("media-error {} 4096\n", device_offset(&file)? + 2 * PAGE))?;
     let expected = [(0..2 * PAGE, Direct), (2 * PAGE..3 * PAGE, Fallback(Reason::MediaError)), (3 * PAGE..4 * PAGE, Direct)];
-    scene.expect_table_of_server(&file.handle.query(.., MapFlags::empty(), SERVER_IMPORTER)?, &expected)?;
+    scene.expect_table_of(SERVER_IMPORTER, &file.handle.query(.., MapFlags::empty(), SERVER_IMPORTER)?, &expected)?;
     scene.server_reads(&file.handle, 0, &file.content[..2 * PAGE as usize], Direct)?;
     scene.server_reads(&file.handle, 3 * PAGE, file.page(3), Direct)?;
     let bad = file.handle.read_by_server(2 * PAGE, PAGE);
