@@ -313,9 +313,9 @@ pub struct ConformanceArgs {
     /// With a device: destroy what is on it also where mkfs would refuse to
     #[arg(long)]
     pub force: bool,
-    /// Only the cases whose name contains this
-    #[arg(long, value_name = "NAME")]
-    pub case: Option<String>,
+    /// Only the case of this name, or those whose name contains it (may be given again)
+    #[arg(long = "case", value_name = "NAME")]
+    pub cases: Vec<String>,
     /// Only list the cases and their rules
     #[arg(long)]
     pub list: bool,

@@ -1,5 +1,6 @@
 //! `peerfs conformance`: the rules of mapping, tried on scratch volumes.
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,7 +22,7 @@ use crate::{controller, output};
 const LOCK_WAIT: Duration = Duration::from_secs(2);
 
 pub fn run(args: ConformanceArgs) -> Result<ExitCode> {
-    let cases = chosen_cases(args.case.as_deref())?;
+    let cases = chosen_cases(&args.cases)?;
     let chosen = Chosen::of(&args)?;
     if args.list {
         return list(&cases, args.json);
@@ -67,15 +68,19 @@ fn list(cases: &[Case], json: bool) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn chosen_cases(part: Option<&str>) -> Result<Vec<Case>> {
+fn chosen_cases(parts: &[String]) -> Result<Vec<Case>> {
     let mut cases = all_cases();
-    if let Some(part) = part {
+    let mut chosen = BTreeSet::new();
+    for part in parts {
         let exact = cases.iter().any(|case| case.name == part);
-        cases.retain(|case| if exact { case.name == part } else { case.name.contains(part) });
-        if cases.is_empty() {
+        let named = cases.iter().filter(|case| if exact { case.name == part } else { case.name.contains(part.as_str()) });
+        let named: Vec<&str> = named.map(|case| case.name).collect();
+        if named.is_empty() {
             return Err(Usage(format!("--case {part}: no case has this name; --list shows them")).into());
         }
+        chosen.extend(named);
     }
+    cases.retain(|case| parts.is_empty() || chosen.contains(case.name));
     Ok(cases)
 }
 

@@ -379,6 +379,7 @@ fn free_bytes(scene: &Scene<'_>) -> Result<u64> {
 
 fn quota_of_user(scene: &mut Scene<'_>) -> Result<()> {
     let file = scene.file("file", 4 * PAGE)?;
+    scene.needs_window(&file)?;
     std::fs::set_permissions(&file.path, PermissionsExt::from_mode(0o666))?;
     let session = scene.session()?;
     let mapping = session.map(&file.handle, .., MapFlags::PIN)?;

@@ -89,6 +89,7 @@ fn notifier_required(scene: &mut Scene<'_>) -> Result<()> {
 
 fn importer_quota(scene: &mut Scene<'_>) -> Result<()> {
     let file = scene.file("file", 3 * CHUNK)?;
+    scene.needs_window(&file)?;
     let session = scene.session()?;
     let mapping = session.map(&file.handle, .., MapFlags::empty())?;
     let expected = [(0..2 * CHUNK, Direct), (2 * CHUNK..3 * CHUNK, Fallback(Reason::ImporterQuota))];

@@ -30,6 +30,8 @@ pub struct Request {
     pub seed: u64,
     /// How often a machine is killed in each case of that kind; the case's own number if none is given.
     pub kills: Option<usize>,
+    /// Cases that have a short form run in full.
+    pub full: bool,
     /// Media and logs are left behind.
     pub keep: bool,
 }
@@ -69,7 +71,7 @@ pub fn run(request: &Request) -> Result<bool> {
     // Side by side: an emulated machine uses one processor of the host.
     let results = std::thread::scope(|scope| {
         let killing = scope.spawn(|| kill::cases(&lab, &killed, request));
-        let results = boot::all(&lab.machine(&disks), &sharing, request.seed);
+        let results = boot::all(&lab.machine(&disks), &sharing, request);
         let killed = killing.join().map_err(|_| anyhow!("the thread that kills machines panicked"))??;
         Ok::<_, anyhow::Error>(results.and(killed))
     })?;
