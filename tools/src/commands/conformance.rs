@@ -149,3 +149,55 @@ fn device(name: &str, windows: Option<u64>) -> Result<Chosen> {
     let backend = DeviceBackend::new(&spec.to_string(), own, windows);
     Ok(Chosen::Device(spec, backend))
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::{Cli, Command};
+
+    fn chosen(words: &[&str]) -> Result<Chosen> {
+        let cli = Cli::try_parse_from(["peerfs", "conformance"].iter().chain(words)).expect("good arguments");
+        let Command::Conformance(args) = cli.command else { panic!("another command") };
+        Chosen::of(&args)
+    }
+
+    #[test]
+    fn backends() {
+        assert!(matches!(chosen(&[]), Ok(Chosen::Software(all)) if all.len() == 2));
+        assert!(matches!(chosen(&["--backend", "mem"]), Ok(Chosen::Software(one)) if one.len() == 1));
+        for (words, name, path) in [
+            (&["--backend", "nvme:01:00.0"][..], "nvme:0000:01:00.0/ns1", Path::DirectBar),
+            (&["--backend", "nvme:0000:01:00.0/pmr", "--cmb", "32M"], "nvme:0000:01:00.0/pmr+cmb", Path::DirectWindow),
+            (&["--backend", "pmem:/a,nodax", "--force"], "pmem:/a,nodax", Path::DirectWindow),
+        ] {
+            let Ok(Chosen::Device(_, backend)) = chosen(words) else { panic!("{words:?} name no device") };
+            assert_eq!((backend.name(), backend.direct_path()), (name, path));
+        }
+        let wrong: [&[&str]; 6] = [
+            &["--backend", "tape"],
+            &["--backend", "image:/a"],
+            &["--backend", "nvme:01:00.0/x"],
+            &["--backend", "image", "--cmb", "1M"],
+            &["--force"],
+            &["--backend", "nvme:01:00.0/pmr", "--cmb", "0"],
+        ];
+        for words in wrong {
+            let Err(error) = chosen(words) else { panic!("{words:?} are accepted") };
+            assert!(error.is::<Usage>(), "{error}");
+        }
+    }
+
+    #[test]
+    fn cases_by_name_and_by_part_of_a_name() {
+        let names = |parts: &[&str]| -> Vec<&str> {
+            let parts: Vec<String> = parts.iter().map(|part| (*part).to_owned()).collect();
+            chosen_cases(&parts).expect("known").iter().map(|case| case.name).collect()
+        };
+        assert_eq!(names(&["reason-hole"]), ["reason-hole"]);
+        assert_eq!(names(&["effects-fsync", "reason-hole"]), ["reason-hole", "effects-fsync"]);
+        assert!(names(&["pin-"]).len() > 5 && names(&[]).len() == all_cases().len());
+        assert!(chosen_cases(&["reason-hole".into(), "nonsense".into()]).is_err());
+    }
+}

@@ -20,7 +20,7 @@ use crate::scene::{CHUNK, PAGE, Scene, cached_pages, cpu_reads, page_of, store, 
 use crate::witness::PATIENCE;
 
 const FAILING: Setup = Setup::with("faults,deadline_ms=30000").alone();
-/// Readings of a thread that is never in the way take longer than any deadline.
+/// Of a file that is read while it is changed: long enough for a change to come in between.
 const BYTES: u64 = 4 * CHUNK;
 
 pub const CASES: &[Case] = &[
@@ -253,7 +253,7 @@ fn revoked_while_it_reads(scene: &Scene<'_>, trigger: Trigger, change: impl Fn(u
             let mut direct = 0;
             while !stop.load(Ordering::Relaxed) {
                 let whole = file.read_by_server(0, BYTES)?;
-                let block = file.read_by_server(BYTES / 2, PAGE)?;
+                let block = file.read_by_server(BYTES - PAGE, PAGE)?;
                 ensure!(block.bytes() < PAGE || legal.contains(&block.crc32c), "a block holds bytes it never had: {block:?}");
                 direct += whole.direct_bar + whole.direct_window;
             }
@@ -292,8 +292,8 @@ fn filled(scene: &Scene<'_>) -> Result<std::fs::File> {
 fn truncate(scene: &mut Scene<'_>) -> Result<()> {
     let file = filled(scene)?;
     revoked_while_it_reads(scene, Trigger::Truncate, |byte| {
-        file.set_len(BYTES / 2)?;
-        Ok(file.write_all_at(&vec![byte; (BYTES / 2) as usize], BYTES / 2)?)
+        file.set_len(BYTES - PAGE)?;
+        Ok(file.write_all_at(&page_of(byte), BYTES - PAGE)?)
     })
 }
 
@@ -301,15 +301,15 @@ fn punch(scene: &mut Scene<'_>) -> Result<()> {
     let file = filled(scene)?;
     let hole = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
     revoked_while_it_reads(scene, Trigger::Punch, |byte| {
-        fallocate(&file, hole, (BYTES / 2) as i64, PAGE as i64)?;
-        Ok(file.write_all_at(&page_of(byte), BYTES / 2)?)
+        fallocate(&file, hole, (BYTES - PAGE) as i64, PAGE as i64)?;
+        Ok(file.write_all_at(&page_of(byte), BYTES - PAGE)?)
     })
 }
 
 fn buffered_write(scene: &mut Scene<'_>) -> Result<()> {
     drop(filled(scene)?);
     let writer = std::fs::OpenOptions::new().read(true).write(true).open(scene.path("file"))?;
-    revoked_while_it_reads(scene, Trigger::CpuAccess, |byte| Ok(writer.write_all_at(&page_of(byte), BYTES / 2)?))
+    revoked_while_it_reads(scene, Trigger::CpuAccess, |byte| Ok(writer.write_all_at(&page_of(byte), BYTES - PAGE)?))
 }
 
 fn administrator(scene: &mut Scene<'_>) -> Result<()> {

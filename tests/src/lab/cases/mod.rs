@@ -83,7 +83,7 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "conformance-ns1",
-        shows: "the rules of mapping hold on a namespace with its controller's CMB, bare and behind windows",
+        shows: "the rules of mapping hold on a namespace with its controller's CMB; with --full also behind windows",
         steps: [Some(conformance::ns1), None],
         leaves: None,
         kills: None,
