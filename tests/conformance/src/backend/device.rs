@@ -4,6 +4,7 @@
 //! of main memory, and everything that holds of an image file holds of it.
 
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Result, ensure};
 use peerfs_abi::Path;
@@ -15,12 +16,14 @@ use crate::kit::{Media, ScratchMount, peerfs, run};
 const VOLUME: &str = "64M";
 
 /// A device, as mkfs takes it, whose content the cases destroy.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct DeviceBackend {
     name: String,
     device: String,
     own: Path,
     windows: Option<u64>,
+    /// The volume on it was never mounted.
+    fresh: AtomicBool,
 }
 
 impl DeviceBackend {
@@ -28,7 +31,7 @@ impl DeviceBackend {
     /// takes its place.
     pub fn new(device: &str, own: Path, windows: Option<u64>) -> DeviceBackend {
         let name = format!("{device}{}", if windows.is_some() { "+cmb" } else { "" });
-        DeviceBackend { name, device: device.to_owned(), own, windows }
+        DeviceBackend { name, device: device.to_owned(), own, windows, fresh: AtomicBool::new(false) }
     }
 
     /// Makes a volume over what is on the device, which must be nothing that mkfs knows, or `force` is given. To be called
@@ -38,7 +41,9 @@ impl DeviceBackend {
     /// What mkfs says.
     pub fn erase(&self, force: bool) -> Result<()> {
         let force = force.then_some("--force");
-        run(Command::new(peerfs()).arg("mkfs").arg(&self.device).args(["--size", VOLUME]).args(force)).map(drop)
+        run(Command::new(peerfs()).arg("mkfs").arg(&self.device).args(["--size", VOLUME]).args(force))?;
+        self.fresh.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     fn options(&self, aperture: ApertureSize, options: &str) -> Vec<String> {
@@ -80,7 +85,11 @@ impl Backend for DeviceBackend {
 
     fn mount(&self, aperture: ApertureSize, options: &str) -> Result<ScratchMount> {
         let media = Media::Device(self.device.clone());
-        let scratch = ScratchMount::on(media, VOLUME, &borrowed(&self.options(aperture, options)))?;
+        let options = self.options(aperture, options);
+        let scratch = match self.fresh.swap(false, Ordering::Relaxed) {
+            true => ScratchMount::of(media, &borrowed(&options))?,
+            false => ScratchMount::on(media, VOLUME, &borrowed(&options))?,
+        };
         if aperture != ApertureSize::Absent {
             self.expect_aperture(&scratch)?;
         }

@@ -75,7 +75,12 @@ impl ScratchMount {
 
     /// Mounts a new volume in memory.
     pub fn in_memory(size: &'static str, options: &[&str]) -> Result<Self> {
-        let mut scratch = ScratchMount::unmounted(Media::Memory(size))?;
+        ScratchMount::of(Media::Memory(size), options)
+    }
+
+    /// Mounts the volume that is on a device.
+    pub fn of(media: Media, options: &[&str]) -> Result<Self> {
+        let mut scratch = ScratchMount::unmounted(media)?;
         scratch.mount(options)?;
         Ok(scratch)
     }
