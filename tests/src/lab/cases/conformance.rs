@@ -51,10 +51,17 @@ pub fn pmr(guest: &mut Guest<'_>) -> Result<()> {
 }
 
 pub fn ns1(guest: &mut Guest<'_>) -> Result<()> {
-    guest.bind(B)?;
+    guest.kernel_disk(B)?;
     let device = B.part("ns1");
+    guest.peerfs(&["mkfs", "--force", &device])?;
+    let refused = guest.refused("peerfs", &["conformance", "--backend", &device])?;
+    ensure!(refused.contains("--force"), "a volume on the device: {refused}");
     bare(guest, &device)?;
-    if guest.full() { behind_windows(guest, &device) } else { Ok(()) }
+    if guest.full() {
+        behind_windows(guest, &device)?;
+    }
+    ensure!(B.driver().as_deref() == Some("nvme"), "{:?} has the controller instead of nvme", B.driver());
+    Ok(())
 }
 
 fn bare(guest: &Guest<'_>, device: &str) -> Result<()> {
