@@ -24,7 +24,7 @@ pub enum ServerReadError<E> {
     /// The mapping.
     #[error(transparent)]
     Map(#[from] MapError),
-    /// No session or context could be made.
+    /// No session was opened: it counts as one of the user's.
     #[error("the importer in the server: {0}")]
     Session(#[from] InsideError),
     /// Reading by fallback.

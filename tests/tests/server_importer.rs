@@ -4,12 +4,15 @@ use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
-use peerfs_client::{ImporterSpec, MapFlags, Reason, ServerReading, Session};
+use peerfs_client::{Error, ImporterSpec, MapFlags, Reason, ServerReading, Session};
 use peerfs_tests::{Media, ScratchMount};
 
 const MIB: usize = 1 << 20;
 const BLOCK: usize = 4096;
+/// What is asked to end is gone after so long, or never.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 fn read(path: &Path) -> ServerReading {
     peerfs_client::File::open(path).and_then(|file| file.read_by_server(0, u64::MAX)).expect("read by the server")
@@ -81,6 +84,25 @@ fn a_directory_and_a_file_that_is_not_open_for_reading_are_refused() {
     let refused = unreadable.read_by_server(0, 100).expect_err("not open for reading");
     assert!(refused.to_string().contains("ermission"), "{refused}");
     assert_eq!(read(&path).bytes(), 100);
+}
+
+#[test]
+fn it_counts_as_a_session_of_the_user() {
+    let mount = ScratchMount::new("64M", &["-o", "user_sessions=1"]).expect("a mount");
+    let path = mount.join("file");
+    fs::write(&path, [1; 100]).expect("room");
+    let file = open(&path);
+    let session = Session::open(mount.path(), ImporterSpec::cpu()).expect("the user's only session");
+    let refused = file.read_by_server(0, 100).expect_err("one more");
+    let Error::System { source, .. } = &refused else { panic!("{refused:?}") };
+    assert_eq!(source.raw_os_error(), Some(libc::EMFILE), "{refused}");
+    drop(session);
+    // The kernel closes the session's file a little later.
+    let start = Instant::now();
+    while let Err(error) = file.read_by_server(0, 100) {
+        assert!(start.elapsed() < PATIENCE, "{error}");
+        std::thread::yield_now();
+    }
 }
 
 /// A file whose blocks hold one letter each is cut and filled again, while it is read through windows.

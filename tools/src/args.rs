@@ -342,12 +342,20 @@ pub struct DemoArgs {
 
 #[derive(Args)]
 pub struct ConformanceArgs {
-    /// image or mem [default: both]
+    /// image or mem [default: both], or a device whose content the cases destroy: nvme:BDF/nsN, nvme:BDF/pmr (nvme:BDF is
+    /// its namespace 1) or pmem:PATH[,nodax]. Of the device 64 MiB are used; a peerfs volume is left on it
     #[arg(long)]
     pub backend: Option<String>,
-    /// Only the cases whose name contains this
-    #[arg(long, value_name = "NAME")]
-    pub case: Option<String>,
+    /// With a device: put a software CMB of this size over it, whose windows clients are given. Without, only the importer in
+    /// the server reaches its memory
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub cmb: Option<u64>,
+    /// With a device: destroy what is on it also where mkfs would refuse to
+    #[arg(long)]
+    pub force: bool,
+    /// Only the case of this name, or those whose name contains it (may be given again)
+    #[arg(long = "case", value_name = "NAME")]
+    pub cases: Vec<String>,
     /// Only list the cases and their rules
     #[arg(long)]
     pub list: bool,

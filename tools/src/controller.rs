@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use peerfs_blockdev::DeviceSpec;
-use peerfs_blockdev::pci::{Binding, Host, PciAddress};
+use peerfs_blockdev::pci::{Binding, Host, PciAddress, Reservation};
 
 /// Restores the former driver when dropped. Every use of the device must have ended by then.
 #[must_use = "the controller is given back when this is dropped"]
@@ -26,6 +26,12 @@ pub fn hold(device: &DeviceSpec, wait: Duration) -> Result<Held> {
 pub fn hold_importer(address: PciAddress, wait: Duration) -> Result<Held> {
     let binding = Binding::bind(&Host::system(), address, false, wait).with_context(|| format!("importer nvme:{address}"))?;
     Ok(Held(Some(binding)))
+}
+
+/// As [`hold`], for processes that use the controller one after the other. The answer, if there is one, restores the former
+/// driver when dropped.
+pub fn reserve(device: &DeviceSpec, wait: Duration) -> Result<Option<Reservation>> {
+    Ok(hold(device, wait)?.0.map(Binding::reserve))
 }
 
 impl Held {

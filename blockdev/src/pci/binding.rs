@@ -86,6 +86,11 @@ impl Binding {
         self.former = None;
     }
 
+    /// Unlocks the controller, for processes that use it one after the other, and keeps its former driver from it.
+    pub fn reserve(mut self) -> Reservation {
+        Reservation { function: self.function.clone(), group: self.group, former: self.former.take() }
+    }
+
     /// Gives the controller back to its former driver, and unlocks it.
     ///
     /// # Errors
@@ -100,6 +105,31 @@ impl Drop for Binding {
         if let Some(former) = self.former.take()
             && let Err(error) = self.function.put_back(&former, Some(self.group))
         {
+            tracing::warn!(%error, "the controller stays on vfio-pci; `peerfs nvme unbind` gives it back");
+        }
+    }
+}
+
+/// A controller that stays on vfio-pci while processes use it one after the other, each with its own lock. Dropping it
+/// restores the former driver, once the last of them has let go, and logs if that fails.
+#[derive(Debug)]
+pub struct Reservation {
+    function: Function,
+    group: u32,
+    former: Option<Former>,
+}
+
+impl Reservation {
+    fn end(&mut self) -> Result<(), PciError> {
+        let Some(former) = self.former.take() else { return Ok(()) };
+        let _lock = DeviceLock::acquire(&self.function.host, self.function.address, self.function.wait)?;
+        self.function.put_back(&former, Some(self.group))
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        if let Err(error) = self.end() {
             tracing::warn!(%error, "the controller stays on vfio-pci; `peerfs nvme unbind` gives it back");
         }
     }

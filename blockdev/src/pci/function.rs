@@ -22,7 +22,7 @@ pub(super) struct Former {
 }
 
 /// A function of the bus, and how long to wait for those who use it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Function {
     pub(super) host: Host,
     pub(super) address: PciAddress,

@@ -25,7 +25,7 @@ mod usage;
 
 pub use address::{BadAddress, PciAddress};
 pub use bar::{Bar, BarKind};
-pub use binding::{Binding, unbind};
+pub use binding::{Binding, Reservation, unbind};
 pub use config::{AccessControl, PortType};
 pub use device::PciDevice;
 pub use error::PciError;

@@ -31,6 +31,21 @@ fn a_former_override_and_the_lack_of_a_driver_are_restored() {
 }
 
 #[test]
+fn what_is_reserved_is_used_by_one_after_the_other_and_then_given_back() {
+    let machine = Machine::usual();
+    let before = machine.snapshot();
+    let reserved = machine.bind(NVME, false).expect("idle").reserve();
+    for _ in 0..2 {
+        let user = machine.bind(NVME, false).expect("not locked by the reservation");
+        assert!(user.was_bound());
+        machine.bind(NVME, false).expect_err("locked by its user");
+    }
+    assert_eq!(machine.driver(NVME).as_deref(), Some("vfio-pci"));
+    drop(reserved);
+    assert!(machine.snapshot() == before);
+}
+
+#[test]
 fn what_was_on_vfio_stays_there() {
     let machine = Machine::empty();
     machine.function(NVME, NVME_CLASS, Some(7), Some("vfio-pci"));

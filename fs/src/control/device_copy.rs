@@ -10,7 +10,7 @@ use peerfs_p2p::{
 use serde_json::{Value, json};
 
 use super::Control;
-use super::ioctl::{Call, bind_error, check_version, importer_name, invalid, map_error};
+use super::ioctl::{Call, bind_error, check_version, importer_name, invalid, map_error, session_error};
 use super::names::{is_virtual, object};
 use super::server_read::main_reason;
 use crate::error::{FsError, Result};
@@ -144,7 +144,7 @@ impl Call<'_> {
 
 pub(super) fn inside_error(error: &InsideError) -> FsError {
     match error {
-        InsideError::Session(error) => super::session_error(error),
+        InsideError::Session(error) => session_error(error),
         InsideError::Bind(error) => bind_error(error),
     }
 }

@@ -11,7 +11,7 @@ use peerfs_blockdev::PathKind;
 use peerfs_blockdev::pci::PciAddress;
 use peerfs_p2p::{
     Asker, BindError, CacheProbe, Client, ContextId, DeviceMapOps, GrantId, GrantObject, Importer, MapCall, MapError, MapRequest,
-    MapSegment, MappingId, Moved, ObjectId, Placement, Range, SessionId, Trigger, UnmapCall,
+    MapSegment, MappingId, Moved, ObjectId, Placement, Range, SessionError, SessionId, Trigger, UnmapCall,
 };
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
@@ -384,6 +384,13 @@ pub(super) fn map_error(error: &MapError) -> FsError {
         MapError::StaleContext => libc::ESTALE,
         MapError::Invalid => libc::EINVAL,
     })
+}
+
+pub(super) fn session_error(error: &SessionError) -> FsError {
+    match error {
+        SessionError::TooMany { .. } | SessionError::TooManyOfUser { .. } => FsError::errno(libc::EMFILE),
+        SessionError::NoSequencePage { .. } => FsError::with_context(libc::EIO, error.to_string()),
+    }
 }
 
 pub(super) fn bind_error(error: &BindError) -> FsError {

@@ -23,7 +23,7 @@ use dashmap::DashMap;
 use peerfs_abi::ioctl::{Event, transport};
 use peerfs_blockdev::{Aperture, ApertureInfo, BlockDevice};
 use peerfs_p2p::devmem::Pool;
-use peerfs_p2p::{Client, Engine, GrantError, GrantObject, NvmeImporter, SessionError, SessionId};
+use peerfs_p2p::{Client, Engine, GrantError, GrantObject, NvmeImporter, SessionId};
 use zerocopy::IntoBytes;
 
 pub use faults::Faults;
@@ -303,7 +303,8 @@ impl Control {
     fn open_session(&self, caller: Caller) -> Result<ControlOpened> {
         let wakers = Arc::new(Wakers::default());
         let wake = Arc::clone(&wakers);
-        let id = self.engine.open_session(caller.uid, Arc::new(move || wake.wake())).map_err(|error| session_error(&error))?;
+        let opened = self.engine.open_session(caller.uid, Arc::new(move || wake.wake()));
+        let id = opened.map_err(|error| ioctl::session_error(&error))?;
         Ok(ControlOpened::Plain(self.add(VirtualHandle::Session { id, wakers })))
     }
 
@@ -351,11 +352,4 @@ impl Control {
 
 fn grant_error(error: &GrantError) -> FsError {
     FsError::errno(error.errno())
-}
-
-fn session_error(error: &SessionError) -> FsError {
-    match error {
-        SessionError::TooMany { .. } | SessionError::TooManyOfUser { .. } => FsError::errno(libc::EMFILE),
-        SessionError::NoSequencePage { .. } => FsError::with_context(libc::EIO, error.to_string()),
-    }
 }

@@ -576,7 +576,7 @@ struct peerfs_reflink {
 // answers with a checksum and with the ways the bytes went.
 //
 // EACCES: not open for reading. EBADF: `file_fd` is missing. EINVAL: the range is empty or longer than
-// PEERFS_READ_BY_SERVER_MAX. ENOTTY: not a file. EIO.
+// PEERFS_READ_BY_SERVER_MAX. EMFILE: the user has as many sessions as one may. ENOTTY: not a file. EIO.
 struct peerfs_read_by_server {
   // In: PEERFS_ABI_VERSION.
   uint32_t abi_version;

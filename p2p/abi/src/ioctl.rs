@@ -271,7 +271,7 @@ pub const READ_BY_SERVER_MAX: u64 = 16 << 20;
 /// answers with a checksum and with the ways the bytes went.
 ///
 /// EACCES: not open for reading. EBADF: `file_fd` is missing. EINVAL: the range is empty or longer than
-/// [`READ_BY_SERVER_MAX`]. ENOTTY: not a file. EIO.
+/// [`READ_BY_SERVER_MAX`]. EMFILE: the user has as many sessions as one may. ENOTTY: not a file. EIO.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct ReadByServer {

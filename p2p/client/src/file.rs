@@ -188,7 +188,7 @@ impl File {
     /// a BAR, which no process can be given, is reached there. Answers what it saw, and the ways the bytes went.
     ///
     /// # Errors
-    /// EACCES: not open for reading. ENOTTY: not a file. EIO.
+    /// EACCES: not open for reading. EMFILE: the user has as many sessions as one may. ENOTTY: not a file. EIO.
     pub fn read_by_server(&self, offset: u64, length: u64) -> Result<ServerReading, Error> {
         let mut reading = ServerReading::default();
         let end = offset.saturating_add(length).min(self.size()?);

@@ -19,11 +19,14 @@ pub struct Setup {
     pub topology: Topology,
     /// Nobody else uses it: the case unmounts it or kills its server.
     pub private: bool,
+    /// What is mapped is device memory, which has an aperture of its own whatever the backend's is.
+    pub device_memory: bool,
 }
 
 impl Setup {
     /// The usual mount: 100 ms to acknowledge.
-    pub const USUAL: Setup = Setup { aperture: ApertureSize::Usual, options: "", topology: Topology::Unknown, private: false };
+    pub const USUAL: Setup =
+        Setup { aperture: ApertureSize::Usual, options: "", topology: Topology::Unknown, private: false, device_memory: false };
     /// Importers may take longer than any case waits, so whatever ends in time did not wait for the deadline.
     pub const PATIENT: Setup = Setup { options: "deadline_ms=30000", ..Setup::USUAL };
 
@@ -40,6 +43,11 @@ impl Setup {
     /// With this topology.
     pub const fn topology(self, topology: Topology) -> Setup {
         Setup { topology, ..self }
+    }
+
+    /// With other options, for device memory.
+    pub const fn with_device_memory(options: &'static str) -> Setup {
+        Setup { options, device_memory: true, ..Setup::USUAL }
     }
 
     /// For this case alone.

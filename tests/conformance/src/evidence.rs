@@ -16,6 +16,12 @@ pub enum Way {
     Fallback(Reason),
 }
 
+/// The case can go no further: what it needs next is a window in a client, and on this backend no process is given one.
+/// That it is refused for this reason, and what it reads then, has been asserted.
+#[derive(Debug, thiserror::Error)]
+#[error("no process can be given this memory")]
+pub(crate) struct Ungranted;
+
 /// Something that was seen to happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fact {

@@ -18,7 +18,7 @@ mod scene;
 mod topology;
 mod witness;
 
-pub use backend::{ApertureSize, Backend, Capability, ImageBackend, MemBackend, software_backends};
+pub use backend::{ApertureSize, Backend, Capability, DeviceBackend, ImageBackend, MemBackend, software_backends};
 pub use case::{Case, Setup};
 pub use cases::all as all_cases;
 pub use evidence::Fact;

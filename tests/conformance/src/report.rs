@@ -23,10 +23,10 @@ pub struct Line {
     /// The rule.
     pub rule: &'static str,
     /// The backend.
-    pub backend: &'static str,
+    pub backend: String,
     /// What came of it.
     pub verdict: Verdict,
-    /// Paths, reasons and triggers it has asserted.
+    /// Paths, reasons and triggers it has asserted, also if it was skipped half-way.
     pub asserted: Vec<String>,
     /// How long it took, milliseconds.
     pub took_ms: u64,
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     fn line(verdict: Verdict) -> Line {
-        Line { case: "a", rule: "b", backend: "image", verdict, asserted: vec!["fallback Hole".into()], took_ms: 1 }
+        Line { case: "a", rule: "b", backend: "image".into(), verdict, asserted: vec!["fallback Hole".into()], took_ms: 1 }
     }
 
     #[test]

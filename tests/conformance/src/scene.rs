@@ -7,17 +7,21 @@ use std::ops::Range;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use peerfs_abi::ioctl::Map;
+use peerfs_abi::names::SERVER_IMPORTER;
 use peerfs_abi::{MapFlags, Path, Reason};
 use peerfs_client::{DecisionTable, ImporterSpec, Mapping, Session};
 use peerfs_sys::{FileView, Sharing};
 
-use crate::backend::Backend;
-use crate::evidence::{Evidence, Fact, Way};
+use crate::backend::{Backend, Capability};
+use crate::case::Setup;
+use crate::evidence::{Evidence, Fact, Ungranted, Way};
 use crate::kit::raw::segments;
 use crate::kit::{Random, ScratchMount};
+use crate::witness::PATIENCE;
 
 /// Bytes of a page and of a block.
 pub const PAGE: u64 = 4096;
@@ -34,6 +38,7 @@ pub struct Scene<'a> {
     pub directory: PathBuf,
     /// What the case has asserted.
     pub evidence: Evidence,
+    setup: Setup,
     seed: u64,
 }
 
@@ -70,8 +75,34 @@ impl Stretch {
 }
 
 impl<'a> Scene<'a> {
-    pub(crate) fn new(backend: &'a dyn Backend, mount: &'a mut ScratchMount, directory: PathBuf, seed: u64) -> Scene<'a> {
-        Scene { backend, mount, directory, evidence: Evidence::default(), seed }
+    pub(crate) fn new(
+        backend: &'a dyn Backend,
+        mount: &'a mut ScratchMount,
+        directory: PathBuf,
+        setup: Setup,
+        seed: u64,
+    ) -> Scene<'a> {
+        Scene { backend, mount, directory, evidence: Evidence::default(), setup, seed }
+    }
+
+    /// The label that direct bytes carry, of whichever importer reaches them.
+    pub fn direct_path(&self) -> Path {
+        if self.setup.device_memory { Path::DirectWindow } else { self.backend.direct_path() }
+    }
+
+    /// Clients are given windows of what is mapped here.
+    pub fn grants(&self) -> bool {
+        self.setup.device_memory || self.backend.has(Capability::Grants)
+    }
+
+    /// How a client is answered where this is so of the blocks and of the way to them. Without windows it is refused for
+    /// that, unless something comes before it.
+    fn for_client(&self, way: Way) -> Way {
+        let refused = match way {
+            Way::Direct => true,
+            Way::Fallback(reason) => reason > Reason::NoGrantObject && reason != Reason::StaleContext,
+        };
+        if refused && !self.grants() { Way::Fallback(Reason::NoGrantObject) } else { way }
     }
 
     pub(crate) fn into_evidence(self) -> BTreeSet<Fact> {
@@ -110,13 +141,17 @@ impl<'a> Scene<'a> {
         Ok(Session::open(&self.directory, ImporterSpec::cpu())?)
     }
 
-    /// Maps all of a file, all of which must be direct; tries again while it is busy.
+    /// Maps all of a file, all of which must be direct; tries again while it is busy. Without windows the case ends here:
+    /// see [`Scene::expect_no_window`].
     pub fn map_direct(&self, session: &Session, subject: &Subject, flags: MapFlags) -> Result<Mapping> {
         for _ in 0..100 {
             let mapping = session.map(&subject.handle, .., flags)?;
             if mapping.segments().iter().all(|segment| segment.reason != Some(Reason::Busy)) {
                 let length = mapping.range().end;
                 self.expect_map(&mapping, &[(0..length, Way::Direct)])?;
+                if !self.grants() {
+                    self.expect_no_window(&mapping, &subject.handle)?;
+                }
                 return Ok(mapping);
             }
             std::thread::sleep(mapping.retry_after().unwrap_or_default());
@@ -124,14 +159,90 @@ impl<'a> Scene<'a> {
         bail!("the file stays busy")
     }
 
+    /// What the case does next takes a window in a client. Without windows it ends here: all of the file is refused for that,
+    /// and read otherwise.
+    pub fn needs_window(&self, subject: &Subject) -> Result<()> {
+        if self.grants() { Ok(()) } else { self.map_direct(&self.session()?, subject, MapFlags::empty()).map(drop) }
+    }
+
+    /// Why a client's stretch falls back that would be direct with a window.
+    pub fn refusal(&self) -> Option<Reason> {
+        (!self.grants()).then_some(Reason::NoGrantObject)
+    }
+
+    /// So many bytes went directly as far as clients are given windows, and so many by fallback whatever they are given.
+    pub fn expect_moved(&self, moved: peerfs_client::Attestation, direct: u64, fallback: u64) -> Result<()> {
+        let wanted = if self.grants() { (direct, fallback) } else { (0, direct + fallback) };
+        ensure!((moved.direct(), moved.fallback) == wanted, "bytes went as {moved:?} instead of {wanted:?}");
+        Ok(())
+    }
+
+    /// Clients are given no windows: by fallback the mapping reads what the filesystem does, and the importer in the server
+    /// reads it directly. A case that needs more than that ends with this, always with an error.
+    pub fn expect_no_window(&self, mapping: &Mapping, file: &peerfs_client::File) -> Result<()> {
+        let range = mapping.range();
+        let mut plain = vec![0; (range.end - range.start) as usize];
+        let length = file.read_at(range.start, &mut plain)?;
+        self.reads(mapping, range.start, &plain[..length], Path::Fallback)?;
+        self.server_reads(file, range.start, &plain[..length], Way::Direct)?;
+        Err(Ungranted.into())
+    }
+
+    /// The importer in the server reads these bytes, all of them this way; tries again while they are busy.
+    pub fn server_reads(&self, file: &peerfs_client::File, offset: u64, expected: &[u8], way: Way) -> Result<()> {
+        let start = Instant::now();
+        let reading = loop {
+            let reading = file.read_by_server(offset, expected.len() as u64)?;
+            if reading.reason != Some(Reason::Busy) || way == Way::Fallback(Reason::Busy) || start.elapsed() > PATIENCE {
+                break reading;
+            }
+            std::thread::yield_now();
+        };
+        ensure!(reading.bytes() == expected.len() as u64, "the server reads {reading:?} instead of {} bytes", expected.len());
+        ensure!(reading.crc32c == crc32c::crc32c(expected), "the server reads other bytes at {offset}");
+        let (path, reason) = match way {
+            Way::Direct => (self.direct_path(), None),
+            Way::Fallback(reason) => (Path::Fallback, Some(reason)),
+        };
+        let right = match path {
+            Path::Fallback => reading.fallback,
+            Path::DirectWindow => reading.direct_window,
+            Path::DirectBar => reading.direct_bar,
+        };
+        ensure!(right == reading.bytes() && reading.reason == reason, "the server reads {reading:?} instead of {way:?}");
+        self.evidence.path(path);
+        reason.into_iter().for_each(|reason| self.evidence.reason(reason));
+        Ok(())
+    }
+
     /// The stretches of a mapping, neighbours joined, are exactly these.
     pub fn expect_map(&self, mapping: &Mapping, expected: &[(Range<u64>, Way)]) -> Result<()> {
         self.expect_stretches(of_library(mapping.segments()), expected)
     }
 
-    /// The stretches of a decision table are exactly these.
+    /// The stretches of a decision table are exactly these. A reason that only comes after what every client is refused
+    /// for must be among those of its stretch.
     pub fn expect_table(&self, table: &DecisionTable, expected: &[(Range<u64>, Way)]) -> Result<()> {
-        self.expect_stretches(of_library(&table.segments), expected)
+        self.expect_stretches(of_library(&table.segments), expected)?;
+        for (range, way) in expected {
+            let Way::Fallback(reason) = *way else { continue };
+            let mut segments =
+                table.segments.iter().filter(|segment| segment.file_offset < range.end && range.start < segment.end());
+            ensure!(
+                segments.all(|segment| segment.refusals.contains(reason)),
+                "{range:?} is not refused for {reason}: {table:?}"
+            );
+            self.evidence.reason(reason);
+        }
+        Ok(())
+    }
+
+    /// As [`Scene::expect_table`], asked for an importer of this name. The one in the server needs no window.
+    pub fn expect_table_of(&self, importer: &str, table: &DecisionTable, expected: &[(Range<u64>, Way)]) -> Result<()> {
+        match importer {
+            SERVER_IMPORTER => self.expect_ways(of_library(&table.segments), expected),
+            _ => self.expect_table(table, expected),
+        }
     }
 
     /// These segments of the library, neighbours joined, are exactly these.
@@ -144,17 +255,34 @@ impl<'a> Scene<'a> {
         self.expect_stretches(of_abi(answer)?, expected)
     }
 
-    /// All of an answer of the ABI is direct.
+    /// All of an answer of the ABI is direct. Without windows the case ends here.
     pub fn expect_direct(&self, answer: &Map) -> Result<()> {
         let stretches = of_abi(answer)?;
-        let indirect = stretches.iter().find(|stretch| stretch.path != self.backend.direct_path());
-        ensure!(indirect.is_none() && !stretches.is_empty(), "not direct: {stretches:?}");
-        self.evidence.path(self.backend.direct_path());
-        Ok(())
+        let (path, reason) = match self.for_client(Way::Direct) {
+            Way::Direct => (self.direct_path(), None),
+            Way::Fallback(reason) => (Path::Fallback, Some(reason)),
+        };
+        let other = stretches.iter().find(|stretch| (stretch.path, stretch.reason) != (path, reason));
+        ensure!(other.is_none() && !stretches.is_empty(), "not all is {path}: {stretches:?}");
+        self.evidence.path(path);
+        match reason {
+            None => Ok(()),
+            Some(reason) => {
+                self.evidence.reason(reason);
+                Err(Ungranted.into())
+            }
+        }
     }
 
+    /// The stretches that a client is answered are these, where clients are given windows, and refused accordingly where
+    /// they are not.
     pub(crate) fn expect_stretches(&self, found: Vec<Stretch>, expected: &[(Range<u64>, Way)]) -> Result<()> {
-        let direct = self.backend.direct_path();
+        let expected: Vec<_> = expected.iter().map(|(range, way)| (range.clone(), self.for_client(*way))).collect();
+        self.expect_ways(found, &expected)
+    }
+
+    fn expect_ways(&self, found: Vec<Stretch>, expected: &[(Range<u64>, Way)]) -> Result<()> {
+        let direct = self.direct_path();
         let wanted: Vec<Stretch> = expected
             .iter()
             .map(|(range, way)| match way {
@@ -162,7 +290,7 @@ impl<'a> Scene<'a> {
                 Way::Fallback(reason) => Stretch { range: range.clone(), path: Path::Fallback, reason: Some(*reason) },
             })
             .collect();
-        let found = joined(found);
+        let (found, wanted) = (joined(found), joined(wanted));
         ensure!(found == wanted, "the answer is {found:?} instead of {wanted:?}");
         for stretch in &found {
             match stretch.reason {
@@ -173,9 +301,13 @@ impl<'a> Scene<'a> {
         Ok(())
     }
 
-    /// The device reads these bytes, directly.
+    /// The device reads these bytes, directly. Without windows they are the same by fallback, and the case ends here.
     pub fn reads_directly(&self, mapping: &Mapping, offset: u64, expected: &[u8]) -> Result<()> {
-        self.reads(mapping, offset, expected, self.backend.direct_path())
+        if self.grants() {
+            return self.reads(mapping, offset, expected, self.direct_path());
+        }
+        self.reads(mapping, offset, expected, Path::Fallback)?;
+        Err(Ungranted.into())
     }
 
     /// The device reads these bytes, through main memory.
@@ -198,7 +330,7 @@ impl<'a> Scene<'a> {
 
     /// The device writes these bytes directly.
     pub fn writes_directly(&self, mapping: &Mapping, offset: u64, bytes: &[u8]) -> Result<()> {
-        self.writes(mapping, offset, bytes, self.backend.direct_path())
+        self.writes(mapping, offset, bytes, self.direct_path())
     }
 
     fn took(&self, moved: peerfs_client::Attestation, path: Path) -> Result<()> {

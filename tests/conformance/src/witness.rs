@@ -57,6 +57,9 @@ impl Witness {
         range: Range<u64>,
         flags: MapFlags,
     ) -> Result<Witness> {
+        if !scene.grants() {
+            scene.map_direct(&scene.session()?, subject, flags)?;
+        }
         let file = open_direct(&subject.path, flags.contains(MapFlags::WRITE))?;
         Witness::of_file(scene, session, file, range, flags)
     }

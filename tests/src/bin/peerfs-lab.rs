@@ -21,6 +21,9 @@ struct Cli {
     /// How often machines are killed in each case that kills
     #[arg(long, value_name = "N")]
     kills: Option<usize>,
+    /// Run the conformance cases in full, which takes tens of minutes
+    #[arg(long)]
+    full: bool,
     /// Leave media and logs behind
     #[arg(long)]
     keep: bool,
@@ -57,7 +60,7 @@ fn perform(cli: Cli) -> Result<bool> {
     } else if cli.console {
         host::converse()?;
     } else {
-        return host::run(&host::Request { names: cli.cases, seed: cli.seed, kills: cli.kills, keep: cli.keep });
+        return host::run(&host::Request { names: cli.cases, seed: cli.seed, kills: cli.kills, full: cli.full, keep: cli.keep });
     }
     Ok(true)
 }

@@ -86,6 +86,8 @@ pub struct Order {
     pub cases: Vec<String>,
     /// What contents are derived from.
     pub seed: u64,
+    /// Cases that have a short form run in full.
+    pub full: bool,
 }
 
 /// A message as a line without its end.

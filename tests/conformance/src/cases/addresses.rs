@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use anyhow::{Context, Result, ensure};
-use peerfs_abi::{MapFlags, Reason};
+use peerfs_abi::{MapFlags, Path, Reason};
 use peerfs_client::{AddressMapping, Backing, CpuMapping, Error, Protection, Session, Sharing};
 use peerfs_sys::Reservation;
 
@@ -77,8 +77,8 @@ fn reads(scene: &Scene<'_>, mapping: &AddressMapping, address: u64, expected: &[
     let direct = moved.total() - moved.fallback;
     match way {
         Direct => {
-            ensure!(moved.fallback == 0 && direct > 0, "bytes went as {moved:?}");
-            scene.evidence.path(scene.backend.direct_path());
+            scene.expect_moved(moved, moved.total(), 0)?;
+            scene.evidence.path(if scene.grants() { scene.direct_path() } else { Path::Fallback });
         }
         Fallback(_) => ensure!(direct == 0 && moved.fallback > 0, "bytes went as {moved:?}"),
     }
@@ -154,13 +154,14 @@ fn resolves(scene: &mut Scene<'_>) -> Result<()> {
     let mut all = vec![0; 3 * BYTES];
     let moved = mapping.read_at(at(&cpu, 5), &mut all)?;
     same_bytes(&all, &[two.page(3), &page_of(0x77), one.page(9)].concat())?;
-    ensure!(moved.fallback == PAGE && moved.total() == 3 * PAGE, "foreign memory is served as {moved:?}");
+    scene.expect_moved(moved, 2 * PAGE, PAGE).context("foreign memory")?;
     ensure!(matches!(mapping.write_at(at(&cpu, 0), b"x"), Err(Error::ReadOnly)), "written without WRITE");
     Ok(())
 }
 
 fn through_library(scene: &mut Scene<'_>) -> Result<()> {
     let file = scene.file("file", 16 * PAGE)?;
+    scene.needs_window(&file)?;
     let session = scene.session()?;
     let mut cpu = writer(&file, 8)?;
     let mapping = map(&session, &cpu, MapFlags::WRITE)?;
@@ -238,6 +239,7 @@ fn mremap_unseen(scene: &mut Scene<'_>) -> Result<()> {
 
 fn map_fixed_unseen(scene: &mut Scene<'_>) -> Result<()> {
     let (file, other) = (scene.file("file", 16 * PAGE)?, scene.file("other", 16 * PAGE)?);
+    scene.needs_window(&file)?;
     let session = scene.session()?;
     for replacement in [&other, &file] {
         let mut cpu = reader(&file, 0, 4)?;

@@ -5,6 +5,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use peerfs_abi::{MapFlags, Reason};
 
+use crate::backend::Capability;
 use crate::case::{Case, Setup};
 use crate::evidence::Way::{Direct, Fallback};
 use crate::kit::peerfs;
@@ -46,7 +47,8 @@ pub const CASES: &[Case] = &[
         Setup::USUAL.alone(),
         pid_reuse,
     )
-    .refusing(Reason::StaleContext),
+    .refusing(Reason::StaleContext)
+    .needing(&[Capability::SideBySide]),
 ];
 
 const STALE: [(std::ops::Range<u64>, crate::evidence::Way); 1] = [(0..PAGE, Fallback(Reason::StaleContext))];

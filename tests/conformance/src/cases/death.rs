@@ -21,20 +21,22 @@ pub const CASES: &[Case] = &[
         "the server's death cuts every window, and the sequence page says that it is gone",
         Setup::USUAL.alone(),
         revokes,
-    ),
+    )
+    .needing(&[Capability::Grants]),
     Case::new(
         "death-library",
         "after the server's death the library answers ServerGone and never raises SIGBUS",
         Setup::USUAL.alone(),
         library,
-    ),
+    )
+    .needing(&[Capability::Grants]),
     Case::new(
         "death-new-mount-waits",
         "a new mount comes only after every window of the dead one is cut",
         Setup::USUAL.alone(),
         new_mount_waits,
     )
-    .needing(&[Capability::Persistent]),
+    .needing(&[Capability::Grants, Capability::Persistent]),
 ];
 
 fn kill_server(scene: &Scene<'_>) -> Result<()> {

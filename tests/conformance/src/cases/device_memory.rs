@@ -17,11 +17,11 @@ use crate::scene::{CHUNK, PAGE, Scene, page_of, same_bytes};
 use crate::witness::Witness;
 
 const MIB: u64 = 1 << 20;
-const ROOMY: Setup = Setup::with("devmem=64M");
-const ROOMY_PATIENT: Setup = Setup::with("devmem=64M,deadline_ms=30000");
+const ROOMY: Setup = Setup::with_device_memory("devmem=64M");
+const ROOMY_PATIENT: Setup = Setup::with_device_memory("devmem=64M,deadline_ms=30000");
 /// One process may hold less than one user, one user less than there is.
-const LIMITED: Setup = Setup::with("devmem=8M,devmem_main=4M,devmem_user_limit=6M,devmem_process_limit=4M");
-const CRAMPED: Setup = Setup::with("devmem=8M");
+const LIMITED: Setup = Setup::with_device_memory("devmem=8M,devmem_main=4M,devmem_user_limit=6M,devmem_process_limit=4M");
+const CRAMPED: Setup = Setup::with_device_memory("devmem=8M");
 
 pub const CASES: &[Case] = &[
     Case::new(

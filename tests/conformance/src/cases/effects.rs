@@ -32,9 +32,9 @@ pub const CASES: &[Case] = &[
         Setup::USUAL.alone(),
         fsync_other_process,
     )
-    .needing(&[Capability::Persistent]),
+    .needing(&[Capability::Grants, Capability::Persistent]),
     Case::new("effects-fsync", "fsync of any handle makes what a device stored durable", Setup::USUAL.alone(), fsync)
-        .needing(&[Capability::Persistent]),
+        .needing(&[Capability::Grants, Capability::Persistent]),
     Case::new(
         "effects-beyond-eof",
         "bytes a device stores beyond the end of the file are zeros when the file grows",
@@ -53,9 +53,9 @@ pub const CASES: &[Case] = &[
         Setup::USUAL.alone(),
         write_back_zeros,
     )
-    .needing(&[Capability::Persistent]),
+    .needing(&[Capability::MediumFile, Capability::Grants, Capability::Persistent]),
     Case::new("effects-remount", "what a device stored outlives the mount", Setup::USUAL.alone(), remount)
-        .needing(&[Capability::Persistent]),
+        .needing(&[Capability::Grants, Capability::Persistent]),
 ];
 
 fn long_ago() -> SystemTime {

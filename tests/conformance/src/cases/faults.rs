@@ -1,6 +1,7 @@
 //! A storage device that fails: what maps are answered, and that mappings end in order.
 
 use anyhow::{Context, Result, ensure};
+use peerfs_abi::names::SERVER_IMPORTER;
 use peerfs_abi::{MapFlags, Reason, Trigger};
 use peerfs_sys::Sharing;
 
@@ -38,10 +39,10 @@ pub const CASES: &[Case] = &[
         page_cache_dirty,
     )
     .refusing(Reason::PageCacheDirty)
-    .needing(&[Capability::Faults]),
+    .needing(&[Capability::Grants, Capability::Faults]),
     Case::new("trigger-device-reset", "the block device's reset revokes every mapping of it, in order", FAILING, reset_revokes)
         .revoking(Trigger::DeviceEvent)
-        .needing(&[Capability::Faults]),
+        .needing(&[Capability::Grants, Capability::Faults]),
     Case::new(
         "trigger-device-removed",
         "the block device's removal revokes every mapping of it, in order",
@@ -49,7 +50,7 @@ pub const CASES: &[Case] = &[
         removal_revokes,
     )
     .revoking(Trigger::DeviceEvent)
-    .needing(&[Capability::Faults]),
+    .needing(&[Capability::Grants, Capability::Faults]),
     Case::new(
         "trigger-media-error",
         "a media error revokes the mappings of its blocks and no others",
@@ -57,16 +58,16 @@ pub const CASES: &[Case] = &[
         media_error_revokes,
     )
     .revoking(Trigger::DeviceEvent)
-    .needing(&[Capability::Faults]),
+    .needing(&[Capability::Grants, Capability::Faults]),
 ];
 
-fn command(scene: &Scene<'_>, text: &str) -> Result<()> {
+pub fn command(scene: &Scene<'_>, text: &str) -> Result<()> {
     std::fs::write(scene.mount.join(".peerfs/faults"), text).with_context(|| text.to_owned())
 }
 
 /// Where a file's first block is on the device.
-fn device_offset(file: &Subject) -> Result<u64> {
-    let table = file.handle.query(.., MapFlags::empty(), "cpu")?;
+pub fn device_offset(file: &Subject) -> Result<u64> {
+    let table = file.handle.query(.., MapFlags::empty(), SERVER_IMPORTER)?;
     table.segments[0].device_offset.context("the first block is not direct")
 }
 
@@ -100,6 +101,7 @@ fn media_error(scene: &mut Scene<'_>) -> Result<()> {
 
 fn page_cache_dirty(scene: &mut Scene<'_>) -> Result<()> {
     let file = scene.file("file", 4 * PAGE)?;
+    scene.needs_window(&file)?;
     let session = scene.session()?;
     let place = device_offset(&file)? + PAGE;
     let writer = file.writer()?;

@@ -7,6 +7,7 @@ use peerfs_abi::MapFlags;
 
 use crate::backend::Capability;
 use crate::case::{Case, Setup};
+use crate::evidence::Way::Direct;
 use crate::kit::raw::{RawSession, open_direct, request};
 use crate::scene::{PAGE, Scene};
 
@@ -41,7 +42,8 @@ fn grow(scene: &mut Scene<'_>) -> Result<()> {
         let session = RawSession::open(&scene.directory)?;
         ensure!(session.context.context_id > last, "{} after {last}", session.context.context_id);
         last = session.context.context_id;
-        scene.expect_direct(&*session.map_calmly(&open_direct(&file.path, false)?, 0, PAGE, MapFlags::empty())?)?;
+        let answer = session.map_calmly(&open_direct(&file.path, false)?, 0, PAGE, MapFlags::empty())?;
+        scene.expect_answer(&answer, &[(0..PAGE, Direct)])?;
     }
     Ok(())
 }
@@ -86,7 +88,7 @@ fn mapping_ids(scene: &mut Scene<'_>) -> Result<()> {
     let mut seen = std::collections::BTreeSet::new();
     for _ in 0..64 {
         let answer = session.map_calmly(&handle, 0, PAGE, MapFlags::empty())?;
-        scene.expect_direct(&answer)?;
+        scene.expect_answer(&answer, &[(0..PAGE, Direct)])?;
         ensure!(seen.insert(answer.mapping_id), "mapping {:#x} comes again", answer.mapping_id);
         session.unmap(answer.mapping_id)?;
     }

@@ -108,6 +108,7 @@ fn slow(scene: &mut Scene<'_>) -> Result<()> {
 
 /// A process that holds all of a file by hand.
 fn holder(scene: &Scene<'_>, file: &crate::scene::Subject) -> Result<Puppet> {
+    scene.needs_window(file)?;
     let puppet = Puppet::start(scene, 0)?;
     puppet.obey(&format!("open write {}", file.path.display()))?;
     puppet.obey(&format!("session {}", scene.directory.display()))?;
@@ -240,6 +241,7 @@ fn lies(scene: &mut Scene<'_>) -> Result<()> {
 
 fn limited_addresses(scene: &mut Scene<'_>) -> Result<()> {
     let file = scene.file("file", 4 * PAGE)?;
+    scene.needs_window(&file)?;
     let session = scene.session()?;
     let device = Device::new(&session, DeviceConfig { va_bits: 32, ..DeviceConfig::default() });
     ensure!(device.bind(1 << 32, &file.handle, 0, PAGE, MapFlags::empty()).is_err(), "bound beyond 32 bits");
@@ -248,13 +250,14 @@ fn limited_addresses(scene: &mut Scene<'_>) -> Result<()> {
     let mut found = vec![0; 4 * PAGE as usize];
     ensure!(device.load((1 << 32) - 4 * PAGE, &mut found)? == found.len(), "a short load");
     crate::scene::same_bytes(&found, &file.content)?;
-    scene.evidence.path(scene.backend.direct_path());
+    scene.evidence.path(scene.direct_path());
     ensure!(device.stats().moved.fallback == 0, "{:?}", device.stats());
     Ok(())
 }
 
 fn fault_model(scene: &mut Scene<'_>) -> Result<()> {
     let file = scene.file("file", 4 * PAGE)?;
+    scene.needs_window(&file)?;
     let session = scene.session()?;
     let device = Device::new(&session, DeviceConfig::default());
     device.bind(0x1000, &file.handle, 0, 4 * PAGE, MapFlags::WRITE)?;
@@ -273,7 +276,7 @@ fn fault_model(scene: &mut Scene<'_>) -> Result<()> {
     ensure!(shot.shootdowns > first.shootdowns, "no shoot-down: {shot:?}");
     load()?;
     ensure!(device.stats().faults > shot.faults && device.stats().moved.fallback == 0, "{:?}", device.stats());
-    scene.evidence.path(scene.backend.direct_path());
+    scene.evidence.path(scene.direct_path());
     scene.evidence.trigger(Trigger::Administrator);
     Ok(())
 }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use anyhow::{Context, Result, ensure};
 use peerfs_abi::{MapFlags, Reason, Trigger};
 
+use crate::backend::Capability;
 use crate::case::{Case, Setup};
 use crate::evidence::Way::{Direct, Fallback};
 use crate::scene::{PAGE, Scene};
@@ -18,7 +19,8 @@ pub const CASES: &[Case] = &[Case::new(
     "the mount's totals agree: bytes by path and reason, refusals by reason, and a histogram of cuts, as JSON and as metrics",
     Setup::USUAL.alone(),
     totals,
-)];
+)
+.needing(&[Capability::Grants])];
 
 /// The samples of `.peerfs/metrics` by name and labels.
 struct Metrics(HashMap<String, f64>);
@@ -56,6 +58,7 @@ impl Metrics {
 
 fn totals(scene: &mut Scene<'_>) -> Result<()> {
     let file = scene.file("file", 2 * PAGE)?;
+    scene.needs_window(&file)?;
     file.writer()?.set_len(4 * PAGE)?;
     let session = scene.session()?;
     let mapping = session.map(&file.handle, .., MapFlags::empty())?;
@@ -87,7 +90,7 @@ fn enforced(scene: &Scene<'_>) -> Result<()> {
 }
 
 fn moved(scene: &Scene<'_>, metrics: &Metrics) -> Result<()> {
-    let direct = scene.backend.direct_path();
+    let direct = scene.direct_path();
     let moved = &scene.mount.info()?["moved"];
     ensure!(moved[direct.name()] == 2 * PAGE, "the mount moved {moved}");
     ensure!(moved["fallback"] == serde_json::json!({ "revoked": PAGE, "Hole": 2 * PAGE }), "the mount moved {moved}");

@@ -21,6 +21,7 @@ mod reasons_device;
 mod reasons_file;
 mod reasons_peer;
 mod revocation;
+mod server_importer;
 mod shared_addresses;
 mod sharing;
 mod signals;
@@ -53,6 +54,7 @@ pub fn all() -> Vec<Case> {
         partial::CASES,
         signals::CASES,
         importers::CASES,
+        server_importer::CASES,
         death::CASES,
         pins::CASES,
         pin_quarantine::CASES,

@@ -62,33 +62,37 @@ pub const CASES: &[Case] = &[
         Setup::USUAL.alone(),
         ends_with_server,
     )
-    .needing(&[Capability::Persistent]),
+    .needing(&[Capability::Grants, Capability::Persistent]),
     Case::new(
         "pin-keeps-mount-busy",
         "unmounting is refused with EBUSY while a process has a pin of the mount mapped, and disturbs nobody",
         Setup::USUAL.alone(),
         keeps_mount_busy,
-    ),
+    )
+    .needing(&[Capability::Grants]),
     Case::new(
         "pin-ends-with-forced-unmount",
         "unmounting by force tells who made a pin, waits until the deadline, and cuts it; holders get SIGBUS and the mount ends",
         Setup::USUAL.alone(),
         ends_with_forced_unmount,
     )
-    .revoking(Trigger::Administrator),
+    .revoking(Trigger::Administrator)
+    .needing(&[Capability::Grants]),
     Case::new(
         "pin-ends-with-asked-server",
         "a server that is asked to end tells who made a pin, waits, cuts it, and ends, whoever still has one mapped",
         Setup::PATIENT.alone(),
         ends_with_asked_server,
     )
-    .revoking(Trigger::Unmount),
+    .revoking(Trigger::Unmount)
+    .needing(&[Capability::Grants]),
     Case::new(
         "pin-ends-with-unmount",
         "a pin that was handed over on a socket keeps no mount busy: unmounting cuts it, and holders get SIGBUS",
         Setup::with("grants=socket").alone(),
         ends_with_unmount,
-    ),
+    )
+    .needing(&[Capability::Grants]),
     Case::new(
         "pin-quota-of-user",
         "one user's pins are charged to that user, and what all have together to the mount",
@@ -376,6 +380,7 @@ fn free_bytes(scene: &Scene<'_>) -> Result<u64> {
 
 fn quota_of_user(scene: &mut Scene<'_>) -> Result<()> {
     let file = scene.file("file", 4 * PAGE)?;
+    scene.needs_window(&file)?;
     std::fs::set_permissions(&file.path, PermissionsExt::from_mode(0o666))?;
     let session = scene.session()?;
     let mapping = session.map(&file.handle, .., MapFlags::PIN)?;

@@ -82,7 +82,7 @@ pub fn pin(scene: &Scene<'_>, session: &Session, file: &Subject, flags: MapFlags
     let mapping = std::cell::RefCell::new(None);
     wait_until(|| {
         let made = session.map(&file.handle, .., flags);
-        let direct = made.as_ref().is_ok_and(|made| made.segments().iter().all(|segment| segment.reason.is_none()));
+        let direct = made.as_ref().is_ok_and(|made| made.segments().iter().all(|segment| segment.reason == scene.refusal()));
         *mapping.borrow_mut() = Some(made);
         direct
     })
@@ -91,6 +91,9 @@ pub fn pin(scene: &Scene<'_>, session: &Session, file: &Subject, flags: MapFlags
     })?;
     let mapping = mapping.into_inner().context("just made")??;
     scene.expect_map(&mapping, &[(0..file.length(), Direct)])?;
+    if !scene.grants() {
+        scene.expect_no_window(&mapping, &file.handle)?;
+    }
     Ok(mapping)
 }
 

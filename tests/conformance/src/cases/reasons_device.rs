@@ -1,6 +1,7 @@
 //! Reasons of the block device and its aperture.
 
 use anyhow::{Result, ensure};
+use peerfs_abi::names::SERVER_IMPORTER;
 use peerfs_abi::{ImporterFlags, MapFlags, Reason, Trigger, TriggerSet};
 use peerfs_client::{ImporterSpec, ReasonSet, Session};
 
@@ -124,6 +125,7 @@ fn all_refusals(scene: &mut Scene<'_>) -> Result<()> {
     scene.expect_table(&table, &[(0..PAGE, Fallback(Reason::Policy)), (PAGE..2 * PAGE, Fallback(Reason::Hole))])?;
     let everywhere =
         [Reason::Policy, Reason::ReadOnly, Reason::WriteForbidden, Reason::AtomicUnsupported, Reason::NotifierRequired];
+    let everywhere: Vec<Reason> = everywhere.into_iter().chain(scene.refusal()).collect();
     let set = |reasons: &[Reason]| reasons.iter().fold(ReasonSet::EMPTY, |set, reason| set.with(*reason));
     let (blocks, hole) = (table.segments[0].refusals, table.segments[1].refusals);
     ensure!(blocks == set(&everywhere), "the blocks are refused for {blocks:?}");
@@ -154,12 +156,17 @@ fn expect_triggers(found: TriggerSet, expected: impl IntoIterator<Item = Trigger
     Ok(())
 }
 
+/// An importer that reaches blocks directly.
+fn reaching(scene: &Scene<'_>) -> &'static str {
+    if scene.grants() { "cpu" } else { SERVER_IMPORTER }
+}
+
 fn later_triggers(scene: &mut Scene<'_>) -> Result<()> {
     let file = scene.file("file", PAGE)?;
     file.writer()?.set_len(2 * PAGE)?;
     for flags in [MapFlags::empty(), MapFlags::WRITE] {
-        let table = file.handle.query(.., flags, "cpu")?;
-        scene.expect_table(&table, &[(0..PAGE, Direct), (PAGE..2 * PAGE, Fallback(Reason::Hole))])?;
+        let table = file.handle.query(.., flags, reaching(scene))?;
+        scene.expect_table_of(reaching(scene), &table, &[(0..PAGE, Direct), (PAGE..2 * PAGE, Fallback(Reason::Hole))])?;
         expect_triggers(table.segments[0].triggers, ALWAYS.into_iter().chain(CHANGES).chain(pressure(scene)?))?;
         expect_triggers(table.segments[1].triggers, [])?;
     }
@@ -168,6 +175,7 @@ fn later_triggers(scene: &mut Scene<'_>) -> Result<()> {
 
 fn later_triggers_of_pin(scene: &mut Scene<'_>) -> Result<()> {
     let file = scene.file("file", PAGE)?;
+    scene.needs_window(&file)?;
     for flags in [MapFlags::PIN, MapFlags::PIN | MapFlags::WRITE] {
         let table = file.handle.query(.., flags, "static")?;
         scene.expect_table(&table, &[(0..PAGE, Direct)])?;
@@ -182,7 +190,7 @@ fn later_triggers_read_only(scene: &mut Scene<'_>) -> Result<()> {
     drop(file);
     scene.mount.umount()?;
     scene.backend.mount_again(scene.mount, "ro")?;
-    let table = peerfs_client::File::open(&path)?.query(.., MapFlags::empty(), "cpu")?;
-    scene.expect_table(&table, &[(0..PAGE, Direct)])?;
+    let table = peerfs_client::File::open(&path)?.query(.., MapFlags::empty(), reaching(scene))?;
+    scene.expect_table_of(reaching(scene), &table, &[(0..PAGE, Direct)])?;
     expect_triggers(table.segments[0].triggers, ALWAYS.into_iter().chain(pressure(scene)?))
 }

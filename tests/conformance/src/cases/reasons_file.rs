@@ -200,6 +200,7 @@ fn busy_closed(scene: &mut Scene<'_>) -> Result<()> {
 
 fn busy_thrashing(scene: &mut Scene<'_>) -> Result<()> {
     let file = scene.file("file", 4 * PAGE)?;
+    scene.needs_window(&file)?;
     let session = scene.session()?;
     let busy = [(0..4 * PAGE, Fallback(Reason::Busy))];
     for round in 0..200 {

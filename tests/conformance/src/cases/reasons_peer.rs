@@ -89,6 +89,12 @@ fn notifier_required(scene: &mut Scene<'_>) -> Result<()> {
 
 fn importer_quota(scene: &mut Scene<'_>) -> Result<()> {
     let file = scene.file("file", 3 * CHUNK)?;
+    // The importer in the server may hold no more in one call.
+    let reading = file.handle.read_by_server(0, 3 * CHUNK)?;
+    let split = (reading.bytes() - reading.fallback, reading.fallback, reading.reason);
+    ensure!(split == (2 * CHUNK, CHUNK, Some(Reason::ImporterQuota)), "the server reads {reading:?}");
+    scene.evidence.reason(Reason::ImporterQuota);
+    scene.needs_window(&scene.file("small", PAGE)?)?;
     let session = scene.session()?;
     let mapping = session.map(&file.handle, .., MapFlags::empty())?;
     let expected = [(0..2 * CHUNK, Direct), (2 * CHUNK..3 * CHUNK, Fallback(Reason::ImporterQuota))];

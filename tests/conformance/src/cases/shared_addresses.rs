@@ -54,12 +54,13 @@ fn loads_directly(scene: &Scene<'_>, device: &Device, address: u64, expected: &[
     same_bytes(&found, expected)?;
     let after = device.stats().moved;
     ensure!(after.fallback == before.fallback && after.total() > before.total(), "loads went as {after:?} after {before:?}");
-    scene.evidence.path(scene.backend.direct_path());
+    scene.evidence.path(scene.direct_path());
     Ok(())
 }
 
 fn equal_addresses(scene: &mut Scene<'_>) -> Result<()> {
     let file = scene.file("file", CHUNK)?;
+    scene.needs_window(&file)?;
     let device = device(scene)?;
     let shared = share(&device, &file, MapFlags::empty(), Placement::default())?;
     loads_directly(scene, &device, shared.address() + 5 * PAGE, file.page(5))?;
@@ -86,6 +87,7 @@ fn equal_addresses(scene: &mut Scene<'_>) -> Result<()> {
 
 fn importer_width(scene: &mut Scene<'_>) -> Result<()> {
     let file = scene.file("file", CHUNK)?;
+    scene.needs_window(&file)?;
     let device = device(scene)?;
     for direction in [Direction::BottomUp, Direction::TopDown] {
         let shared = share(&device, &file, MapFlags::empty(), Placement { direction, ..Placement::default() })?;
@@ -103,6 +105,7 @@ fn importer_width(scene: &mut Scene<'_>) -> Result<()> {
 
 fn overwrites_nothing(scene: &mut Scene<'_>) -> Result<()> {
     let file = scene.file("file", 4 * PAGE)?;
+    scene.needs_window(&file)?;
     let device = device(scene)?;
     // In the way of the processor, at both ends of the limits; in the way of the device only, between them.
     let low = LOW + (1 << 32);
@@ -130,6 +133,7 @@ fn overwrites_nothing(scene: &mut Scene<'_>) -> Result<()> {
 
 fn full(scene: &mut Scene<'_>) -> Result<()> {
     let file = scene.file("file", 4 * PAGE)?;
+    scene.needs_window(&file)?;
     let device = device(scene)?;
     let low = LOW + (2 << 32);
     let placement = Placement { low, high: low + 11 * PAGE, alignment: PAGE, direction: Direction::BottomUp };

@@ -67,6 +67,7 @@ fn shared_extent(scene: &mut Scene<'_>) -> Result<()> {
 
 fn mapped_once(scene: &mut Scene<'_>) -> Result<()> {
     let (source, clone) = (scene.file("source", 4 * PAGE)?, scene.empty("clone")?);
+    scene.needs_window(&source)?;
     clone.handle.reflink_from(&source.handle, 0, 0, 0)?;
     let session = scene.session()?;
     let first = session.map(&source.handle, .., MapFlags::empty())?;

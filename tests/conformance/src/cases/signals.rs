@@ -135,7 +135,7 @@ fn in_map(scene: &mut Scene<'_>) -> Result<()> {
     let puppet = client(scene, &file)?;
     map_despite(scene, &file, &puppet, Signal::SIGSTOP)?;
     signal(puppet.pid(), Signal::SIGCONT)?;
-    let (path, all) = (scene.backend.direct_path() as u32, format!("0:{CHUNK}"));
+    let (path, all) = (scene.direct_path() as u32, format!("0:{CHUNK}"));
     let answer = puppet.hear()?;
     ensure!(answer == format!("ok {all}:{path}:0"), "after the signal the map answers `{answer}`");
     puppet.obey("take").context("its window")?;

@@ -59,7 +59,8 @@ pub const CASES: &[Case] = &[
     )
     .revoking(Trigger::Administrator),
     Case::new("trigger-revoke-mount", "the owner of the mount may revoke everything on it", Setup::PATIENT.alone(), revoke_mount)
-        .revoking(Trigger::Administrator),
+        .revoking(Trigger::Administrator)
+        .needing(&[Capability::Grants]),
     Case::new(
         "trigger-client-gone",
         "a session that ends gives up what it holds at once, and nothing of others",
@@ -75,7 +76,8 @@ pub const CASES: &[Case] = &[
         Setup::PATIENT.alone(),
         unmount,
     )
-    .revoking(Trigger::Unmount),
+    .revoking(Trigger::Unmount)
+    .needing(&[Capability::Grants]),
 ];
 
 fn truncate(scene: &mut Scene<'_>) -> Result<()> {
@@ -215,7 +217,7 @@ fn client_gone(scene: &mut Scene<'_>) -> Result<()> {
 }
 
 /// Revocations by a trigger since the mount.
-fn recorded(scene: &Scene<'_>, trigger: Trigger) -> Result<u64> {
+pub fn recorded(scene: &Scene<'_>, trigger: Trigger) -> Result<u64> {
     let info = scene.mount.info()?;
     let records = info["revocations"].as_array().context("info lists revocations")?;
     let record = records.iter().find(|record| record["trigger"] == trigger.name());

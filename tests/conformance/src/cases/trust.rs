@@ -56,6 +56,7 @@ fn hostile(scene: &Scene<'_>, access: &str) -> Result<()> {
     secret.handle.write_at(0, &vec![SECRET; CHUNK as usize])?;
     fs::set_permissions(&secret.path, PermissionsExt::from_mode(0o600))?;
     let target = public(scene, "target")?;
+    scene.needs_window(&target)?;
     let puppet = Puppet::start(scene, NOBODY)?;
     puppet.obey(&format!("open {access} {}", target.path.display()))?;
     puppet.obey(&format!("session {}", scene.directory.display()))?;

@@ -11,7 +11,8 @@ mod video;
 pub mod worker;
 
 pub use graphics::{GraphicsDevice, Imported};
+pub(crate) use mount::run;
 pub use mount::{Media, ScratchMount, peerfs};
 pub use random::{Random, seed};
-pub use tidy::{remove_on_signal, tidy_on_signal};
+pub use tidy::{at_signal, remove_on_signal, tidy_on_signal};
 pub use video::{Flow, VideoQueue};

@@ -29,7 +29,8 @@ pub fn peerfs() -> PathBuf {
     path
 }
 
-fn run(command: &mut Command) -> Result<Output> {
+/// Runs a program, which must succeed.
+pub(crate) fn run(command: &mut Command) -> Result<Output> {
     let output = command.output().with_context(|| format!("{command:?} cannot be started"))?;
     if !output.status.success() {
         bail!("{command:?} failed: {}", String::from_utf8_lossy(&output.stderr).trim());
@@ -38,7 +39,7 @@ fn run(command: &mut Command) -> Result<Output> {
 }
 
 /// What a scratch volume lies on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Media {
     /// An image file.
     Image,
@@ -46,6 +47,8 @@ pub enum Media {
     Mapped,
     /// Memory, of this size (as mount takes it); the volume ends with the mount.
     Memory(&'static str),
+    /// A device, as mkfs takes it. A volume is made over whatever is on it.
+    Device(String),
 }
 
 /// A scratch volume. Dropping it unmounts and removes everything.
@@ -64,14 +67,20 @@ impl ScratchMount {
     /// As [`ScratchMount::new`], on media that mkfs makes a volume on.
     pub fn on(media: Media, size: &str, options: &[&str]) -> Result<Self> {
         let mut scratch = ScratchMount::unmounted(media)?;
-        run(Command::new(peerfs()).arg("mkfs").arg(scratch.device()).args(["--size", size]))?;
+        let force = matches!(scratch.media, Media::Device(_)).then_some("--force");
+        run(Command::new(peerfs()).arg("mkfs").arg(scratch.device()).args(["--size", size]).args(force))?;
         scratch.mount(options)?;
         Ok(scratch)
     }
 
     /// Mounts a new volume in memory.
     pub fn in_memory(size: &'static str, options: &[&str]) -> Result<Self> {
-        let mut scratch = ScratchMount::unmounted(Media::Memory(size))?;
+        ScratchMount::of(Media::Memory(size), options)
+    }
+
+    /// Mounts the volume that is on a device.
+    pub fn of(media: Media, options: &[&str]) -> Result<Self> {
+        let mut scratch = ScratchMount::unmounted(media)?;
         scratch.mount(options)?;
         Ok(scratch)
     }
@@ -101,10 +110,11 @@ impl ScratchMount {
 
     /// The device, as commands take it.
     pub fn device(&self) -> String {
-        match self.media {
+        match &self.media {
             Media::Image => format!("image:{}", self.image().display()),
             Media::Mapped => format!("pmem:{},nodax", self.image().display()),
             Media::Memory(size) => format!("mem:{size}"),
+            Media::Device(device) => device.clone(),
         }
     }
 

@@ -13,8 +13,10 @@ use nix::sys::signal::{SigSet, Signal};
 use super::peerfs;
 
 /// The directory of each volume, which has the mount point in it.
-static VOLUMES: Volumes =
-    Volumes { state: Mutex::new(State { directories: BTreeSet::new(), mounting: 0, ending: false }), mounted: Condvar::new() };
+static VOLUMES: Volumes = Volumes {
+    state: Mutex::new(State { directories: BTreeSet::new(), mounting: 0, ending: false, last: Vec::new() }),
+    mounted: Condvar::new(),
+};
 
 struct Volumes {
     state: Mutex<State>,
@@ -27,6 +29,8 @@ struct State {
     mounting: usize,
     /// Nothing is mounted any more.
     ending: bool,
+    /// What is done at the very end.
+    last: Vec<Box<dyn FnOnce() + Send>>,
 }
 
 impl Volumes {
@@ -38,6 +42,11 @@ impl Volumes {
 /// A directory that is removed if a signal ends the run, with what is mounted on `mnt` in it.
 pub fn remove_on_signal(directory: &Path) {
     VOLUMES.lock().directories.insert(directory.to_owned());
+}
+
+/// Done after everything is unmounted, if a signal ends the run.
+pub fn at_signal(act: impl FnOnce() + Send + 'static) {
+    VOLUMES.lock().last.push(Box::new(act));
 }
 
 pub(super) fn removed(directory: &Path) {
@@ -82,6 +91,8 @@ pub fn tidy_on_signal() -> Result<()> {
     std::thread::Builder::new().name("peerfs-signals".into()).spawn(move || {
         if let Ok(signal) = signals.wait() {
             let left = tidy();
+            let last = std::mem::take(&mut VOLUMES.lock().last);
+            last.into_iter().for_each(|act| act());
             eprintln!("peerfs: ended by {signal}; {left} scratch directories could not be removed");
             std::process::exit(128 + signal as i32);
         }

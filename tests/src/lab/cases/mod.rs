@@ -1,6 +1,7 @@
 //! The cases, each declared once: the host reads what to do around it, the guest runs it.
 
 mod bar;
+mod conformance;
 mod fabrics;
 mod gone;
 mod kernel;
@@ -90,6 +91,24 @@ pub const CASES: &[Case] = &[
         name: "bar-windows",
         shows: "files are read through CMB and PMR, and by fallback where no process can be given that memory",
         steps: [None, Some(bar::windows)],
+        leaves: None,
+        kills: None,
+        rig: Rig::Pair,
+        faults: false,
+    },
+    Case {
+        name: "conformance-pmr",
+        shows: "the rules of mapping hold on persistent memory, bare and behind windows",
+        steps: [Some(conformance::pmr), None],
+        leaves: None,
+        kills: None,
+        rig: Rig::Pair,
+        faults: false,
+    },
+    Case {
+        name: "conformance-ns1",
+        shows: "the rules of mapping hold on a namespace with its controller's CMB; with --full also behind windows",
+        steps: [Some(conformance::ns1), None],
         leaves: None,
         kills: None,
         rig: Rig::Pair,

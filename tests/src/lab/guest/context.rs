@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::line::Line;
-use crate::lab::channel::{Namespace, Report};
+use crate::lab::channel::{Namespace, Order, Report};
 
 /// A program that takes longer hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -90,14 +90,20 @@ pub fn set(path: impl AsRef<Path>, value: &str) -> Result<()> {
 pub struct Guest<'a> {
     seed: u64,
     boot: usize,
+    full: bool,
     line: &'a mut Line,
     mounts: Vec<PathBuf>,
     bound: Vec<Controller>,
 }
 
 impl<'a> Guest<'a> {
-    pub(super) fn new(seed: u64, boot: usize, line: &'a mut Line) -> Self {
-        Guest { seed, boot, line, mounts: Vec::new(), bound: Vec::new() }
+    pub(super) fn new(order: &Order, line: &'a mut Line) -> Self {
+        Guest { seed: order.seed, boot: order.boot, full: order.full, line, mounts: Vec::new(), bound: Vec::new() }
+    }
+
+    /// All of what the case can show is wanted, however long it takes.
+    pub fn full(&self) -> bool {
+        self.full
     }
 
     /// What contents are derived from.
@@ -178,14 +184,27 @@ impl<'a> Guest<'a> {
         self.run("peerfs", arguments)
     }
 
+    /// `peerfs` with arguments, which prints JSON whether it succeeds or not, and may take this long.
+    ///
+    /// # Errors
+    /// When it prints no JSON (with what it says instead), or hangs.
+    pub fn peerfs_json(&self, arguments: &[&str], patience: Duration) -> Result<Value> {
+        let (_, text, errors) = self.attempt_within("peerfs", arguments, patience)?;
+        serde_json::from_str(&text).with_context(|| format!("`peerfs {}` says: {errors}", arguments.join(" ")))
+    }
+
     fn attempt(&self, program: &str, arguments: &[&str]) -> Result<(bool, String, String)> {
+        self.attempt_within(program, arguments, PATIENCE)
+    }
+
+    fn attempt_within(&self, program: &str, arguments: &[&str], patience: Duration) -> Result<(bool, String, String)> {
         // Into files: a program that leaves a server behind would keep a pipe open.
         let (out, err) = (PathBuf::from("/tmp/out"), PathBuf::from("/tmp/err"));
         let mut command = Command::new(program);
         command.args(arguments).stdin(Stdio::null()).stdout(File::create(&out)?).stderr(File::create(&err)?);
         let mut child = command.spawn().with_context(|| format!("{program} cannot be started"))?;
-        let Some(success) = wait(&mut child, PATIENCE)? else {
-            bail!("`{program} {}` has not ended after {PATIENCE:?}", arguments.join(" "));
+        let Some(success) = wait(&mut child, patience)? else {
+            bail!("`{program} {}` has not ended after {patience:?}", arguments.join(" "));
         };
         let text = |path: &Path| Ok::<_, anyhow::Error>(String::from_utf8_lossy(&fs::read(path)?).into_owned());
         Ok((success, text(&out)?, text(&err)?))

@@ -43,7 +43,7 @@ pub fn run() -> Result<()> {
 fn perform(line: &mut Line, order: &Order, name: &str) -> Result<()> {
     let case: &Case = cases::named(name)?;
     let step = case.step(order.boot).with_context(|| format!("{name} has nothing to do in boot {}", order.boot))?;
-    let mut guest = Guest::new(order.seed, order.boot, line);
+    let mut guest = Guest::new(order, line);
     // One case's mistake must not take the others with it.
     let outcome = catch_unwind(AssertUnwindSafe(|| step(&mut guest)));
     let outcome = outcome.unwrap_or_else(|panic| {

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow, bail};
 
 use super::disks::Disks;
-use super::oracle::{self, Faults};
+use super::oracle::Faults;
 use super::qemu::{Guest, Heard, Machine};
 use super::results::Results;
+use super::{Request, oracle};
 use crate::lab::cases::Case;
 use crate::lab::channel::{Order, Report};
 
@@ -17,6 +18,8 @@ use crate::lab::channel::{Order, Report};
 const BOOT: Duration = Duration::from_secs(90);
 /// For one case.
 const CASE: Duration = Duration::from_secs(120);
+/// For one case in full.
+const FULL_CASE: Duration = Duration::from_secs(3600);
 /// From the last case to power-off.
 const END: Duration = Duration::from_secs(30);
 
@@ -41,14 +44,14 @@ pub fn up(machine: &Machine<'_>, name: &str) -> Result<(Guest, String)> {
 }
 
 /// All boots of cases that share machines, over the same media. A machine that does not boot fails its cases.
-pub fn all(machine: &Machine<'_>, cases: &[&Case], seed: u64) -> Results {
+pub fn all(machine: &Machine<'_>, cases: &[&Case], request: &Request) -> Results {
     let mut results = Results::default();
     for number in 0..2 {
         let sharing: Vec<&Case> = cases.iter().copied().filter(|case| case.step(number).is_some()).collect();
         if sharing.is_empty() {
             continue;
         }
-        if let Err(error) = one(machine, number, &sharing, seed, &mut results) {
+        if let Err(error) = one(machine, number, &sharing, request, &mut results) {
             for case in sharing {
                 results.judge(case.name, Err(anyhow!("boot {number}: {error:#}")));
             }
@@ -61,15 +64,16 @@ pub fn all(machine: &Machine<'_>, cases: &[&Case], seed: u64) -> Results {
 ///
 /// # Errors
 /// When the machine does not boot.
-fn one(machine: &Machine<'_>, number: usize, cases: &[&Case], seed: u64, results: &mut Results) -> Result<()> {
+fn one(machine: &Machine<'_>, number: usize, cases: &[&Case], request: &Request, results: &mut Results) -> Result<()> {
+    let Request { seed, full, .. } = *request;
     let (mut guest, log) = up(machine, &format!("boot{number}"))?;
-    guest.order(&Order { boot: number, cases: cases.iter().map(|case| case.name.to_owned()).collect(), seed })?;
+    guest.order(&Order { boot: number, cases: cases.iter().map(|case| case.name.to_owned()).collect(), seed, full })?;
     let mut lost = None;
     let mut faults = Faults::of(machine.faults(&log));
     for case in cases {
         let begun = Instant::now();
         let heard = match lost {
-            None => hear_of(&guest, machine.disks),
+            None => hear_of(&guest, machine.disks, if full { FULL_CASE } else { CASE }),
             Some(name) => Err(anyhow!("not run: the machine was lost in `{name}`")),
         };
         let outcome = match heard {
@@ -94,8 +98,8 @@ fn one(machine: &Machine<'_>, number: usize, cases: &[&Case], seed: u64, results
 }
 
 /// What came of the case that is under way; the outer error means that the machine is lost.
-fn hear_of(guest: &Guest, disks: &Disks) -> Result<Result<()>> {
-    let deadline = Instant::now() + CASE;
+fn hear_of(guest: &Guest, disks: &Disks, patience: Duration) -> Result<Result<()>> {
+    let deadline = Instant::now() + patience;
     let mut seen = Ok(());
     loop {
         match guest.hear(deadline) {
@@ -108,7 +112,7 @@ fn hear_of(guest: &Guest, disks: &Disks) -> Result<Result<()>> {
             Heard::Said(Report::End { failure: Some(failure), .. }) => return Ok(Err(anyhow!(failure))),
             Heard::Said(_) => {}
             Heard::Gone => bail!("the guest ended"),
-            Heard::Silent => bail!("the case has not ended after {CASE:?}"),
+            Heard::Silent => bail!("the case has not ended after {patience:?}"),
         }
     }
 }

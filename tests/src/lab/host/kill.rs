@@ -50,7 +50,7 @@ pub fn cases(lab: &Lab, cases: &[&Case], request: &Request) -> Result<Results> {
 /// A boot over what the one before left. Every round's files are looked at again after each later one.
 fn one_round(machine: &Machine<'_>, case: &Case, seed: u64, round: usize, survivors: &mut Vec<Survivor>) -> Result<()> {
     let (mut guest, log) = boot::up(machine, &format!("round{round}"))?;
-    guest.order(&Order { boot: round, cases: Vec::from([case.name.to_owned()]), seed })?;
+    guest.order(&Order { boot: round, cases: Vec::from([case.name.to_owned()]), seed, full: false })?;
     let synced = kill(guest, seed, round)?;
     survivors.extend(fates(seed, round, &synced)?);
     judge(machine.disks, case, survivors)?;

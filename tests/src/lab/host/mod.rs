@@ -31,6 +31,8 @@ pub struct Request {
     pub seed: u64,
     /// How often a machine is killed in each case of that kind; the case's own number if none is given.
     pub kills: Option<usize>,
+    /// Cases that have a short form run in full.
+    pub full: bool,
     /// Media and logs are left behind.
     pub keep: bool,
 }
@@ -86,7 +88,7 @@ fn sharing_boots(lab: &Lab, rig: Rig, cases: &[&'static Case], request: &Request
         return Ok(Results::default());
     }
     let disks = Disks::new("cases", rig, request.keep)?;
-    let results = boot::all(&lab.machine(&disks), &cases, request.seed);
+    let results = boot::all(&lab.machine(&disks), &cases, request);
     if request.keep {
         println!("media and logs are in {}", disks.file("").display());
     }

@@ -1,9 +1,15 @@
 //! What the rules are tried on.
 
+mod device;
+mod software;
+
 use anyhow::Result;
 use peerfs_abi::Path;
 
 use crate::kit::{GraphicsDevice, ScratchMount};
+
+pub use device::DeviceBackend;
+pub use software::{ImageBackend, MemBackend, software_backends};
 
 /// How large an aperture a case needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -27,6 +33,13 @@ pub enum Capability {
     Persistent,
     /// It can be made to fail on command.
     Faults,
+    /// Clients are given windows. Without it every stretch of theirs falls back with NoGrantObject, and a case without
+    /// this need goes as far as that lets it.
+    Grants,
+    /// Several volumes of it can be mounted at a time.
+    SideBySide,
+    /// The medium is a file that can be looked into while nothing is mounted.
+    MediumFile,
     /// The kernel makes dma-bufs of memory files. This is the machine's, not the backend's.
     DmaBuf,
     /// A driver of the kernel imports dma-bufs for programs. This is the machine's, not the backend's.
@@ -41,6 +54,9 @@ impl Capability {
             Capability::NoAperture => "it cannot be mounted without an aperture",
             Capability::Persistent => "its volume ends with the mount",
             Capability::Faults => "it cannot be made to fail on command",
+            Capability::Grants => "no process can be given its memory",
+            Capability::SideBySide => "one volume of it can be mounted at a time",
+            Capability::MediumFile => "its medium is no file that could be looked into",
             Capability::DmaBuf => "this kernel has no /dev/udmabuf, or root may not use it",
             Capability::KernelImporter => "no driver of this kernel imports dma-bufs for programs (vgem does)",
         }
@@ -50,9 +66,9 @@ impl Capability {
 /// A kind of storage device with an aperture.
 pub trait Backend {
     /// The name on the command line.
-    fn name(&self) -> &'static str;
+    fn name(&self) -> &str;
 
-    /// The label that direct bytes of a client's importer carry.
+    /// The label that direct bytes carry, of whichever importer reaches them.
     fn direct_path(&self) -> Path;
 
     /// What it can show.
@@ -70,21 +86,6 @@ pub trait Backend {
     /// When it cannot be mounted.
     fn mount_again(&self, scratch: &mut ScratchMount, options: &str) -> Result<()>;
 }
-
-/// An image file behind a software CMB: a windowed aperture.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct ImageBackend;
-
-/// A volume in memory: an identity aperture.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct MemBackend;
-
-/// The backends that need no hardware.
-pub fn software_backends() -> Vec<Box<dyn Backend>> {
-    vec![Box::new(ImageBackend), Box::new(MemBackend)]
-}
-
-const VOLUME: &str = "96M";
 
 /// What does not depend on the backend.
 fn machine_has(capability: Capability) -> bool {
@@ -108,66 +109,4 @@ fn arguments(cmb: Option<String>, options: &str) -> Vec<String> {
 
 fn borrowed(arguments: &[String]) -> Vec<&str> {
     arguments.iter().map(String::as_str).collect()
-}
-
-impl Backend for ImageBackend {
-    fn name(&self) -> &'static str {
-        "image"
-    }
-
-    fn direct_path(&self) -> Path {
-        Path::DirectWindow
-    }
-
-    fn has(&self, capability: Capability) -> bool {
-        match capability {
-            Capability::DmaBuf | Capability::KernelImporter => machine_has(capability),
-            Capability::SizedAperture | Capability::NoAperture | Capability::Persistent | Capability::Faults => true,
-        }
-    }
-
-    fn mount(&self, aperture: ApertureSize, options: &str) -> Result<ScratchMount> {
-        let cmb = match aperture {
-            ApertureSize::Usual => "32M".to_owned(),
-            ApertureSize::Mebibytes(size) => format!("{size}M"),
-            ApertureSize::Absent => "0".to_owned(),
-        };
-        ScratchMount::new(VOLUME, &borrowed(&arguments(Some(cmb), options)))
-    }
-
-    fn mount_again(&self, scratch: &mut ScratchMount, options: &str) -> Result<()> {
-        scratch.mount(&borrowed(&arguments(Some("32M".to_owned()), options)))
-    }
-}
-
-impl Backend for MemBackend {
-    fn name(&self) -> &'static str {
-        "mem"
-    }
-
-    fn direct_path(&self) -> Path {
-        Path::DirectWindow
-    }
-
-    fn has(&self, capability: Capability) -> bool {
-        match capability {
-            Capability::Persistent => false,
-            Capability::DmaBuf | Capability::KernelImporter => machine_has(capability),
-            Capability::SizedAperture | Capability::NoAperture | Capability::Faults => true,
-        }
-    }
-
-    fn mount(&self, aperture: ApertureSize, options: &str) -> Result<ScratchMount> {
-        // A software CMB over memory stands in where the identity aperture, which is all of the volume, cannot run out.
-        let cmb = match aperture {
-            ApertureSize::Usual => None,
-            ApertureSize::Mebibytes(size) => Some(format!("{size}M")),
-            ApertureSize::Absent => Some("0".to_owned()),
-        };
-        ScratchMount::in_memory(VOLUME, &borrowed(&arguments(cmb, options)))
-    }
-
-    fn mount_again(&self, scratch: &mut ScratchMount, options: &str) -> Result<()> {
-        scratch.mount(&borrowed(&arguments(None, options)))
-    }
 }
