@@ -265,10 +265,11 @@ fn ends_with_server(scene: &mut Scene<'_>) -> Result<()> {
     scene.backend.mount_again(scene.mount, "")
 }
 
-/// Another process, as another user, that has nothing of a pin but a mapping of its memory.
-fn keeper(scene: &Scene<'_>, file: &Subject, flags: MapFlags) -> Result<Puppet> {
+/// Another process, as another user, that has nothing of a pin but a mapping of its memory. The pin only reads: one that
+/// writes could be a dma-buf, which keeps no mount busy and is never cut.
+fn keeper(scene: &Scene<'_>, file: &Subject) -> Result<Puppet> {
     let session = scene.session()?;
-    let mapping = pin(scene, &session, file, flags)?;
+    let mapping = pin(scene, &session, file, MapFlags::PIN)?;
     keeps(scene, &mapping.pins()[0].fd)
 }
 
@@ -283,7 +284,7 @@ fn keeps(scene: &Scene<'_>, memory: &impl AsRawFd) -> Result<Puppet> {
 fn keeps_mount_busy(scene: &mut Scene<'_>) -> Result<()> {
     let file = scene.file("file", PAGES * PAGE)?;
     let (path, content) = (file.path.clone(), file.content.clone());
-    let mut puppet = keeper(scene, &file, WRITE_PIN)?;
+    let mut puppet = keeper(scene, &file)?;
     drop(file);
     wait_until(|| scene.mount.info().is_ok_and(|info| info["sessions"] == 0)).context("a session stays")?;
     let refused = umount2(&scene.mount.path(), MntFlags::empty());
@@ -361,7 +362,7 @@ fn ends_with_asked_server(scene: &mut Scene<'_>) -> Result<()> {
 
 fn ends_with_unmount(scene: &mut Scene<'_>) -> Result<()> {
     let file = scene.file("file", PAGES * PAGE)?;
-    let mut puppet = keeper(scene, &file, WRITE_PIN)?;
+    let mut puppet = keeper(scene, &file)?;
     drop(file);
     wait_until(|| scene.mount.info().is_ok_and(|info| info["sessions"] == 0)).context("a session stays")?;
     expect_alive(scene, 1)?;
