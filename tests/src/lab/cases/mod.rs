@@ -99,7 +99,7 @@ pub const CASES: &[Case] = &[
     Case {
         name: "conformance-pmr",
         shows: "the rules of mapping hold on persistent memory, bare and behind windows",
-        steps: [Some(conformance::pmr), None],
+        steps: [None, Some(conformance::pmr)],
         leaves: None,
         kills: None,
         rig: Rig::Pair,
@@ -108,7 +108,7 @@ pub const CASES: &[Case] = &[
     Case {
         name: "conformance-ns1",
         shows: "the rules of mapping hold on a namespace with its controller's CMB; with --full also behind windows",
-        steps: [Some(conformance::ns1), None],
+        steps: [None, Some(conformance::ns1)],
         leaves: None,
         kills: None,
         rig: Rig::Pair,
