@@ -202,6 +202,10 @@ pub trait Window: Send + Sync + fmt::Debug {
     fn admit(&self, _peer: &Arc<dyn Peer>) -> bool {
         false
     }
+    /// DMA engines have been admitted: the cut may have to wait for them.
+    fn has_engines(&self) -> bool {
+        false
+    }
     /// The content as of now: what a DMA engine moves counts if the window has kept it afterwards.
     fn content(&self) -> WindowContent {
         WindowContent(0)

@@ -27,10 +27,17 @@ impl PeerGate {
         true
     }
 
+    /// Some have been let in and not been dropped.
+    pub(crate) fn has_engines(&self) -> bool {
+        let engines = self.engines.lock().unwrap_or_else(PoisonError::into_inner);
+        engines.iter().any(|engine| engine.strong_count() > 0)
+    }
+
     /// No copy is under way when this returns, no transfer lands, and none begins.
     pub(crate) fn close(&self) {
         *self.closed.write().unwrap_or_else(PoisonError::into_inner) = true;
-        let engines = std::mem::take(&mut *self.engines.lock().unwrap_or_else(PoisonError::into_inner));
-        engines.iter().filter_map(Weak::upgrade).for_each(|engine| engine.sever());
+        // Locked meanwhile: whoever closes it too must not come back earlier.
+        let mut engines = self.engines.lock().unwrap_or_else(PoisonError::into_inner);
+        engines.drain(..).filter_map(|engine| engine.upgrade()).for_each(|engine| engine.sever());
     }
 }

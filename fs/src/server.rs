@@ -179,6 +179,8 @@ impl Server {
             Volume::format(Arc::clone(&opened.device), &FormatOptions::default())?;
         }
         let options = OpenOptions { read_only: config.read_only, ..OpenOptions::default() };
+        // Before the volume counts as open: what may fail for a typing error.
+        let importers = config.importers.iter().map(open_importer).collect::<Result<_, _>>()?;
         let volume = Volume::open(Arc::clone(&opened.device), &options)?;
         let summary = volume.summary();
         let guardian = Guardian::spawn(&config.guardian_exe, opened.lock.or(lock))
@@ -233,7 +235,6 @@ impl Server {
         engine.subscribe(&*opened.device).map_err(ServerError::Thread)?;
         core.set_coherence(Arc::new(EngineCoherence::new(&engine)));
 
-        let importers = config.importers.iter().map(open_importer).collect::<Result<_, _>>()?;
         let pool = config.device_memory.as_ref().map(|memory| device_memory(memory, &engine)).transpose()?;
         let socket = if passthrough && !dmabufs {
             None

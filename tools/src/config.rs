@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use peerfs_blockdev::DeviceSpec;
+use peerfs_blockdev::pci::PciAddress;
 use peerfs_fs::server::ServerConfig;
 
 use crate::args::MountArgs;
@@ -40,6 +41,7 @@ pub fn mount(args: &MountArgs) -> Result<MountConfig> {
     let device = device(&args.device)?;
     let device_memory = options.device_memory()?;
     let default_cmb_bytes = (!device.has_aperture()).then_some(DEFAULT_CMB_BYTES);
+    one_use_each(&device, &options.importers)?;
     let server = ServerConfig {
         device,
         cmb_bytes: args.cmb.or(options.cmb_bytes).or(default_cmb_bytes),
@@ -64,6 +66,18 @@ pub fn mount(args: &MountArgs) -> Result<MountConfig> {
     };
     let log = args.log.as_deref().map(absolute).transpose()?;
     Ok(MountConfig { server, log })
+}
+
+/// A controller has one user.
+fn one_use_each(device: &DeviceSpec, importers: &[(PciAddress, u32)]) -> Result<(), Usage> {
+    for (number, (address, _)) in importers.iter().enumerate() {
+        let is_storage = matches!(device, DeviceSpec::Nvme(storage, _) if storage == address);
+        if is_storage || importers[..number].iter().any(|(other, _)| other == address) {
+            let what = if is_storage { "has the volume" } else { "is named twice" };
+            return Err(Usage(format!("mount option importer=nvme:{address}: this controller {what}")));
+        }
+    }
+    Ok(())
 }
 
 /// This program, for starting it once more.

@@ -72,10 +72,9 @@ impl LentPiece {
         !self.space.memory.has_kept(self.content)
     }
 
-    /// The whole of it as memory for DMA engines of other devices.
-    pub(super) fn peer_memory(&self) -> PeerMemory {
-        let range = &self.range;
-        PeerMemory { bar: self.space.memory.bar().clone(), offset: range.start, length: range.end - range.start }
+    /// A part of it as memory for DMA engines of other devices.
+    pub(super) fn peer_memory(&self, offset: u64, length: u64) -> PeerMemory {
+        PeerMemory { bar: self.space.memory.bar().clone(), offset: self.range.start + offset, length }
     }
 
     /// Copies out. What was lost is an error.

@@ -152,10 +152,10 @@ impl Memory {
     }
 
     /// Where DMA engines of other devices find it.
-    pub(super) fn peer_memory(&self) -> Option<PeerMemory> {
+    pub(super) fn peer_memory(&self, offset: u64, length: u64) -> Option<PeerMemory> {
         match self {
             Memory::Host(_) => None,
-            Memory::Controller(piece) => Some(piece.peer_memory()),
+            Memory::Controller(piece) => Some(piece.peer_memory(offset, length)),
         }
     }
 

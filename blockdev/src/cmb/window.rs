@@ -395,12 +395,20 @@ impl Window for CmbWindow {
     }
 
     fn peer_parts(&self) -> Option<Vec<PeerPart>> {
-        let memory = self.core.with_memory(Memory::peer_memory).flatten()?;
-        Some(vec![PeerPart { window_offset: 0, memory }])
+        // Only blocks: between them lies what other windows have left there.
+        let part = |memory: &Memory, run: &Run| {
+            let memory = memory.peer_memory(run.window_offset, run.length)?;
+            Some(PeerPart { window_offset: run.window_offset, memory })
+        };
+        self.core.with_memory(|memory| self.core.runs.iter().map(|run| part(memory, run)).collect()).flatten()
     }
 
     fn admit(&self, peer: &Arc<dyn Peer>) -> bool {
         self.peers.admit(peer)
+    }
+
+    fn has_engines(&self) -> bool {
+        self.peers.has_engines()
     }
 
     fn has_kept(&self, _content: WindowContent) -> bool {
@@ -458,10 +466,14 @@ impl Window for CmbWindow {
     }
 
     fn cut(&self) {
-        if self.core.is_dmabuf || self.core.cut.swap(true, Ordering::AcqRel) {
+        if self.core.is_dmabuf {
             return;
         }
+        // Each time: the first may not be through with it.
         self.peers.close();
+        if self.core.cut.swap(true, Ordering::AcqRel) {
+            return;
+        }
         if let Some(Err(error)) = self.core.with_memory(Memory::cut) {
             tracing::error!(window = self.core.id, %error, "a window cannot be cut");
             process::abort();

@@ -183,6 +183,10 @@ impl Window for MappedWindow {
         self.shared.memory().content()
     }
 
+    fn has_engines(&self) -> bool {
+        self.peers.has_engines()
+    }
+
     fn has_kept(&self, content: WindowContent) -> bool {
         self.shared.memory().has_kept(content)
     }

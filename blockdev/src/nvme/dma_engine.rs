@@ -1,6 +1,7 @@
 //! A controller as DMA engine: it moves bytes between its namespace and windows of other devices, or buffers of ours.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use peerfs_nvme_spec::{Command, IoOpcode};
 
@@ -13,6 +14,10 @@ use super::private_queue::PrivateQueue;
 use super::vfio::VfioPort;
 use crate::pci::PciAddress;
 use crate::{BlockDevice, DeviceError, Window};
+
+/// Admin commands are bring-up and the deletion of queues, which others may be waiting for: a controller that takes longer is
+/// reset.
+const ADMIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Most users that have a queue at one time.
 const USERS: u16 = 16;
@@ -40,7 +45,7 @@ impl DmaEngine {
     /// # Errors
     /// As [`DmaEngine::open`].
     pub fn on(port: Arc<dyn Port>, id: u32, name: String) -> Result<Self, NvmeError> {
-        let settings = Settings { queues: 2, private_queues: USERS, ..Settings::default() };
+        let settings = Settings { queues: 2, private_queues: USERS, admin_timeout: ADMIN_TIMEOUT, ..Settings::default() };
         let controller = Arc::new(Controller::open(port, settings)?);
         controller.watch_removal();
         Ok(DmaEngine { namespace: Namespace::open(controller, id, name, false)? })
@@ -103,12 +108,17 @@ impl DmaEngine {
         self.namespace.write_blocks(first_block, data)
     }
 
-    /// Makes what was moved to the namespace durable.
+    /// How often what was moved to the namespace, and was not durable yet, may have been lost.
+    pub fn cache_losses(&self) -> u64 {
+        self.controller().cache_losses()
+    }
+
+    /// Makes durable what was moved to the namespace since it had `cache_losses`.
     ///
     /// # Errors
     /// It may not be.
-    pub fn flush(&self) -> Result<(), DeviceError> {
-        self.namespace.flush()
+    pub fn sync(&self, cache_losses: u64) -> Result<(), DeviceError> {
+        self.namespace.flush_since(cache_losses)
     }
 
     pub(super) fn command(&self, opcode: IoOpcode, first_block: u64, length: u64) -> Command {

@@ -7,7 +7,8 @@
 //! a command counts only if the lease was not about to end when it was complete.
 
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use peerfs_nvme_spec::IoOpcode;
 
@@ -58,6 +59,8 @@ pub struct Lease {
     queue: Arc<PrivateQueue>,
     window: Arc<dyn Window>,
     content: WindowContent,
+    /// Nothing more is sent.
+    ending: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -66,8 +69,6 @@ struct State {
     /// Sorted by offset; none once the memory is out of reach.
     parts: Vec<Part>,
     outstanding: usize,
-    /// Nothing more is sent.
-    ending: bool,
 }
 
 #[derive(Debug)]
@@ -98,8 +99,8 @@ impl Lease {
             let reach = port.reach(&part.memory, writable)?;
             parts.push(Part { window_offset: part.window_offset, length: part.memory.length, reach });
         }
-        let state = Mutex::new(State { parts, outstanding: 0, ending: false });
-        let lease = Arc::new(Lease { engine, queue, window, content, state });
+        let state = Mutex::new(State { parts, outstanding: 0 });
+        let lease = Arc::new(Lease { engine, queue, window, content, ending: AtomicBool::new(false), state });
         let peer: Arc<dyn Peer> = lease.clone();
         match lease.window.admit(&peer) {
             true => Ok(lease),
@@ -127,7 +128,7 @@ impl Lease {
         let mut state = self.lock();
         let part = state.part(offset).filter(|part| offset + length <= part.window_offset + part.length);
         let address = part.map(|part| part.reach.address + (offset - part.window_offset));
-        let address = address.filter(|_| !state.ending).ok_or(TransferError::Revoked)?;
+        let address = address.filter(|_| !self.is_ending()).ok_or(TransferError::Revoked)?;
         let (name, opcode) = match direction {
             Direction::FromWindow => ("write from a window", IoOpcode::Write),
             Direction::ToWindow => ("read into a window", IoOpcode::Read),
@@ -136,21 +137,32 @@ impl Lease {
         // With the lease locked, so that who ends it finds this command outstanding.
         let sent = self.queue.send(name, command, Some((address, length))).map_err(of_queue)?;
         state.outstanding += 1;
-        drop(state);
         Ok(Transfer { lease: self.clone(), sent: Some(sent) })
     }
 
     /// Sends nothing more. The memory goes out of reach as soon as nothing is outstanding; `true`: that is now.
     pub fn stop(&self) -> bool {
-        let mut state = self.lock();
-        state.ending = true;
-        state.unmap_if_idle()
+        self.ending.store(true, Ordering::SeqCst);
+        self.lock().unmap_if_idle()
+    }
+
+    /// As [`Lease::stop`], without waiting for a command that is being sent: then the answer is `false`.
+    pub fn stop_soon(&self) -> bool {
+        self.ending.store(true, Ordering::SeqCst);
+        match self.state.try_lock() {
+            Ok(mut state) => state.unmap_if_idle(),
+            Err(TryLockError::Poisoned(state)) => state.into_inner().unmap_if_idle(),
+            Err(TryLockError::WouldBlock) => false,
+        }
     }
 
     /// The memory is out of the controller's reach.
     pub fn has_ended(&self) -> bool {
-        let state = self.lock();
-        state.ending && state.parts.is_empty()
+        self.is_ending() && self.lock().parts.is_empty()
+    }
+
+    fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::SeqCst)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -200,7 +212,7 @@ impl Transfer {
         let result = lease.queue.finish(&sent);
         let mut state = lease.lock();
         state.outstanding -= 1;
-        let ending = state.ending;
+        let ending = lease.is_ending();
         if ending {
             state.unmap_if_idle();
         }

@@ -138,6 +138,18 @@ impl Namespace {
         self.shared.copied(IoOpcode::Write, span, buf).map(drop)
     }
 
+    /// As a flush, for one of several who write: nobody's loss is told to another.
+    pub(super) fn flush_since(&self, cache_losses: u64) -> Result<(), DeviceError> {
+        let shared = &self.shared;
+        let span = Span { op: "flush", offset: 0, length: shared.info.size_bytes };
+        let done = match shared.controller.identity().has_write_cache() {
+            true => shared.controller.perform("flush", Command::flush(Some(shared.id)), None).map(drop),
+            false => Ok(()),
+        };
+        let lost = shared.controller.cache_losses() != cache_losses;
+        done.and(if lost { Err(NvmeError::CacheLost) } else { Ok(()) }).map_err(|error| shared.failed(span, &error))
+    }
+
     fn span_of(&self, op: &'static str, first_block: u64, length: u64) -> Result<Span, DeviceError> {
         let shared = &self.shared;
         let blocks = shared.info.size_bytes >> shared.block_power;

@@ -151,10 +151,18 @@ impl PrivateQueue {
         }
     }
 
+    /// Once nobody is deleting it.
+    fn is_deleted(&self) -> bool {
+        let _life = self.controller.life.lock().unwrap_or_else(PoisonError::into_inner);
+        self.pair.is_given_up()
+    }
+
     fn through_trouble<T>(&self, attempt: impl Fn() -> Result<Result<T, NvmeError>, Trouble>) -> Result<T, NvmeError> {
         loop {
             match attempt() {
                 Ok(result) => return result,
+                // Whoever deletes the queue has the controller to himself, and ends the trouble as well.
+                Err(_) if self.is_deleted() => {}
                 Err(trouble) => self.controller.recover(&trouble),
             }
         }

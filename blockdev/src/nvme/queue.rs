@@ -83,7 +83,7 @@ pub(super) struct State {
     given_up: Option<NvmeError>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Slot {
     /// Counts the commands that were sent from here.
     generation: u16,
@@ -105,15 +105,14 @@ pub(super) type Outcome = OnceLock<Result<Completion, NvmeError>>;
 /// Times a command is sent before a controller that never completes it is taken at its word.
 const MAX_SENT: u32 = 2;
 
-/// Bits of a command id that tell the slot: enough for 4095 slots, the rest for generations.
-const SLOT_BITS: u32 = 12;
-
 impl QueuePair {
     /// Rings and list pages for a queue of this shape.
     pub(super) fn new(port: &dyn Port, shape: Shape, interrupt: Option<Arc<Interrupt>>) -> io::Result<Self> {
         let slots = shape.entries - 1;
         let bytes = layout(shape.entries).lists + u64::from(slots) * PAGE_BYTES;
         let rings = port.allocate(bytes as usize)?;
+        // Anywhere: what a controller completes late, for a queue that had this place before, is not taken for one of ours.
+        let generation = peerfs_sys::random_u64()? as u16;
         Ok(QueuePair {
             shape,
             rings,
@@ -122,7 +121,7 @@ impl QueuePair {
                 tail: 0,
                 head: 0,
                 phase: true,
-                slots: (0..slots).map(|_| Slot::default()).collect(),
+                slots: (0..slots).map(|_| Slot { generation, flight: None }).collect(),
                 free: (0..slots).rev().collect(),
                 led: false,
                 checked: Instant::now(),
@@ -131,6 +130,11 @@ impl QueuePair {
             }),
             changed: Condvar::new(),
         })
+    }
+
+    /// Bits of a command id that tell the slot; the rest tells the generation.
+    fn slot_bits(&self) -> u32 {
+        u16::BITS - (self.shape.entries - 1).leading_zeros()
     }
 
     pub(super) fn shape(&self) -> Shape {
@@ -196,7 +200,7 @@ impl QueuePair {
         place.generation = place.generation.wrapping_add(1);
         flight.deadline = Instant::now() + self.shape.timeout;
         flight.sent += 1;
-        flight.command = flight.command.with_id(place.generation << SLOT_BITS | slot);
+        flight.command = flight.command.with_id(place.generation << self.slot_bits() | slot);
         let at = u64::from(state.tail) * COMMAND_BYTES;
         self.rings.memory.write(at, flight.command.as_bytes()).expect("the submission ring is inside its memory");
         place.flight = Some(flight);
@@ -286,7 +290,7 @@ impl QueuePair {
     /// Gives a completion to its command.
     fn settle(&self, state: &mut State, completion: Completion) -> Result<(), NvmeError> {
         let (id, queue) = (completion.command_id.get(), completion.submission_queue.get());
-        let slot = id & ((1 << SLOT_BITS) - 1);
+        let slot = id & ((1 << self.slot_bits()) - 1);
         let is_it = |flight: &mut Flight| queue == self.shape.id && flight.command.command_id.get() == id;
         match state.slots.get_mut(usize::from(slot)).and_then(|place| place.flight.take_if(is_it)) {
             Some(flight) => {

@@ -20,8 +20,8 @@ const RESET_WAIT: Duration = Duration::from_secs(15);
 /// How long a controller that is about to go may take to stop.
 const STOP_WAIT: Duration = Duration::from_millis(500);
 
-/// How long other devices may keep memory of one that is to be removed: longer than revocations take.
-const LENT_WAIT: Duration = Duration::from_secs(2);
+/// How long other devices may keep memory of one that is to be removed before that is said.
+const LENT_WAIT: Duration = Duration::from_secs(10);
 
 /// A controller bound to vfio-pci.
 #[derive(Debug)]
@@ -62,14 +62,23 @@ impl VfioPort {
             tracing::warn!(device = self.address(), %error, "it could not be stopped before it is removed");
         }
         told();
-        let deadline = Instant::now() + LENT_WAIT;
-        // Never an error: the condition has none.
-        let _lent = lock_wait::until(deadline, || Ok::<_, io::Error>((!self.device.is_lent()).then_some(())));
+        // Else another device would reach whatever takes the place of this one's memory. The kernel waits for us.
+        while !matches!(lock_wait::until(Instant::now() + LENT_WAIT, || self.is_free()), Ok(Some(()))) {
+            tracing::warn!(
+                device = self.address(),
+                "it is to be removed, and waits for other devices that still reach its memory"
+            );
+        }
         self.sever();
         match self.device.let_go() {
             Ok(()) => tracing::warn!(device = self.address(), "it was given back to the kernel, which removes it"),
             Err(error) => tracing::error!(device = self.address(), %error, "it cannot be given back: end the server"),
         }
+    }
+
+    /// No other device reaches its memory.
+    fn is_free(&self) -> io::Result<Option<()>> {
+        Ok((!self.device.is_lent()).then_some(()))
     }
 
     fn map(&self, range: DmaRange, access: DmaAccess) -> io::Result<Reach> {
@@ -166,6 +175,7 @@ impl Port for VfioPort {
         // The kernel does not wait for somebody else who is resetting the device, through sysfs for example.
         let in_turn = lock_wait::until(deadline, || match self.device.reset() {
             Ok(()) => Ok(Some(())),
+            Err(_) if self.removal.has_begun() => Err(io::ErrorKind::NotFound.into()),
             Err(VfioError::Os { source, .. }) if source.raw_os_error() == Some(libc::EAGAIN) => Ok(None),
             Err(error) => Err(io::Error::other(error)),
         })?;

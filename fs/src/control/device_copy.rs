@@ -88,8 +88,10 @@ impl Call<'_> {
             self.copy_range(&mut argument, importer, into_file)?;
         }
         if argument.flags & copy_flags::SYNC != 0 {
-            importer.engine().flush().map_err(|error| FsError::with_context(error.errno(), error.to_string()))?;
+            let synced = importer.engine().sync(argument.cache_losses.into());
+            synced.map_err(|error| FsError::with_context(error.errno(), error.to_string()))?;
         }
+        argument.cache_losses = importer.engine().cache_losses() as u32;
         Ok(argument)
     }
 

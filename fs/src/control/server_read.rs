@@ -57,8 +57,9 @@ impl Call<'_> {
         Ok(argument)
     }
 
-    /// Past the page cache, as a read of a direct handle.
+    /// As a read of a direct handle: past the page cache, but after what programs stored through mappings.
     pub(super) fn read_directly(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        self.drop_pages(self.ino, Range::new(offset, buffer.len() as u64))?;
         let data = self.control.core.read(self.handle, offset, buffer.len() as u32, false)?;
         buffer[..data.len()].copy_from_slice(&data);
         Ok(data.len())

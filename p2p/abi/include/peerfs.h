@@ -631,8 +631,9 @@ struct peerfs_copy {
   uint64_t bytes_revoked;
   // Out: enum peerfs_reason of most of the other bytes that fell back; 0 if there were none.
   uint32_t reason;
-  // Explicit padding, zero.
-  uint32_t reserved;
+  // Out: how often the importer may have lost what it had not made durable. In, with PEERFS_COPY_SYNC: as the first
+  // call answered; EIO if it has done so since.
+  uint32_t cache_losses;
 };
 
 // What read(2) on a session returns: one revocation. Read with a buffer of a whole number of these.

@@ -341,8 +341,9 @@ pub struct DeviceCopy {
     pub bytes_revoked: u64,
     /// Out: [`crate::Reason`] of most of the other bytes that fell back; 0 if there were none.
     pub reason: u32,
-    /// Explicit padding, zero.
-    pub reserved: u32,
+    /// Out: how often the importer may have lost what it had not made durable. In, with [`copy_flags::SYNC`]: as the first
+    /// call answered; EIO if it has done so since.
+    pub cache_losses: u32,
 }
 
 /// What read(2) on a session returns: one revocation. Read with a buffer of a whole number of these.

@@ -60,6 +60,7 @@ fn tidy(text: &str) -> String {
         ("`READ_BY_SERVER_MAX`", "PEERFS_READ_BY_SERVER_MAX"),
         ("`COPY_MAX`", "PEERFS_COPY_MAX"),
         ("`DeviceCopy`", "struct peerfs_copy"),
+        ("`copy_flags::SYNC`", "PEERFS_COPY_SYNC"),
         ("`copy_flags`", "PEERFS_COPY_*"),
         ("`grant_kind`", "PEERFS_GRANT_*"),
         ("`revoke_flags`", "PEERFS_REVOKE_*"),
@@ -255,7 +256,7 @@ fn expectations() -> Vec<(String, u64)> {
         bytes_fallback,
         bytes_revoked,
         reason,
-        reserved
+        cache_losses
     );
     layout!(list, Reflink, "peerfs_reflink", abi_version, operation, source_name, source_offset, destination_offset, length);
     layout!(

@@ -79,6 +79,7 @@ impl File {
         // One that copies nothing says how long a logical block is.
         self.copy_piece(&mut argument)?;
         let block_bytes = u64::from(argument.block_bytes).max(1);
+        let cache_losses = argument.cache_losses;
         while copied.bytes() < request.length {
             let done = copied.bytes();
             argument.offset = request.offset.saturating_add(done);
@@ -98,6 +99,7 @@ impl File {
         }
         if request.direction == CopyDirection::ToImporter {
             argument.flags = copy_flags::SYNC;
+            argument.cache_losses = cache_losses;
             argument.length = 0;
             self.copy_piece(&mut argument)?;
         }

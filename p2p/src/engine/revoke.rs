@@ -316,17 +316,23 @@ impl Engine {
     }
 }
 
-/// Cuts what is left, by several threads where there is much: for each holder the kernel has a mapping to take away.
+/// Cuts what is left, by several threads where there is much: for each holder the kernel has a mapping to take away. Windows
+/// of DMA engines come last, by a thread each as far as there are so many: a controller may let us wait.
 fn cut_all(victims: &[Victim]) {
+    let (slow, quick): (Vec<&Victim>, Vec<&Victim>) = victims.iter().partition(|victim| victim.lent.window.has_engines());
+    cut_by(quick.len() / CUT_AT_ONCE, &quick);
+    cut_by(slow.len(), &slow);
+}
+
+fn cut_by(helpers: usize, victims: &[&Victim]) {
     let next = AtomicUsize::new(0);
     let work = || {
         while let Some(victim) = victims.get(next.fetch_add(1, Ordering::Relaxed)) {
             victim.lent.cut();
         }
     };
-    let helpers = (victims.len() / CUT_AT_ONCE).min(WRITERS - 1);
     thread::scope(|scope| {
-        for _ in 0..helpers {
+        for _ in 0..helpers.min(WRITERS - 1) {
             // Where no thread can be had, this one does all of it.
             let _ = spawn_scoped(scope, "peerfs-cut", work);
         }

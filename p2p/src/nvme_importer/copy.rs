@@ -13,10 +13,10 @@ use crate::api::{GrantPart, MapError, MapSegment};
 use crate::engine::Engine;
 use crate::inside::{InsideError, InsideSession, REVOKED, attest};
 use crate::moved::Moved;
-use crate::types::{MapRequest, Range};
+use crate::types::{MapRequest, MappingId, Range};
 
-/// Transfers under way at one time.
-const DEPTH: usize = 8;
+/// Transfers under way at one time, if the importer's queue has room for so many.
+const DEPTH: usize = 4;
 
 /// Bytes moved through main memory at a time, a multiple of every logical block.
 const PIECE_BYTES: u64 = 512 << 10;
@@ -97,6 +97,7 @@ struct Copy<'a, F> {
     flights: VecDeque<Flight>,
     session: InsideSession<'a>,
     leases: Arc<Leases>,
+    mapping: Option<MappingId>,
     queue: Option<Arc<PrivateQueue>>,
     file: F,
     /// Ranges for the way through main memory, and the place of the reason.
@@ -124,12 +125,16 @@ pub fn copy<F: FileBytes>(
         flights: VecDeque::new(),
         session,
         leases,
+        mapping: None,
         queue: None,
         file,
         left: Vec::new(),
         moved: Moved::default(),
     };
-    copy.run()
+    let done = copy.run();
+    // Also what a copy moved that failed later.
+    copy.finish()?;
+    done.map(|()| copy.moved)
 }
 
 fn check<E>(importer: &NvmeImporter, call: &CopyCall<'_>) -> Result<(), CopyError<E>> {
@@ -144,27 +149,29 @@ fn check<E>(importer: &NvmeImporter, call: &CopyCall<'_>) -> Result<(), CopyErro
 }
 
 impl<F: FileBytes> Copy<'_, F> {
-    fn run(&mut self) -> Result<Moved, CopyError<F::Error>> {
-        let mut mapping = None;
+    fn run(&mut self) -> Result<(), CopyError<F::Error>> {
         let mut range = self.call.request.range;
         while !range.is_empty() {
-            let answer = self.session.map(&MapRequest { range, ..self.call.request.clone() }, mapping)?;
-            mapping = answer.mapping.or(mapping);
+            let answer = self.session.map(&MapRequest { range, ..self.call.request.clone() }, self.mapping)?;
+            self.mapping = answer.mapping.or(self.mapping);
             for segment in &answer.segments {
                 self.begin(segment)?;
             }
-            while self.land() {}
+            self.land_all();
             // With nothing under way: what the fallback writes may revoke what we hold ourselves.
             for (range, slot) in std::mem::take(&mut self.left) {
                 self.fall_back(range, slot)?;
             }
             range = Range { start: answer.next_offset, end: answer.end_offset };
         }
+        Ok(())
+    }
+
+    /// Ends the mapping, and reports what was moved.
+    fn finish(&mut self) -> Result<(), MapError> {
+        self.land_all();
         self.leases.end_live();
-        if let Some(mapping) = mapping {
-            self.session.unmap(mapping, &self.moved)?;
-        }
-        Ok(std::mem::take(&mut self.moved))
+        self.mapping.take().map_or(Ok(()), |mapping| self.session.unmap(mapping, &self.moved))
     }
 
     /// Sends the transfers of a segment, or leaves it for later.
@@ -190,7 +197,9 @@ impl<F: FileBytes> Copy<'_, F> {
                 self.left.push((rest, REVOKED));
                 return Ok(());
             }
-            if self.flights.len() >= DEPTH {
+            // A queue that is full would keep the lease locked.
+            let depth = self.queue.as_ref().map_or(1, |queue| queue.depth().min(DEPTH));
+            if self.flights.len() >= depth {
                 self.land();
             }
             let piece = Range::new(at, length);
@@ -213,12 +222,18 @@ impl<F: FileBytes> Copy<'_, F> {
     /// The lease over the window of a grant, or the place of the reason why there is none.
     fn lease(&mut self, part: &GrantPart) -> Result<Result<Arc<Lease>, usize>, CopyError<F::Error>> {
         if self.queue.as_ref().is_some_and(|queue| queue.has_ended()) {
+            // All of the old one first: its id, and its leases of the same grants.
+            self.land_all();
             self.leases.end_live();
             self.queue = None;
         }
         let queue = match &self.queue {
             Some(queue) => queue.clone(),
-            None => self.queue.insert(self.importer.engine.queue()?).clone(),
+            None => match self.importer.engine.queue() {
+                Ok(queue) => self.queue.insert(queue).clone(),
+                Err(NvmeError::NoQueueLeft(_)) => return Ok(Err(Reason::ImporterQuota.slot())),
+                Err(error) => return Err(error.into()),
+            },
         };
         let window = || self.session.window(part.id).map_err(|_| LeaseError::Revoked);
         let writable = self.call.direction == CopyDirection::FromImporter;
@@ -231,6 +246,10 @@ impl<F: FileBytes> Copy<'_, F> {
                 Reason::IommuRejected.slot()
             }
         }))
+    }
+
+    fn land_all(&mut self) {
+        while self.land() {}
     }
 
     /// Waits for the oldest transfer. `false`: there is none.
@@ -250,32 +269,41 @@ impl<F: FileBytes> Copy<'_, F> {
     }
 
     fn failed(&mut self, range: Range, error: &TransferError) {
-        if let TransferError::Controller(error) = error {
-            tracing::warn!(importer = self.importer.name, %error, "a transfer failed and is repeated through main memory");
-        }
-        self.left.push((range, REVOKED));
+        let slot = match error {
+            TransferError::Revoked => REVOKED,
+            TransferError::Controller(error) => {
+                tracing::warn!(importer = self.importer.name, %error, "a transfer failed and is repeated through main memory");
+                match error {
+                    NvmeError::Command { .. } => Reason::MediaError.slot(),
+                    _ => Reason::DeviceResetting.slot(),
+                }
+            }
+        };
+        self.left.push((range, slot));
     }
 
     fn fall_back(&mut self, range: Range, slot: usize) -> Result<(), CopyError<F::Error>> {
         let block_bytes = self.importer.engine.block_bytes();
         let mut at = range.start;
         while at < range.end {
-            let length = PIECE_BYTES.min(range.end - at) as usize;
-            let mut buffer = vec![0; length.next_multiple_of(block_bytes as usize)];
-            let block = self.block_of(at);
+            // What is refused may begin inside a logical block, at the file's end: the block is moved from its start on.
+            let inside = ((at - self.call.request.range.start) % block_bytes) as usize;
+            let length = (PIECE_BYTES - inside as u64).min(range.end - at) as usize;
+            let mut buffer = vec![0; (inside + length).next_multiple_of(block_bytes as usize)];
+            let (block, start) = (self.block_of(at), at - inside as u64);
             let count = match self.call.direction {
                 CopyDirection::ToImporter => {
-                    let count = self.file.read(at, &mut buffer[..length]).map_err(CopyError::File)?;
+                    let count = self.file.read(start, &mut buffer[..inside + length]).map_err(CopyError::File)?;
                     // Where the file has become shorter, nothing is written.
                     let whole = count.next_multiple_of(block_bytes as usize);
-                    if count > 0 {
+                    if count > inside {
                         self.importer.engine.write(block, &buffer[..whole])?;
                     }
-                    count
+                    count.saturating_sub(inside)
                 }
                 CopyDirection::FromImporter => {
                     self.importer.engine.read(block, &mut buffer)?;
-                    self.file.write(at, &buffer[..length]).map_err(CopyError::File)?;
+                    self.file.write(at, &buffer[inside..inside + length]).map_err(CopyError::File)?;
                     length
                 }
             };

@@ -41,8 +41,9 @@ impl Leases {
 
     /// A grant is being revoked: nothing more is sent for it. `true`: its window is out of reach already.
     pub(super) fn revoke(&self, grant: GrantId) -> bool {
-        match self.lock().insert(grant, Entry::Revoked) {
-            Some(Entry::Live(lease)) => lease.stop(),
+        let entry = self.lock().insert(grant, Entry::Revoked);
+        match entry {
+            Some(Entry::Live(lease)) => lease.stop_soon(),
             Some(Entry::Revoked) | None => true,
         }
     }

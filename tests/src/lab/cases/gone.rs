@@ -14,7 +14,7 @@ use crate::lab::guest::{Beside, Controller, Guest, PORT_A, PORT_B, PORT_SLOW, co
 /// PMRCTL, NVMe base specification 2.1, section 3.1.4.21.
 const PMRCTL: u64 = 0xE04;
 /// Bytes that are under way when something happens.
-const LENGTH: u64 = 2 * MIB;
+const LENGTH: u64 = 4 * MIB;
 /// A removal or a recovery that takes longer hangs.
 const HANG: Duration = Duration::from_secs(60);
 
@@ -38,7 +38,7 @@ fn struck(guest: &mut Guest<'_>, number: u64, blow: fn() -> Result<()>) -> Resul
     let seed = guest.seed() + number;
     let path = scene.file("file", seed, LENGTH)?;
     let copying = guest.start(&refs(&scene.to_importer(&path, 0)))?;
-    until_in_flight(&scene, 4)?;
+    until_in_flight(&scene, 2)?;
     blow()?;
     let said = match copying.end()? {
         Ok(report) => {
@@ -111,7 +111,7 @@ fn storage_goes(guest: &mut Guest<'_>) -> Result<()> {
     let scene = Scene::new(guest, PORT_A, "pmr", PORT_SLOW)?;
     let path = scene.file("file", guest.seed(), LENGTH)?;
     let copying = guest.start(&refs(&scene.to_importer(&path, 0)))?;
-    until_in_flight(&scene, 4)?;
+    until_in_flight(&scene, 2)?;
     pull_out(guest, PORT_A, Namespace::A)?;
     let said = copying.end()?.expect_err("half of the file is gone with its device");
     let read = fs::read(&path).err().context("a file of a device that is gone is read")?;

@@ -5,9 +5,10 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use peerfs_blockdev::nvme::{Direction, DmaEngine};
 use peerfs_blockdev::{BlockDeviceExt, DeviceSpec, OpenMode, Run, WindowSpec};
+use peerfs_sys::{FileView, Sharing};
 use serde_json::Value;
 
 use crate::lab::channel::Namespace;
@@ -106,6 +107,7 @@ pub fn copy(guest: &mut Guest<'_>) -> Result<()> {
     let report = run(guest, &scene.to_importer(&fresh, place))?;
     ensure!(report["bytes_direct_bar"] == short, "the end of a file went another way: {report}");
     fs::remove_file(&fresh)?;
+    odd_ends(guest, &scene, seed)?;
 
     never_direct(&path)?;
     let fallback = run(guest, &scene.to_importer(&path, 2 * place))?;
@@ -127,6 +129,27 @@ pub fn copy(guest: &mut Guest<'_>) -> Result<()> {
     ))?;
     refusals(guest, &scene, &path)?;
     guest.umount(&scene.point)
+}
+
+/// A file that ends inside a logical block is extended, and what a program stored through a mapping is copied by fallback too.
+fn odd_ends(guest: &Guest<'_>, scene: &Scene, seed: u64) -> Result<()> {
+    let path = scene.file("odd", seed + 2, 5000)?;
+    run(guest, &scene.from_importer(&path, 0, MIB))?;
+    let mut expected = contents(seed, MIB as usize);
+    ensure!(fs::read(&path)? == expected, "what extends a file is not where it belongs");
+    never_direct(&path)?;
+    let file = OpenOptions::new().read(true).write(true).open(&path)?;
+    let view = FileView::map(&file, 8192, Sharing::Shared, true)?;
+    view.write(0, &[9; 100]).map_err(|_| anyhow!("a store"))?;
+    expected[..100].fill(9);
+    let place = 200 * MIB / LBA;
+    run(guest, &scene.to_importer(&path, place))?;
+    drop((view, file));
+    let back = scene.point.join("odd-back");
+    run(guest, &scene.from_importer(&back, place, MIB))?;
+    ensure!(fs::read(&back)? == expected, "a store through a mapping was not copied");
+    fs::remove_file(&path)?;
+    Ok(fs::remove_file(&back)?)
 }
 
 /// What cannot be copied is refused with a reason.
@@ -155,7 +178,7 @@ pub fn windows(guest: &mut Guest<'_>) -> Result<()> {
     guest.umount(&scene.point)
 }
 
-/// Until so many transfers are under way. On the slow medium each takes half a second.
+/// Until so many transfers are under way. On the slow medium each takes a quarter of a second.
 pub(super) fn until_in_flight(scene: &Scene, least: u64) -> Result<()> {
     until("transfers are under way", || {
         let info: Value = serde_json::from_slice(&fs::read(scene.point.join(".peerfs/info.json")).ok()?).ok()?;
@@ -178,7 +201,7 @@ pub fn truncate(guest: &mut Guest<'_>) -> Result<()> {
 
     let copying = guest.start(&refs(&scene.from_importer(&path, 0, length)))?;
     let bystander = guest.start(&refs(&scene.to_importer(&other, 64 * MIB / LBA)))?;
-    until_in_flight(&scene, 8)?;
+    until_in_flight(&scene, 4)?;
     let begun = Instant::now();
     OpenOptions::new().write(true).open(&path)?.set_len(0)?;
     let cut = begun.elapsed();
@@ -217,7 +240,7 @@ pub fn overwrite(guest: &mut Guest<'_>) -> Result<()> {
     let seed = guest.seed();
     let path = scene.file("file", seed, length)?;
     let copying = guest.start(&refs(&scene.to_importer(&path, 0)))?;
-    until_in_flight(&scene, 4)?;
+    until_in_flight(&scene, 2)?;
     let after = contents(seed + 1, length as usize);
     let begun = Instant::now();
     OpenOptions::new().write(true).open(&path)?.write_all_at(&after, 0)?;
