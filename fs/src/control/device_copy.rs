@@ -104,7 +104,7 @@ impl Call<'_> {
         }
         let Some(end) = argument.offset.checked_add(argument.length) else { return invalid() };
         let range = Range { start: argument.offset, end: if into_file { end } else { end.min(self.size()?) } };
-        if range.start % importer.engine().block_bytes() != 0 {
+        if !range.start.is_multiple_of(importer.engine().block_bytes()) {
             return invalid();
         }
         let request = MapRequest {

@@ -112,6 +112,7 @@ impl World {
             limits: Vec::new(),
         };
         let control = Control::new(ControlParts {
+            importers: Vec::new(),
             core: core.clone(),
             engine,
             cache: pages.clone(),

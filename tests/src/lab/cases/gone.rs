@@ -18,8 +18,11 @@ const LENGTH: u64 = 4 * MIB;
 /// A removal or a recovery that takes longer hangs.
 const HANG: Duration = Duration::from_secs(60);
 
+/// What happens to a controller.
+type Blow = fn() -> Result<()>;
+
 pub fn reset(guest: &mut Guest<'_>) -> Result<()> {
-    let blows: [(&str, fn() -> Result<()>); 3] = [
+    let blows: [(&str, Blow); 3] = [
         ("a reset of the importer", || set(PORT_SLOW.sysfs("reset"), "1")),
         ("the PMR switched off", || {
             let bar = Bar::from_sysfs(PORT_A.sysfs("resource0")).context("mapping the registers")?;
@@ -33,11 +36,11 @@ pub fn reset(guest: &mut Guest<'_>) -> Result<()> {
     Ok(())
 }
 
-fn struck(guest: &mut Guest<'_>, number: u64, blow: fn() -> Result<()>) -> Result<()> {
+fn struck(guest: &mut Guest<'_>, number: u64, blow: Blow) -> Result<()> {
     let scene = Scene::new(guest, PORT_A, "pmr", PORT_SLOW)?;
     let seed = guest.seed() + number;
     let path = scene.file("file", seed, LENGTH)?;
-    let copying = guest.start(&refs(&scene.to_importer(&path, 0)))?;
+    let copying = guest.start(&refs(&scene.copy_out(&path, 0)))?;
     until_in_flight(&scene, 2)?;
     blow()?;
     let said = match copying.end()? {
@@ -50,7 +53,7 @@ fn struck(guest: &mut Guest<'_>, number: u64, blow: fn() -> Result<()>) -> Resul
     };
     guest.peerfs(&["info", &text(&scene.point)]).context("the server afterwards")?;
     let (place, part) = (32 * MIB, 256 << 10);
-    let again = [scene.to_importer(&path, place / LBA), vec!["--length".into(), part.to_string()]].concat();
+    let again = [scene.copy_out(&path, place / LBA), vec!["--length".into(), part.to_string()]].concat();
     until_within(HANG, "a copy succeeds again", || {
         let report = run(guest, &again).ok()?;
         (report["bytes"] == part).then_some(())
@@ -84,7 +87,7 @@ fn importer_goes(guest: &mut Guest<'_>) -> Result<()> {
     let seed = guest.seed();
     let path = scene.file("file", seed, 32 * MIB)?;
     // Behind the volume that another case leaves there.
-    let arguments = scene.to_importer(&path, 200 * MIB / LBA);
+    let arguments = scene.copy_out(&path, 200 * MIB / LBA);
     // One copy after the other, until one fails.
     let copying = std::thread::spawn(move || {
         loop {
@@ -102,7 +105,7 @@ fn importer_goes(guest: &mut Guest<'_>) -> Result<()> {
     let other = scene.file("other", seed + 1, LENGTH)?;
     ensure!(fs::read(&path)? == contents(seed, 32 * MIB as usize), "the file is not what it was");
     ensure!(fs::read(&other)? == contents(seed + 1, LENGTH as usize), "a new file is not what was written");
-    let again = guest.refused("peerfs", &refs(&scene.to_importer(&path, 0)))?;
+    let again = guest.refused("peerfs", &refs(&scene.copy_out(&path, 0)))?;
     guest.note(format!("importer pulled out; the copy: {}; the next: {}", said.trim(), again.trim()))?;
     guest.umount(&scene.point)
 }
@@ -110,7 +113,7 @@ fn importer_goes(guest: &mut Guest<'_>) -> Result<()> {
 fn storage_goes(guest: &mut Guest<'_>) -> Result<()> {
     let scene = Scene::new(guest, PORT_A, "pmr", PORT_SLOW)?;
     let path = scene.file("file", guest.seed(), LENGTH)?;
-    let copying = guest.start(&refs(&scene.to_importer(&path, 0)))?;
+    let copying = guest.start(&refs(&scene.copy_out(&path, 0)))?;
     until_in_flight(&scene, 2)?;
     pull_out(guest, PORT_A, Namespace::A)?;
     let said = copying.end()?.expect_err("half of the file is gone with its device");

@@ -41,12 +41,12 @@ impl Scene {
     }
 
     /// `peerfs copy` out of a file.
-    pub(super) fn to_importer(&self, path: &Path, lba: u64) -> Vec<String> {
+    pub(super) fn copy_out(&self, path: &Path, lba: u64) -> Vec<String> {
         self.arguments("--to-importer", path, lba)
     }
 
     /// `peerfs copy` into a file.
-    pub(super) fn from_importer(&self, path: &Path, lba: u64, length: u64) -> Vec<String> {
+    pub(super) fn copy_in(&self, path: &Path, lba: u64, length: u64) -> Vec<String> {
         let mut arguments = self.arguments("--from-importer", path, lba);
         arguments.extend(["--length".to_owned(), length.to_string()]);
         arguments
@@ -84,13 +84,13 @@ pub fn copy(guest: &mut Guest<'_>) -> Result<()> {
     let scene = Scene::new(guest, PORT_A, "pmr", PORT_B)?;
     let seed = guest.seed();
     let path = scene.file("file", seed, length)?;
-    let direct = run(guest, &scene.to_importer(&path, 0))?;
+    let direct = run(guest, &scene.copy_out(&path, 0))?;
     ensure!(direct["bytes_direct_bar"] == length && direct["bytes_fallback"] == 0, "not all went device to device: {direct}");
     guest.holds(Namespace::B, 0, length, seed)?;
 
     // The other way, over other bytes.
     let back = scene.file("back", seed + 1, length)?;
-    let returned = run(guest, &scene.from_importer(&back, 0, length))?;
+    let returned = run(guest, &scene.copy_in(&back, 0, length))?;
     ensure!(
         returned["bytes_direct_bar"] == length && returned["bytes_fallback"] == 0,
         "not all came device to device: {returned}"
@@ -99,25 +99,25 @@ pub fn copy(guest: &mut Guest<'_>) -> Result<()> {
     // Into a file that is not there yet there is nothing to map.
     let short = 3 * MIB + 1000;
     let fresh = scene.point.join("fresh");
-    let report = run(guest, &scene.from_importer(&fresh, 0, short))?;
+    let report = run(guest, &scene.copy_in(&fresh, 0, short))?;
     ensure!(report["bytes_fallback"] == short, "a hole was mapped: {report}");
     ensure!(fs::read(&fresh)? == contents(seed, length as usize)[..short as usize], "the new file has other bytes");
     // A last block that is not filled, behind what is there.
     let place = length / LBA;
-    let report = run(guest, &scene.to_importer(&fresh, place))?;
+    let report = run(guest, &scene.copy_out(&fresh, place))?;
     ensure!(report["bytes_direct_bar"] == short, "the end of a file went another way: {report}");
     fs::remove_file(&fresh)?;
     odd_ends(guest, &scene, seed)?;
 
     never_direct(&path)?;
-    let fallback = run(guest, &scene.to_importer(&path, 2 * place))?;
+    let fallback = run(guest, &scene.copy_out(&path, 2 * place))?;
     ensure!(
         fallback["bytes_fallback"] == length && fallback["fallback_reason"] == "Policy",
         "a way that is forbidden: {fallback}"
     );
     guest.holds(Namespace::B, 2 * length, length, seed)?;
     never_direct(&back)?;
-    let returned_by_fallback = run(guest, &scene.from_importer(&back, 2 * place, length))?;
+    let returned_by_fallback = run(guest, &scene.copy_in(&back, 2 * place, length))?;
     ensure!(returned_by_fallback["bytes_fallback"] == length, "a way that is forbidden: {returned_by_fallback}");
     ensure!(fs::read(&back)? == contents(seed, length as usize), "the file has other bytes than the namespace");
     guest.note(format!(
@@ -134,7 +134,7 @@ pub fn copy(guest: &mut Guest<'_>) -> Result<()> {
 /// A file that ends inside a logical block is extended, and what a program stored through a mapping is copied by fallback too.
 fn odd_ends(guest: &Guest<'_>, scene: &Scene, seed: u64) -> Result<()> {
     let path = scene.file("odd", seed + 2, 5000)?;
-    run(guest, &scene.from_importer(&path, 0, MIB))?;
+    run(guest, &scene.copy_in(&path, 0, MIB))?;
     let mut expected = contents(seed, MIB as usize);
     ensure!(fs::read(&path)? == expected, "what extends a file is not where it belongs");
     never_direct(&path)?;
@@ -143,10 +143,10 @@ fn odd_ends(guest: &Guest<'_>, scene: &Scene, seed: u64) -> Result<()> {
     view.write(0, &[9; 100]).map_err(|_| anyhow!("a store"))?;
     expected[..100].fill(9);
     let place = 200 * MIB / LBA;
-    run(guest, &scene.to_importer(&path, place))?;
+    run(guest, &scene.copy_out(&path, place))?;
     drop((view, file));
     let back = scene.point.join("odd-back");
-    run(guest, &scene.from_importer(&back, place, MIB))?;
+    run(guest, &scene.copy_in(&back, place, MIB))?;
     ensure!(fs::read(&back)? == expected, "a store through a mapping was not copied");
     fs::remove_file(&path)?;
     Ok(fs::remove_file(&back)?)
@@ -154,11 +154,11 @@ fn odd_ends(guest: &Guest<'_>, scene: &Scene, seed: u64) -> Result<()> {
 
 /// What cannot be copied is refused with a reason.
 fn refusals(guest: &Guest<'_>, scene: &Scene, path: &Path) -> Result<()> {
-    let said = guest.refused("peerfs", &refs(&scene.to_importer(path, 512 * MIB / LBA)))?;
+    let said = guest.refused("peerfs", &refs(&scene.copy_out(path, 512 * MIB / LBA)))?;
     ensure!(said.contains("beyond the end"), "a copy beyond the namespace: {said}");
     let said = guest.refused("peerfs", &["copy", &text(path), "--to-importer", "nvme:0000:09:00.0", "--lba", "0"])?;
     ensure!(said.contains("-o importer=nvme:0000:09:00.0"), "an importer that is none: {said}");
-    let said = guest.refused("peerfs", &[&refs(&scene.to_importer(path, 0))[..], &["--offset", "100"]].concat())?;
+    let said = guest.refused("peerfs", &[&refs(&scene.copy_out(path, 0))[..], &["--offset", "100"]].concat())?;
     ensure!(said.contains("logical block"), "a misaligned offset: {said}");
     Ok(())
 }
@@ -168,11 +168,11 @@ pub fn windows(guest: &mut Guest<'_>) -> Result<()> {
     let scene = Scene::new(guest, PORT_B, "ns1", PORT_A)?;
     let seed = guest.seed();
     let path = scene.file("file", seed, length)?;
-    let out = run(guest, &scene.to_importer(&path, 0))?;
+    let out = run(guest, &scene.copy_out(&path, 0))?;
     ensure!(out["bytes_direct_bar"] == length, "not all went device to device: {out}");
     guest.holds(Namespace::A, 0, length, seed)?;
     let back = scene.file("back", seed + 1, length)?;
-    let into = run(guest, &scene.from_importer(&back, 0, length))?;
+    let into = run(guest, &scene.copy_in(&back, 0, length))?;
     ensure!(into["bytes_direct_bar"] == length, "not all came device to device: {into}");
     ensure!(fs::read(&back)? == contents(seed, length as usize), "the file has other bytes than the namespace");
     guest.umount(&scene.point)
@@ -199,8 +199,8 @@ pub fn truncate(guest: &mut Guest<'_>) -> Result<()> {
     nix::fcntl::fallocate(&filler, nix::fcntl::FallocateFlags::empty(), 0, (free - MIB) as i64).context("filling the volume")?;
     filler.sync_all()?;
 
-    let copying = guest.start(&refs(&scene.from_importer(&path, 0, length)))?;
-    let bystander = guest.start(&refs(&scene.to_importer(&other, 64 * MIB / LBA)))?;
+    let copying = guest.start(&refs(&scene.copy_in(&path, 0, length)))?;
+    let bystander = guest.start(&refs(&scene.copy_out(&other, 64 * MIB / LBA)))?;
     until_in_flight(&scene, 4)?;
     let begun = Instant::now();
     OpenOptions::new().write(true).open(&path)?.set_len(0)?;
@@ -239,7 +239,7 @@ pub fn overwrite(guest: &mut Guest<'_>) -> Result<()> {
     let scene = Scene::new(guest, PORT_A, "pmr", PORT_SLOW)?;
     let seed = guest.seed();
     let path = scene.file("file", seed, length)?;
-    let copying = guest.start(&refs(&scene.to_importer(&path, 0)))?;
+    let copying = guest.start(&refs(&scene.copy_out(&path, 0)))?;
     until_in_flight(&scene, 2)?;
     let after = contents(seed + 1, length as usize);
     let begun = Instant::now();
@@ -252,7 +252,7 @@ pub fn overwrite(guest: &mut Guest<'_>) -> Result<()> {
 
     let before = contents(seed, length as usize);
     let back = scene.point.join("back");
-    run(guest, &scene.from_importer(&back, 0, length))?;
+    run(guest, &scene.copy_in(&back, 0, length))?;
     let copied = fs::read(&back)?;
     let neither = |at: &usize| {
         let block = &copied[at * 4096..(at + 1) * 4096];
