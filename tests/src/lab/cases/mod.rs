@@ -3,7 +3,6 @@
 mod bar;
 mod conformance;
 mod fabrics;
-mod gone;
 mod kernel;
 pub mod kill;
 mod peers;
@@ -216,7 +215,7 @@ pub const CASES: &[Case] = &[
     Case {
         name: "p2p-reset",
         shows: "resets of either side and a PMR that is switched off under a transfer hang nothing and spoil nothing",
-        steps: [Some(gone::reset), None],
+        steps: [Some(peers::reset), None],
         leaves: Some(Medium::Pmr),
         kills: None,
         rig: Rig::Ports,
@@ -226,7 +225,7 @@ pub const CASES: &[Case] = &[
     Case {
         name: "p2p-removal",
         shows: "controllers that are pulled out under a transfer take nothing else with them",
-        steps: [Some(gone::removal), None],
+        steps: [Some(peers::removal), None],
         leaves: Some(Medium::Pmr),
         kills: None,
         rig: Rig::Ports,

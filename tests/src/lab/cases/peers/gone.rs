@@ -7,7 +7,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use peerfs_sys::Bar;
 use serde_json::Value;
 
-use super::peers::{LBA, MIB, Scene, refs, run, until_in_flight};
+use super::{LBA, MIB, Scene, refs, run, until_in_flight};
 use crate::lab::channel::Namespace;
 use crate::lab::guest::{Beside, Controller, Guest, PORT_A, PORT_B, PORT_SLOW, contents, set, text, until_within};
 
