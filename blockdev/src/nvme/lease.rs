@@ -10,7 +10,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
-use peerfs_nvme_spec::IoOpcode;
+use peerfs_nvme_spec::{IoOpcode, Status};
 
 use super::dma_engine::DmaEngine;
 use super::error::NvmeError;
@@ -235,6 +235,10 @@ impl Drop for Transfer {
 fn of_queue(error: NvmeError) -> TransferError {
     match error {
         NvmeError::QueueDeleted => TransferError::Revoked,
+        // A controller may complete what it aborts.
+        NvmeError::Command { status, .. } if status.type_and_code() == Status::ABORTED_BY_QUEUE_DELETION.type_and_code() => {
+            TransferError::Revoked
+        }
         error => TransferError::Controller(error),
     }
 }

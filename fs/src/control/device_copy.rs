@@ -47,17 +47,20 @@ impl Control {
 }
 
 /// The file as a direct handle sees it.
-struct Bytes<'a>(&'a Call<'a>);
+struct Bytes<'a> {
+    call: &'a Call<'a>,
+    probe: Option<CacheProbe>,
+}
 
 impl FileBytes for Bytes<'_> {
     type Error = FsError;
 
     fn read(&mut self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
-        self.0.read_directly(offset, buffer)
+        self.call.read_directly(self.probe, offset, buffer)
     }
 
     fn write(&mut self, offset: u64, data: &[u8]) -> Result<()> {
-        let Call { control, caller, handle, .. } = self.0;
+        let Call { control, caller, handle, .. } = self.call;
         let mut done = 0;
         while done < data.len() {
             let at = offset + done as u64;
@@ -121,7 +124,7 @@ impl Call<'_> {
             // What programs stored through mappings comes first.
             self.drop_pages(self.ino, range)?;
         }
-        let moved = peerfs_p2p::copy(&self.control.engine, importer, &call, Bytes(self));
+        let moved = peerfs_p2p::copy(&self.control.engine, importer, &call, Bytes { call: self, probe: request.cache_probe });
         if into_file {
             // Also after a failure, which may have come half-way; and pages may have been read meanwhile.
             self.drop_pages(self.ino, range)?;

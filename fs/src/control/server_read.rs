@@ -32,12 +32,13 @@ impl Call<'_> {
             uid: self.caller.uid,
             cache_probe: Some(CacheProbe { tid: self.caller.tid, fd: argument.file_fd }),
         };
+        let probe = request.cache_probe;
         let mut crc32c = argument.crc32c;
         let mut length = 0;
         let moved = read_through_server(
             &self.control.engine,
             &request,
-            |offset, buffer| self.read_directly(offset, buffer),
+            |offset, buffer| self.read_directly(probe, offset, buffer),
             |bytes| {
                 crc32c = crc32c::crc32c_append(crc32c, bytes);
                 length += bytes.len() as u64;
@@ -57,9 +58,14 @@ impl Call<'_> {
         Ok(argument)
     }
 
-    /// As a read of a direct handle: past the page cache, but after what programs stored through mappings.
-    pub(super) fn read_directly(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
-        self.drop_pages(self.ino, Range::new(offset, buffer.len() as u64))?;
+    /// As a read of a direct handle: past the page cache, but after what programs stored through mappings. Pages that hold
+    /// nothing new stay.
+    pub(super) fn read_directly(&self, probe: Option<CacheProbe>, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        let range = Range::new(offset, buffer.len() as u64);
+        let state = probe.map(|probe| self.control.cache.state(self.ino, range, probe));
+        if !matches!(state, Some(Ok(state)) if state.dirty == 0) {
+            self.drop_pages(self.ino, range)?;
+        }
         let data = self.control.core.read(self.handle, offset, buffer.len() as u32, false)?;
         buffer[..data.len()].copy_from_slice(&data);
         Ok(data.len())

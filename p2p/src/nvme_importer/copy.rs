@@ -212,7 +212,13 @@ impl<F: FileBytes> Copy<'_, F> {
                     let _counted = InFlight::count(self.importer);
                     self.flights.push_back(Flight { transfer, lease, part: *part, range: piece, _counted });
                 }
-                Err(error) => self.failed(piece, &error),
+                Err(error) => {
+                    // Whoever revoked it may have met the lease locked by this attempt.
+                    if matches!(error, TransferError::Revoked) && lease.stop() {
+                        self.session.acknowledge(part.id);
+                    }
+                    self.failed(piece, &error);
+                }
             }
             at += length;
         }

@@ -24,6 +24,9 @@ pub fn copy(guest: &mut Guest<'_>) -> Result<()> {
     let scene = Scene::new(guest, PORT_A, "pmr", PORT_B)?;
     let seed = guest.seed();
     let path = scene.file("file", seed, length)?;
+    let importer = format!("nvme:{}", PORT_B.address);
+    let table: Value = serde_json::from_str(&guest.peerfs(&["query", "--json", &text(&path), "--importer", &importer])?)?;
+    ensure!(table["bytes_direct"] == length && table["bytes_fallback"] == 0, "the query says {table}");
     let direct = run(guest, &scene.copy_out(&path, 0))?;
     ensure!(direct["bytes_direct_bar"] == length && direct["bytes_fallback"] == 0, "not all went device to device: {direct}");
     guest.holds(Namespace::B, 0, length, seed)?;
