@@ -213,6 +213,15 @@ pub const CASES: &[Case] = &[
         faults: true,
     },
     Case {
+        name: "p2p-drain",
+        shows: "a transfer that is under way when its window is cut does not land in what the blocks hold next",
+        steps: [Some(peers::drained), None],
+        leaves: None,
+        kills: None,
+        rig: Rig::Ports,
+        faults: false,
+    },
+    Case {
         name: "p2p-reset",
         shows: "resets of either side and a PMR that is switched off under a transfer hang nothing and spoil nothing",
         steps: [Some(peers::reset), None],

@@ -15,7 +15,7 @@ use crate::lab::guest::{Controller, Guest, contents, text, until};
 
 pub use copy::{copy, windows};
 pub use gone::{removal, reset};
-pub use lease::read_lease;
+pub use lease::{drained, read_lease};
 pub use revoked::{overwrite, truncate};
 
 /// Of the controllers' namespaces, bytes.

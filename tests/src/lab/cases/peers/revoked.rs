@@ -18,12 +18,7 @@ pub fn truncate(guest: &mut Guest<'_>) -> Result<()> {
     let path = scene.file("file", seed, length)?;
     let other = scene.file("other", seed + 1, 2 * MIB)?;
     // What is written next has only the blocks that the truncation gives up.
-    let filler = File::create(scene.point.join("filler"))?;
-    let free = nix::sys::statvfs::statvfs(&scene.point)?;
-    let free = free.blocks_available() * free.fragment_size();
-    nix::fcntl::fallocate(&filler, nix::fcntl::FallocateFlags::empty(), 0, (free - MIB) as i64).context("filling the volume")?;
-    filler.sync_all()?;
-
+    let filler = full(&scene)?;
     let copying = guest.start(&refs(&scene.copy_in(&path, 0, length)))?;
     let bystander = guest.start(&refs(&scene.copy_out(&other, 64 * MIB / LBA)))?;
     until_in_flight(&scene, 4)?;
@@ -33,9 +28,10 @@ pub fn truncate(guest: &mut Guest<'_>) -> Result<()> {
     let next = File::create(scene.point.join("next"))?;
     let expected = contents(seed + 2, length as usize);
     let mut written = 0;
-    // The copy goes on by fallback and takes space too.
-    while written < expected.len() && next.write_all_at(&expected[written..written + 4096], written as u64).is_ok() {
-        written += 4096;
+    // At once, while what was under way could still land in these blocks. The copy goes on by fallback and takes some, too.
+    File::open(&path)?.sync_all()?;
+    while let Ok(count @ 1..) = next.write_at(&expected[written..], written as u64) {
+        written += count;
     }
     next.sync_all()?;
     drop((next, filler));
@@ -50,6 +46,24 @@ pub fn truncate(guest: &mut Guest<'_>) -> Result<()> {
     ensure!(found.len() == written && damaged == 0, "{damaged} blocks of the next file have the importer's bytes");
     guest.note(format!("truncated under a transfer after {} ms; the copy: {}", cut.as_millis(), last_line(&copied)))?;
     guest.umount(&scene.point)
+}
+
+/// A file that takes all room of the volume but a little for metadata.
+fn full(scene: &Scene) -> Result<File> {
+    let filler = File::create(scene.point.join("filler"))?;
+    let free = nix::sys::statvfs::statvfs(&scene.point)?;
+    let mut step = free.blocks_available() * free.fragment_size();
+    let mut end = 0;
+    while step >= 4096 {
+        match nix::fcntl::fallocate(&filler, nix::fcntl::FallocateFlags::empty(), end as i64, step as i64) {
+            Ok(()) => end += step,
+            Err(_) => step /= 2,
+        }
+    }
+    ensure!(end > MIB, "the volume was full before");
+    filler.set_len(end - MIB / 4)?;
+    filler.sync_all()?;
+    Ok(filler)
 }
 
 fn last_line(said: &Result<String, String>) -> String {
