@@ -90,20 +90,23 @@ impl ParkedSibling {
     /// # Errors
     /// What clone(2) answers.
     pub fn start() -> io::Result<ParkedSibling> {
-        extern "C" fn park(_: *mut libc::c_void) -> libc::c_int {
-            // SAFETY: two system calls that touch no memory; the second never returns.
+        extern "C" fn park(parent: *mut libc::c_void) -> libc::c_int {
+            // SAFETY: system calls that touch no memory; the last never returns.
             unsafe {
                 libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-                loop {
+                // A parent that has died by now sends nothing any more.
+                while libc::getppid() as usize == parent.addr() {
                     libc::pause();
                 }
+                libc::_exit(0)
             }
         }
         let mut stack = vec![0_u128; STACK_BYTES / 16];
         let top = stack.as_mut_ptr_range().end;
+        let parent = ptr::without_provenance_mut(std::process::id() as usize);
         // SAFETY: the stack lives as long as the child; the child only makes system calls on it and changes no memory
         // of ours but errno, which is not read after a call that succeeded.
-        let pid = unsafe { libc::clone(park, top.cast(), libc::CLONE_VM | libc::SIGCHLD, ptr::null_mut()) };
+        let pid = unsafe { libc::clone(park, top.cast(), libc::CLONE_VM | libc::SIGCHLD, parent) };
         if pid < 0 {
             return Err(io::Error::last_os_error());
         }
