@@ -2,6 +2,7 @@
 //! by the real binary, and a generator of random choices that a seed replays.
 
 pub mod fuzz;
+pub mod headless;
 pub mod lab;
 pub mod mapbench;
 pub mod model;

@@ -1,7 +1,6 @@
 //! Copies between a file and an importer that the server drives, without a kernel: both controllers are emulated, the storage's
 //! blocks are in windows of its memory buffer. (With real drivers and an IOMMU it is the VM lab's.)
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -10,20 +9,19 @@ use peerfs_blockdev::nvme::{Controller, DmaEngine, Namespace, Settings};
 use peerfs_blockdev::{Aperture, BlockDevice, Cmb};
 use peerfs_fs::coherence::NoMappings;
 use peerfs_fs::core::{Core, MountOptions};
-use peerfs_fs::cpu_cache::CpuCache;
 use peerfs_fs::error::FsError;
 use peerfs_fs::mapping::{EngineCoherence, FileExporter};
 use peerfs_fs::ops::Operations;
 use peerfs_fs::store::{FormatOptions, OpenOptions, Volume};
-use peerfs_fs::types::{Caller, Handle, Ino, OpenFlags, SetAttr, WriteOrigin};
+use peerfs_fs::types::{Handle, Ino, OpenFlags, SetAttr, WriteOrigin};
 use peerfs_nvme_emulator::{EmulatedController, Fault, FaultRule, Profile, Which};
 use peerfs_nvme_spec::IoOpcode;
 use peerfs_p2p::topology::Topology;
 use peerfs_p2p::{
-    CacheProbe, ContextIds, CopyCall, CopyDirection, CopyError, DirectPolicy, Engine, EngineConfig, EngineParts, Exporter,
-    FileBytes, MapFlags, MapRequest, MemoryCustody, Moved, NvmeImporter, ObjectId, Range, Reason, SystemClock, Trigger, copy,
+    CacheProbe, CopyCall, CopyDirection, CopyError, DirectPolicy, Engine, EngineConfig, EngineParts, Exporter, FileBytes,
+    MapFlags, MapRequest, MemoryCustody, Moved, NvmeImporter, ObjectId, Range, Reason, SystemClock, Trigger, copy,
 };
-use peerfs_sys::CacheState;
+use peerfs_tests::headless::{Ids, NoCache, caller};
 use peerfs_tests::{Random, seed};
 
 const MIB: u64 = 1 << 20;
@@ -31,35 +29,6 @@ const MIB: u64 = 1 << 20;
 const PLACE: u64 = 64;
 /// What the importer's copies touch, bytes.
 const AREA: u64 = 8 * MIB;
-
-struct Ids(Arc<Core>);
-
-impl ContextIds for Ids {
-    fn next_id(&self) -> Option<u64> {
-        self.0.reserve_context_ids(1).ok().map(|ids| ids.start)
-    }
-}
-
-/// There is no kernel, so nothing is cached.
-struct NoCache;
-
-impl CpuCache for NoCache {
-    fn invalidate(&self, _ino: Ino, _range: Range) -> io::Result<()> {
-        Ok(())
-    }
-    fn invalidate_attributes(&self, _ino: Ino) {}
-    fn state(&self, _ino: Ino, _range: Range, _probe: CacheProbe) -> io::Result<CacheState> {
-        Ok(CacheState { cached: 0, dirty: 0 })
-    }
-    fn cached_ranges(&self, _ino: Ino, _range: Range, _probe: CacheProbe) -> io::Result<Vec<Range>> {
-        Ok(Vec::new())
-    }
-}
-
-fn caller() -> Caller {
-    let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
-    Caller { uid, gid, tid: nix::unistd::gettid().as_raw().cast_unsigned() }
-}
 
 /// A volume on a controller with a memory buffer, and another controller as importer.
 struct Stage {

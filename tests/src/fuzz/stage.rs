@@ -1,6 +1,5 @@
 //! A server without a kernel: operations, engine and control side on a volume in memory.
 
-use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -9,19 +8,16 @@ use peerfs_blockdev::{Aperture, DeviceSpec, OpenMode};
 use peerfs_fs::coherence::NoMappings;
 use peerfs_fs::control::{Control, ControlParts, MountFacts};
 use peerfs_fs::core::{Core, MountOptions};
-use peerfs_fs::cpu_cache::CpuCache;
 use peerfs_fs::mapping::{EngineCoherence, FileExporter};
 use peerfs_fs::ops::Operations;
 use peerfs_fs::store::{FormatOptions, OpenOptions, Volume};
-use peerfs_fs::types::{Caller, Handle, Ino, OpenFlags, Timestamp, WriteOrigin};
-use peerfs_p2p::{
-    CacheProbe, ContextIds, DirectPolicy, Engine, EngineConfig, EngineParts, Exporter, GrantSocket, MemoryCustody, Range,
-    SystemClock,
-};
-use peerfs_sys::CacheState;
+use peerfs_fs::types::{Handle, Ino, OpenFlags, Timestamp, WriteOrigin};
+use peerfs_p2p::{DirectPolicy, Engine, EngineConfig, EngineParts, Exporter, GrantSocket, MemoryCustody, SystemClock};
 use tempfile::TempDir;
 
 use super::DEADLINE;
+pub(super) use crate::headless::caller;
+use crate::headless::{Ids, NoCache};
 
 const FILE_BYTES: usize = 5 << 20;
 
@@ -35,36 +31,6 @@ pub(super) struct Stage {
     pub(super) file: (Ino, Vec<Handle>),
     _exporter: Arc<dyn Exporter>,
     _directory: TempDir,
-}
-
-struct Ids(Arc<Core>);
-
-impl ContextIds for Ids {
-    fn next_id(&self) -> Option<u64> {
-        self.0.reserve_context_ids(1).ok().map(|ids| ids.start)
-    }
-}
-
-/// There is no kernel, so nothing is cached.
-struct NoCache;
-
-impl CpuCache for NoCache {
-    fn invalidate(&self, _ino: Ino, _range: Range) -> io::Result<()> {
-        Ok(())
-    }
-    fn invalidate_attributes(&self, _ino: Ino) {}
-    fn state(&self, _ino: Ino, _range: Range, _probe: CacheProbe) -> io::Result<CacheState> {
-        Ok(CacheState { cached: 0, dirty: 0 })
-    }
-    fn cached_ranges(&self, _ino: Ino, _range: Range, _probe: CacheProbe) -> io::Result<Vec<Range>> {
-        Ok(Vec::new())
-    }
-}
-
-/// This thread, as a caller.
-pub(super) fn caller() -> Caller {
-    let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
-    Caller { uid, gid, tid: nix::unistd::gettid().as_raw().cast_unsigned() }
 }
 
 impl Stage {
