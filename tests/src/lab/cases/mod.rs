@@ -223,7 +223,7 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "p2p-reset",
-        shows: "resets of either side and a PMR that is switched off under a transfer hang nothing and spoil nothing",
+        shows: "a reset of the importer and a PMR that is switched off under a transfer hang nothing and spoil nothing",
         steps: [Some(peers::reset), None],
         leaves: Some(Medium::Pmr),
         kills: None,
