@@ -1,7 +1,7 @@
 //! Windows in the memory that a controller lends (its CMB).
 //!
-//! The memory is one BAR, so a window is a piece of it, used again after its end: a new one is filled, or cleared, all
-//! over before anybody gets it. The cut ends a DMA engine's access to it.
+//! The memory is one BAR, so a window is a piece of it, used again after its end: the blocks of a new one are filled before
+//! anybody gets it, and only they are within reach of DMA engines. The cut ends that.
 
 use std::io;
 use std::ops::Range;
