@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use std::sync::Arc;
 
-use nvme::{Rig, bounded, inline, pattern, settings};
+use nvme::{Rig, assert_rules_were_kept, bounded, inline, pattern, settings};
 use peerfs_blockdev::nvme::{Access, ControllerMemory, MAX_REVIVALS, NvmeError, PersistentRegion, Port, Settings};
 use peerfs_blockdev::{Aperture, BlockDevice, BlockDeviceExt, BusPlace, Cmb, DeviceError, Io, IoBuf, WindowMemory, WindowSlice};
 use peerfs_nvme_emulator::{EmulatedController, Fault, FaultRule, Processing, Profile, Which};
@@ -316,6 +316,29 @@ fn a_persistent_region_keeps_what_was_written() {
     }
     emulator.cut_power();
     assert!(matches!(region.read(4096, &mut back), Err(NvmeError::GivenUp(_))), "somebody keeps switching it off");
+}
+
+#[test]
+fn a_region_whose_function_somebody_else_has_reset_may_have_lost_stores() {
+    let emulator = EmulatedController::new(Profile { pmr_bytes: MIB as u64, ..inline() });
+    let region = PersistentRegion::open(emulator.clone()).expect("open");
+    let mut back = vec![0; 8192];
+    for _ in 0..3 {
+        region.write(4096, &pattern(1, 8192)).expect("write");
+        region.make_durable().expect("durable");
+        emulator.begin_reset();
+        emulator.end_reset();
+        // What was copied meanwhile may have gone nowhere, though the region is on as it was before.
+        assert_eq!(region.read(4096, &mut back).expect("on again"), Access::Revived);
+        assert_eq!(back, pattern(1, 8192));
+        assert!(matches!(region.make_durable(), Err(NvmeError::CacheLost)), "nobody knows");
+        region.make_durable().expect("told once");
+    }
+    emulator.begin_reset();
+    assert_eq!(region.write(0, &pattern(2, 4096)).expect("reset once more"), Access::Revived);
+    emulator.end_reset();
+    drop(region);
+    assert_rules_were_kept(&emulator);
 }
 
 #[test]

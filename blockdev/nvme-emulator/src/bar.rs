@@ -27,9 +27,15 @@ impl Bar {
         self.core.lock().gone
     }
 
-    /// A region that is not enabled does not take part.
-    fn is_off(&self) -> bool {
-        self.index == PMR_BAR && self.core.lock().registers.pmrctl & PMR_ENABLE == 0
+    /// What all bytes read as, and no store changes, while there is no memory behind it: the BAR is not decoded, or the
+    /// region not enabled.
+    fn filler(&self) -> Option<u8> {
+        let state = self.core.lock();
+        match (state.undecoded, self.index) {
+            (true, _) => Some(0xFF),
+            (false, PMR_BAR) if state.registers.pmrctl & PMR_ENABLE == 0 => Some(0),
+            _ => None,
+        }
     }
 
     fn place(&self, offset: u64, length: usize) -> u64 {
@@ -59,9 +65,9 @@ impl BarMemory for Bar {
             out.fill(0xFF);
             return false;
         }
-        match self.is_off() {
-            true => out.fill(0),
-            false => self.memory.read(place, out).expect("checked"),
+        match self.filler() {
+            Some(filler) => out.fill(filler),
+            None => self.memory.read(place, out).expect("checked"),
         }
         true
     }
@@ -71,7 +77,7 @@ impl BarMemory for Bar {
         if self.is_gone() {
             return false;
         }
-        if !self.is_off() {
+        if self.filler().is_none() {
             self.memory.write(place, data).expect("checked");
         }
         true

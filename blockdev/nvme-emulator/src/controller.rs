@@ -46,6 +46,7 @@ impl EmulatedController {
             violations: Vec::new(),
             told_power: None,
             gone: false,
+            undecoded: false,
             stopping: false,
             profile,
         };
@@ -80,6 +81,18 @@ impl EmulatedController {
     /// Power fails and comes back: of what was not flushed, part is lost.
     pub fn cut_power(&self) {
         self.core.lock().cut_power();
+    }
+
+    /// Somebody else resets the function: until [`EmulatedController::end_reset`] no BAR is decoded.
+    pub fn begin_reset(&self) {
+        let mut state = self.core.lock();
+        state.stop();
+        state.undecoded = true;
+    }
+
+    /// The reset is over. Which memory is on, and where, is as before.
+    pub fn end_reset(&self) {
+        self.core.lock().undecoded = false;
     }
 
     /// A logical block as the namespace holds it, its write cache included.

@@ -51,7 +51,7 @@ impl State {
             self.gone |= *left == 0;
             *left = left.saturating_sub(1);
         }
-        !self.gone
+        !self.gone && !self.undecoded
     }
 
     /// A naturally aligned read of 4 bytes.
@@ -159,6 +159,7 @@ impl State {
     pub(crate) fn reset_function(&mut self) {
         self.stop();
         self.registers = Registers::default();
+        self.undecoded = false;
     }
 
     /// It processes commands.

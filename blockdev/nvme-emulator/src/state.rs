@@ -56,6 +56,8 @@ pub(crate) struct State {
     /// Block size by the last namespace page that it answered: a controller means what it says, however spoilt.
     pub(crate) told_power: Option<u8>,
     pub(crate) gone: bool,
+    /// Accesses to BARs reach nothing, as if it were gone; what is read is all ones.
+    pub(crate) undecoded: bool,
     pub(crate) stopping: bool,
 }
 

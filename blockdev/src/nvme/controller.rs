@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use peerfs_nvme_spec::register::{Cap, admin_queue_attributes, offset};
+use peerfs_nvme_spec::register::{Cap, offset};
 use peerfs_nvme_spec::{ADMIN_QUEUE, Command, Completion, IdentifyController, IdentifyNamespace, IdentifyPage, PAGE_BYTES};
 use peerfs_sys::Interrupt;
 use zerocopy::FromBytes;
@@ -182,11 +182,7 @@ impl Controller {
         self.admin.fail_all(&mut state, &NvmeError::Disabled);
         self.admin.rewind(&mut state);
         drop(state);
-        let (submissions, completions) = self.admin.ring_addresses();
-        port.write_u32(offset::AQA, admin_queue_attributes(self.admin.shape().entries));
-        port.write_u64(offset::ASQ, submissions);
-        port.write_u64(offset::ACQ, completions);
-        registers::enable(port, timeout)
+        registers::start(port, self.admin.shape().entries, self.admin.ring_addresses(), timeout)
     }
 
     fn make_queues(&mut self) -> Result<(), NvmeError> {

@@ -12,6 +12,7 @@ use peerfs_nvme_spec::register::offset;
 use super::controller::Controller;
 use super::error::NvmeError;
 use super::port::{BarMemory, Port};
+use super::registers;
 use crate::WindowSlice;
 
 /// A controller's CMB, enabled for use by its commands.
@@ -53,9 +54,8 @@ impl ControllerMemory {
 
     /// Nothing was lost since `content` was current. Asked after an access: it then was to what is meant.
     pub fn has_kept(&self, content: Content) -> bool {
-        // Without power the address is lost too, before anybody hears of it.
-        let enabled = self.port.read_u64(offset::CMBMSC) == cmb_memory_space(self.base);
-        enabled && content.0.is_multiple_of(2) && content == self.content()
+        // A reset by somebody else, or a loss of power, shows there before anybody hears of it.
+        registers::health(&*self.port).is_ok() && content.0.is_multiple_of(2) && content == self.content()
     }
 
     fn begin_loss(&self) {

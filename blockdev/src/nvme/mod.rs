@@ -23,6 +23,7 @@ mod recovery;
 mod region_memory;
 mod registers;
 mod removal;
+mod reset_mark;
 mod vfio;
 mod volume;
 

@@ -1,11 +1,11 @@
 //! The Persistent Memory Region: memory in a BAR that keeps its contents without power (section 4.8).
 //!
-//! Reads and writes are copies by the CPU, so no queue is needed and the controller itself stays disabled. With the
-//! region switched off a BAR answers zeros and swallows writes without a word. So every copy is followed by a look at
-//! PMRCTL, and counts only if the region was still on: else it is switched on again and the copy repeated, at most
-//! [`MAX_REVIVALS`] times in [`REVIVAL_WINDOW`]; after that every access fails. A device that does not answer is reset
-//! first, and is gone if that fails. Whoever was off may have lost writes that were not durable, so the next barrier
-//! fails, whatever access has found it off.
+//! Reads and writes are copies by the CPU, so nothing is sent to the controller. With the region switched off a BAR answers
+//! zeros and swallows writes without a word, and all ones while the function is reset. So every copy is followed by a look
+//! at PMRCTL and at the [`ResetMark`], and counts only if the region was on all the time: else it is switched on again and
+//! the copy repeated, at most [`MAX_REVIVALS`] times in [`REVIVAL_WINDOW`]; after that every access fails. A device that
+//! does not answer is reset first, and is gone if that fails. Whoever was off may have lost writes that were not durable, so
+//! the next barrier fails, whatever access has found it off.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,6 +17,7 @@ use peerfs_nvme_spec::register::offset;
 use super::error::NvmeError;
 use super::port::{BarMemory, Port};
 use super::registers;
+use super::reset_mark::ResetMark;
 use crate::BusPlace;
 
 /// Times the region is switched on again in [`REVIVAL_WINDOW`].
@@ -40,6 +41,7 @@ enum Barrier {
 pub struct PersistentRegion {
     port: Arc<dyn Port>,
     bar: Arc<dyn BarMemory>,
+    mark: ResetMark,
     barrier: Barrier,
     ready_timeout: Duration,
     read_only: bool,
@@ -65,7 +67,8 @@ impl PersistentRegion {
     /// # Errors
     /// There is none, it does not get ready, it lost its contents, or it cannot be mapped.
     pub fn open(port: Arc<dyn Port>) -> Result<Self, NvmeError> {
-        if !registers::capabilities(&*port)?.has_pmr() {
+        let capabilities = registers::capabilities(&*port)?;
+        if !capabilities.has_pmr() {
             return Err(NvmeError::Unsupported("the controller has no Persistent Memory Region".into()));
         }
         let cap = PmrCap(port.read_u32(offset::PMRCAP));
@@ -81,6 +84,7 @@ impl PersistentRegion {
             .map_err(|err| NvmeError::system("the Persistent Memory Region cannot be mapped", &err))?;
         let ready_timeout = Duration::from_millis(cap.ready_timeout_ms()).max(Duration::from_millis(500)).min(READY_LIMIT);
         let mut region = PersistentRegion {
+            mark: ResetMark::set(port.clone(), capabilities)?,
             port,
             bar,
             barrier,
@@ -149,11 +153,11 @@ impl PersistentRegion {
         }
     }
 
-    /// PMRCTL is exactly what was written; a device that is gone answers all ones.
+    /// PMRCTL is exactly what was written, and nobody has reset the function; a device that is gone answers all ones.
     fn is_on(&self) -> Result<bool, NvmeError> {
         match self.port.read_u32(offset::PMRCTL) {
             u32::MAX => Err(NvmeError::Gone),
-            control => Ok(control == PMR_ENABLE),
+            control => Ok(control == PMR_ENABLE && self.mark.is_there()?),
         }
     }
 
@@ -229,7 +233,11 @@ impl PersistentRegion {
         }
         self.was_off.store(true, Ordering::Release);
         self.times_off.fetch_add(1, Ordering::AcqRel);
-        tracing::warn!(controller = self.port.address(), "the Persistent Memory Region was switched off: switching it on again");
+        tracing::warn!(
+            controller = self.port.address(),
+            "the Persistent Memory Region was switched off, or its function reset: switching it on again"
+        );
+        self.mark.renew()?;
         self.switch_on().map(drop)
     }
 }

@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use peerfs_nvme_spec::register::{Cap, Cc, Csts, offset};
+use peerfs_nvme_spec::register::{Cap, Cc, Csts, admin_queue_attributes, offset};
 
 use super::error::NvmeError;
 use super::port::Port;
@@ -53,8 +53,17 @@ pub(super) fn disable(port: &dyn Port, timeout: Duration) -> Result<(), NvmeErro
     await_status(port, "disabled", timeout, |csts| !csts.is_ready())
 }
 
+/// Gives a disabled controller its admin queue, of so many entries, with rings at these addresses, and enables it.
+pub(super) fn start(port: &dyn Port, entries: u16, rings: (u64, u64), timeout: Duration) -> Result<(), NvmeError> {
+    let (submissions, completions) = rings;
+    port.write_u32(offset::AQA, admin_queue_attributes(entries));
+    port.write_u64(offset::ASQ, submissions);
+    port.write_u64(offset::ACQ, completions);
+    enable(port, timeout)
+}
+
 /// Sets CC.EN and waits until commands are processed. Somebody who resets the function meanwhile ends the wait.
-pub(super) fn enable(port: &dyn Port, timeout: Duration) -> Result<(), NvmeError> {
+fn enable(port: &dyn Port, timeout: Duration) -> Result<(), NvmeError> {
     port.write_u32(offset::CC, Cc::ENABLED.0);
     await_status(port, "ready", timeout, |csts| csts.is_ready() || csts.is_fatal() || !is_enabled(port))?;
     health(port)

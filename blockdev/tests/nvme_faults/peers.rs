@@ -256,6 +256,24 @@ fn a_reset_on_either_side_makes_a_transfer_not_count() {
 }
 
 #[test]
+fn a_transfer_that_fell_into_a_reset_by_somebody_else_does_not_count() {
+    bounded(|| {
+        let pair = Pair::new();
+        let window = pair.window(0, 1);
+        let lease = pair.lease(&window, false);
+        pair.storage.emulator.begin_reset();
+        let transfer = lease.start(Direction::FromWindow, PLACE, 0, LENGTH as u64).expect("sent");
+        let mut moved = vec![0; LENGTH];
+        while moved != [0xFF; LENGTH] {
+            pair.engine.read(PLACE, &mut moved).expect("read");
+        }
+        // Before anybody else meets the controller.
+        pair.storage.emulator.end_reset();
+        assert!(matches!(transfer.finish(), Err(TransferError::Revoked)), "it moved what no file holds");
+    });
+}
+
+#[test]
 fn queues_are_limited_and_come_back() {
     bounded(|| {
         let pair = Pair::new();

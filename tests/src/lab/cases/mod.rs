@@ -142,7 +142,7 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "reset-under-load",
-        shows: "a reset of the controller under load hangs nothing and loses nothing that was synced",
+        shows: "a reset of the controller under load, of a namespace and of a PMR, hangs nothing and loses nothing that was synced",
         steps: [None, Some(reset::controller)],
         leaves: Some(Medium::NamespaceB),
         kills: None,
@@ -223,7 +223,7 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "p2p-reset",
-        shows: "a reset of the importer and a PMR that is switched off under a transfer hang nothing and spoil nothing",
+        shows: "a reset of either side and a PMR that is switched off under a transfer hang nothing and spoil nothing",
         steps: [Some(peers::reset), None],
         leaves: Some(Medium::Pmr),
         kills: None,

@@ -25,7 +25,8 @@ const CHUNK: usize = 16 << 10;
 const CHUNKS: u64 = 32;
 
 pub fn controller(guest: &mut Guest<'_>) -> Result<()> {
-    under_load(guest, B, "ns1", || set(B.sysfs("reset"), "1"))
+    under_load(guest, B, "ns1", || set(B.sysfs("reset"), "1"))?;
+    under_load(guest, A, "pmr", || set(A.sysfs("reset"), "1"))
 }
 
 pub fn region(guest: &mut Guest<'_>) -> Result<()> {

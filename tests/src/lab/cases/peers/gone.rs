@@ -22,9 +22,9 @@ const HANG: Duration = Duration::from_secs(60);
 type Blow = fn() -> Result<()>;
 
 pub fn reset(guest: &mut Guest<'_>) -> Result<()> {
-    // Not yet: a reset of the storage by somebody else, of which a transfer may not hear (README, Limits).
-    let blows: [(&str, Blow); 2] = [
+    let blows: [(&str, Blow); 3] = [
         ("a reset of the importer", || set(PORT_SLOW.sysfs("reset"), "1")),
+        ("a reset of the storage", || set(PORT_A.sysfs("reset"), "1")),
         ("the PMR switched off", || {
             let bar = Bar::from_sysfs(PORT_A.sysfs("resource0")).context("mapping the registers")?;
             bar.write_u32(PMRCTL, 0).map_err(|error| anyhow!("PMRCTL: {error}"))
