@@ -33,7 +33,7 @@ pub trait Operations: Send + Sync {
     fn setattr(&self, caller: Caller, ino: Ino, handle: Option<Handle>, set: SetAttr) -> Result<Attr>;
     /// Target of a symbolic link.
     fn readlink(&self, ino: Ino) -> Result<Vec<u8>>;
-    /// Makes a regular or special file; `mode` has the type bits and the umask is applied already.
+    /// Makes a regular or special file; `mode` has the type bits; the umask is the caller's.
     fn mknod(&self, caller: Caller, parent: Ino, name: &[u8], mode: u32, rdev: u32) -> Result<Attr>;
     /// Makes a directory.
     fn mkdir(&self, caller: Caller, parent: Ino, name: &[u8], mode: u32) -> Result<Attr>;

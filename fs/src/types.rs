@@ -22,6 +22,8 @@ pub struct Caller {
     pub gid: u32,
     /// Thread id, 0 when the kernel asks on its own behalf (write-back).
     pub tid: u32,
+    /// Permission bits that what it makes does not get, unless the directory has a default access control list.
+    pub umask: u32,
 }
 
 /// Seconds and nanoseconds since 1970; seconds may be negative.

@@ -37,5 +37,5 @@ impl CpuCache for NoCache {
 /// This thread, as a caller.
 pub fn caller() -> Caller {
     let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
-    Caller { uid, gid, tid: nix::unistd::gettid().as_raw().cast_unsigned() }
+    Caller { uid, gid, tid: nix::unistd::gettid().as_raw().cast_unsigned(), umask: 0 }
 }

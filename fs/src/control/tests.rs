@@ -98,6 +98,7 @@ impl World {
             uid: nix::unistd::getuid().as_raw(),
             gid: nix::unistd::getgid().as_raw(),
             tid: nix::unistd::gettid().as_raw().cast_unsigned(),
+            umask: 0,
         };
         let facts = MountFacts {
             device: "mem".into(),

@@ -118,6 +118,11 @@ pub(super) struct Inherited {
 }
 
 impl Inherited {
+    /// There is a default list.
+    pub(super) fn is_some(&self) -> bool {
+        self.default.is_some()
+    }
+
     /// Puts the lists into the new inode's attributes and its mode.
     pub(super) fn store(self, txn: &mut Txn, inode: &Arc<Inode>) {
         let Some(default) = self.default else {

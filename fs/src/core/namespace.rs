@@ -99,12 +99,15 @@ impl Core {
     /// As [`Core::make`], with the parent's content lock held and the name known to be free.
     pub(super) fn make_in(&self, parent: &Arc<Inode>, name: &[u8], new: NewInode<'_>) -> Result<(Arc<Inode>, Attr)> {
         self.admit_growth()?;
-        let record = self.new_record(parent, &new)?;
+        let mut record = self.new_record(parent, &new)?;
         let is_directory = record.kind() == FileKind::Directory;
         if is_directory {
             self.check_room_for_subdirectory(parent)?;
         }
         let inherited = self.inherited_acl(parent, record.kind())?;
+        if !inherited.is_some() && record.kind() != FileKind::Symlink {
+            record.mode &= !(new.caller.umask & 0o777);
+        }
         let inode = Arc::new(Inode::new(record));
         let mut txn = Txn::new();
         inherited.store(&mut txn, &inode);

@@ -136,6 +136,8 @@ impl fuser::Filesystem for Adapter {
             InitFlags::FUSE_EXPLICIT_INVAL_DATA,
             // Without it the kernel takes the mask of an access list for the rights of the file's group.
             InitFlags::FUSE_POSIX_ACL,
+            // A directory's default access control list stands in for the umask, and the kernel has not got it.
+            InitFlags::FUSE_DONT_MASK,
             // Set-id bits are ours to clear; without it every write begins with a question about capabilities.
             InitFlags::FUSE_HANDLE_KILLPRIV_V2,
         ];
@@ -217,18 +219,19 @@ impl fuser::Filesystem for Adapter {
         contain("readlink", || answer("readlink", reply, self.ops.readlink(ino.0), |reply, target| reply.data(&target)));
     }
 
-    fn mknod(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, rdev: u32, reply: ReplyEntry) {
+    fn mknod(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, rdev: u32, reply: ReplyEntry) {
+        let caller = Caller { umask, ..caller(request) };
         contain("mknod", || {
-            let outcome = not_virtual(&[parent], &[name])
-                .and_then(|()| self.ops.mknod(caller(request), parent.0, name.as_bytes(), mode, rdev));
+            let outcome =
+                not_virtual(&[parent], &[name]).and_then(|()| self.ops.mknod(caller, parent.0, name.as_bytes(), mode, rdev));
             answer("mknod", reply, outcome, entry);
         });
     }
 
-    fn mkdir(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, reply: ReplyEntry) {
+    fn mkdir(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
+        let caller = Caller { umask, ..caller(request) };
         contain("mkdir", || {
-            let outcome =
-                not_virtual(&[parent], &[name]).and_then(|()| self.ops.mkdir(caller(request), parent.0, name.as_bytes(), mode));
+            let outcome = not_virtual(&[parent], &[name]).and_then(|()| self.ops.mkdir(caller, parent.0, name.as_bytes(), mode));
             answer("mkdir", reply, outcome, entry);
         });
     }
@@ -303,8 +306,8 @@ impl fuser::Filesystem for Adapter {
         });
     }
 
-    fn create(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, flags: i32, reply: ReplyCreate) {
-        let (caller, name) = (caller(request), name.to_owned());
+    fn create(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, flags: i32, reply: ReplyCreate) {
+        let (caller, name) = (Caller { umask, ..caller(request) }, name.to_owned());
         self.serve_open("create", None, move |ops| {
             let exclusive = flags & libc::O_EXCL != 0;
             let outcome = not_virtual(&[parent], &[&name])

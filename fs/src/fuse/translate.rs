@@ -18,7 +18,7 @@ pub fn errno(error: &FsError) -> Errno {
 
 /// Identity of a request's caller.
 pub fn caller(request: &fuser::Request) -> Caller {
-    Caller { uid: request.uid(), gid: request.gid(), tid: request.pid() }
+    Caller { uid: request.uid(), gid: request.gid(), tid: request.pid(), umask: 0 }
 }
 
 /// Type bits of a mode as the kernel's file type.

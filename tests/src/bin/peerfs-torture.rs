@@ -83,19 +83,64 @@ enum Task {
 
 #[derive(Subcommand)]
 enum Child {
-    Attack { access: String, file: PathBuf },
-    Steal { access: String, file: PathBuf, grant: u64, context: u64, mapping: u64 },
-    Inherit { access: String },
-    DeviceMemory { directory: PathBuf },
-    HoldLibrary { file: PathBuf },
-    HoldByAddress { file: PathBuf },
-    HoldByHand { file: PathBuf },
-    Store { file: PathBuf, record: PathBuf },
-    Write { way: String, file: PathBuf, seed: u64 },
-    Wander { file: PathBuf, seed: u64 },
-    Coherence { directory: PathBuf, notes: PathBuf, seed: u64, first: u64, parts: Vec<String> },
-    FuzzIoctls { file: PathBuf, seed: u64, count: u64 },
-    FuzzSocket { file: PathBuf, seed: u64, count: u64 },
+    Attack {
+        access: String,
+        file: PathBuf,
+    },
+    Steal {
+        access: String,
+        file: PathBuf,
+        grant: u64,
+        context: u64,
+        mapping: u64,
+    },
+    Inherit {
+        access: String,
+    },
+    DeviceMemory {
+        directory: PathBuf,
+    },
+    HoldLibrary {
+        file: PathBuf,
+    },
+    HoldByAddress {
+        file: PathBuf,
+    },
+    HoldByHand {
+        file: PathBuf,
+    },
+    Store {
+        file: PathBuf,
+        record: PathBuf,
+    },
+    Write {
+        way: String,
+        file: PathBuf,
+        seed: u64,
+        #[arg(default_value = "free")]
+        pace: crash::Pace,
+    },
+    Wander {
+        file: PathBuf,
+        seed: u64,
+    },
+    Coherence {
+        directory: PathBuf,
+        notes: PathBuf,
+        seed: u64,
+        first: u64,
+        parts: Vec<String>,
+    },
+    FuzzIoctls {
+        file: PathBuf,
+        seed: u64,
+        count: u64,
+    },
+    FuzzSocket {
+        file: PathBuf,
+        seed: u64,
+        count: u64,
+    },
 }
 
 const SOCKET: &[&str] = &["-o", "grants=socket"];
@@ -147,7 +192,7 @@ fn run(child: Child) -> Result<()> {
         Child::HoldByAddress { file } => holder::by_address(&file),
         Child::HoldByHand { file } => holder::by_hand(&file),
         Child::Store { file, record } => last_store::store(&file, &record),
-        Child::Write { way, file, seed } => crash::write(&way, &file, seed),
+        Child::Write { way, file, seed, pace } => crash::write(&way, &file, seed, pace),
         Child::Wander { file, seed } => killed::wander(&file, seed),
         Child::Coherence { directory, notes, seed, first, parts } => coherence::work(&directory, &notes, seed, first, &parts),
         Child::FuzzIoctls { file, seed, count } => bad_input::fuzz_ioctls(&file, seed, count),

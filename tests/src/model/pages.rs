@@ -17,7 +17,7 @@ use peerfs_sys::CacheState;
 use super::oracle::BLOCK;
 
 /// Write-back has no caller.
-const NOBODY: Caller = Caller { uid: 0, gid: 0, tid: 0 };
+const NOBODY: Caller = Caller { uid: 0, gid: 0, tid: 0, umask: 0 };
 
 #[derive(Debug, Clone)]
 struct Page {

@@ -209,7 +209,7 @@ impl World {
     }
 
     pub(super) fn caller(&self) -> Caller {
-        Caller { uid: 0, gid: 0, tid: nix::unistd::gettid().as_raw() as u32 }
+        Caller { uid: 0, gid: 0, tid: nix::unistd::gettid().as_raw() as u32, umask: 0 }
     }
 
     pub(super) fn pick_file(&mut self) -> Option<u64> {

@@ -409,7 +409,7 @@ fn truncating_by_open() {
     mounted.core.setattr(ALICE, ino, None, set).unwrap();
 
     let truncate = OpenFlags { truncate: true, ..READ_WRITE };
-    let root = Caller { uid: 0, gid: 0, tid: 1 };
+    let root = Caller { uid: 0, gid: 0, tid: 1, umask: 0 };
     mounted.core.open(root, ino, truncate).unwrap();
     let attr = mounted.core.getattr(ino).unwrap();
     assert_eq!((attr.mode & 0o7777, attr.blocks), (0o6755, 0));
@@ -430,7 +430,7 @@ fn changing_the_content_ends_set_id_bits() {
         change(caller);
         mounted.core.getattr(ino).unwrap().mode & 0o7777
     };
-    let root = Caller { uid: 0, gid: 0, tid: 1 };
+    let root = Caller { uid: 0, gid: 0, tid: 1, umask: 0 };
     let truncate = |caller| {
         let set = SetAttr { size: Some(100), ..SetAttr::default() };
         mounted.core.setattr(caller, ino, None, set).unwrap();

@@ -24,7 +24,7 @@ use crate::store::testdev::TestDevice;
 use crate::store::{FormatOptions, OpenOptions, Volume, check};
 use crate::types::*;
 
-const ALICE: Caller = Caller { uid: 1000, gid: 1000, tid: 1 };
+const ALICE: Caller = Caller { uid: 1000, gid: 1000, tid: 1, umask: 0 };
 
 const READ_WRITE: OpenFlags = OpenFlags { read: true, write: true, truncate: false, append: false, direct: false };
 

@@ -80,7 +80,7 @@ fn names_are_checked() {
 fn a_set_group_id_directory_passes_its_group_on() {
     let fs = Mounted::new(32 * MIB);
     let directory = fs.core.mkdir(ALICE, ROOT_INO, b"d", 0o2775).expect("mkdir").ino;
-    let bob = Caller { uid: 7, gid: 8, tid: 1 };
+    let bob = Caller { uid: 7, gid: 8, tid: 1, umask: 0 };
     let inner = fs.core.mkdir(bob, directory, b"e", 0o755).expect("mkdir");
     assert_eq!((inner.uid, inner.gid), (7, 1000));
     assert_eq!(inner.mode, libc::S_IFDIR | 0o2755);
@@ -173,7 +173,12 @@ fn lists_are_inherited_and_follow_chmod() {
     };
     let default = list(&[(1, 7), (2, 6), (4, 5), (16, 7), (32, 0)]);
     let name = b"system.posix_acl_default";
+    let careful = Caller { umask: 0o077, ..ALICE };
+    let plain = fs.core.mkdir(careful, directory, b"before", 0o775).expect("mkdir");
+    assert_eq!(plain.mode & 0o777, 0o700);
     fs.core.setxattr(ALICE, directory, name, &default, XattrMode::Any).expect("set");
+    let listed = fs.core.mkdir(careful, directory, b"after", 0o775).expect("mkdir");
+    assert_eq!(listed.mode & 0o777, 0o770, "the list, and not the umask, has its say");
     let inner = fs.core.mkdir(ALICE, directory, b"e", 0o755).expect("mkdir");
     assert_eq!(inner.mode & 0o777, 0o750);
     assert_eq!(fs.core.getxattr(inner.ino, name), Ok(default));

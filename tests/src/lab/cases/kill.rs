@@ -1,9 +1,9 @@
 //! The machine dies while programs write: the guest's half writes until then, the host judges what is left.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{ChildStdin, Command, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
@@ -42,26 +42,30 @@ fn write(guest: &mut Guest<'_>, controller: Controller, part: &str) -> Result<()
     }
     let point = guest.mount(&device)?;
     let (sender, said) = channel();
-    let mut writers = Vec::new();
+    let mut answers = Vec::new();
     for writer in 0..WAYS.len() {
         let path = point.join(file(guest.boot(), writer));
         fs::create_dir_all(path.parent().context("a file is in a directory")?)?;
-        writers.push(start(writer, path, writer_seed(guest.seed(), guest.boot(), writer), sender.clone())?);
+        answers.push(start(writer, path, writer_seed(guest.seed(), guest.boot(), writer), sender.clone())?);
     }
     drop(sender);
     loop {
         match said.recv_timeout(PATIENCE) {
-            Ok((writer, version)) => guest.synced(writer, version)?,
+            Ok((writer, version)) => {
+                guest.synced(writer, version)?;
+                // Only now: what it does next may be the last thing that is written.
+                writeln!(answers[writer]).context("a writer ended before the machine")?;
+            }
             Err(RecvTimeoutError::Timeout) => bail!("the writers say nothing for {PATIENCE:?}"),
             Err(RecvTimeoutError::Disconnected) => bail!("the writers ended before the machine"),
         }
     }
 }
 
-fn start(writer: usize, path: PathBuf, seed: u64, sender: Sender<(usize, u64)>) -> Result<Child> {
+fn start(writer: usize, path: PathBuf, seed: u64, sender: Sender<(usize, u64)>) -> Result<ChildStdin> {
     let mut command = Command::new("peerfs-torture");
-    command.args(["child", "write", WAYS[writer]]).arg(path).arg(seed.to_string());
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("peerfs-torture")?;
+    command.args(["child", "write", WAYS[writer]]).arg(path).args([&seed.to_string(), "answered"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("peerfs-torture")?;
     let output = child.stdout.take().context("its output is a pipe")?;
     std::thread::spawn(move || {
         for line in BufReader::new(output).lines().map_while(Result::ok) {
@@ -71,5 +75,5 @@ fn start(writer: usize, path: PathBuf, seed: u64, sender: Sender<(usize, u64)>) 
             }
         }
     });
-    Ok(child)
+    child.stdin.take().context("its input is a pipe")
 }

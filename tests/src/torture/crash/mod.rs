@@ -13,7 +13,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::sys::signal::Signal;
 
 pub use plan::{MAPPED_GRAIN, SECTOR};
-pub use writer::{WAYS, Way, write};
+pub use writer::{Pace, WAYS, Way, write};
 
 use self::plan::Expectation;
 use self::writer::{KEPT, created, created_content};

@@ -4,7 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use peerfs_abi::MapFlags;
 use peerfs_client::{ImporterSpec, Mapping, Session};
 use peerfs_sys::Window;
@@ -48,6 +48,26 @@ impl Way {
     }
 }
 
+/// When a writer begins its next version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Pace {
+    /// At once.
+    Free,
+    /// When a line on standard input says that its last report has arrived where it cannot be lost.
+    Answered,
+}
+
+impl Pace {
+    fn report(self, text: String) -> Result<()> {
+        say(text)?;
+        if self == Pace::Answered {
+            let read = std::io::stdin().read_line(&mut String::new())?;
+            ensure!(read > 0, "nobody listens any more");
+        }
+        Ok(())
+    }
+}
+
 /// Versions that `Create` keeps.
 pub const KEPT: u64 = 8;
 
@@ -55,12 +75,12 @@ pub const KEPT: u64 = 8;
 ///
 /// # Errors
 /// When writing fails before that.
-pub fn write(way: &str, path: &Path, seed: u64) -> Result<()> {
+pub fn write(way: &str, path: &Path, seed: u64, pace: Pace) -> Result<()> {
     die_with_parent()?;
     let way = WAYS.iter().find(|(_, name)| *name == way).context("no such way")?.0;
     let outcome = match way {
-        Way::Create | Way::Rename => create(way, path, seed),
-        _ => overwrite(way, path, seed),
+        Way::Create | Way::Rename => create(way, path, seed, pace),
+        _ => overwrite(way, path, seed, pace),
     };
     let Err(error) = outcome else { return Ok(()) };
     let gone = error.chain().any(|cause| {
@@ -71,7 +91,7 @@ pub fn write(way: &str, path: &Path, seed: u64) -> Result<()> {
     if gone { Ok(()) } else { Err(error) }
 }
 
-fn overwrite(way: Way, path: &Path, seed: u64) -> Result<()> {
+fn overwrite(way: Way, path: &Path, seed: u64, pace: Pace) -> Result<()> {
     let plan = Plan::new(seed, way.whole_first());
     let contents = Plan::new(seed, way.whole_first());
     let file = match way {
@@ -90,7 +110,7 @@ fn overwrite(way: Way, path: &Path, seed: u64) -> Result<()> {
             total += bytes.len() as u64;
         }
         file.sync_all()?;
-        say(format!("{} {direct} {total}", step.version))?;
+        pace.report(format!("{} {direct} {total}", step.version))?;
         if step.version == 1 {
             target = Target::after_the_first(way, &file, path)?;
         }
@@ -135,7 +155,7 @@ impl<'a> Target<'a> {
     }
 }
 
-fn create(way: Way, path: &Path, seed: u64) -> Result<()> {
+fn create(way: Way, path: &Path, seed: u64, pace: Pace) -> Result<()> {
     for version in 1_u64.. {
         let fresh = created(path, version);
         let file = File::create(&fresh)?;
@@ -149,7 +169,7 @@ fn create(way: Way, path: &Path, seed: u64) -> Result<()> {
             _ if version > KEPT => fs::remove_file(created(path, version - KEPT))?,
             _ => {}
         }
-        say(format!("{version} 0 0"))?;
+        pace.report(format!("{version} 0 0"))?;
     }
     Ok(())
 }
