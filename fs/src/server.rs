@@ -61,6 +61,8 @@ pub struct ServerConfig {
     pub grants_by_socket: bool,
     /// Description of the PCI topology around the storage device; the machine's own if `None`.
     pub topology: Option<PathBuf>,
+    /// Tell the device of blocks that are freed, at every commit.
+    pub discard: bool,
     /// Decorate the device so that it fails on command.
     pub faults: bool,
     /// Live grants that one session may hold; `None`: the engine's default.
@@ -178,7 +180,7 @@ impl Server {
             // Its content ends with the server, so nobody can have formatted it.
             Volume::format(Arc::clone(&opened.device), &FormatOptions::default())?;
         }
-        let options = OpenOptions { read_only: config.read_only, ..OpenOptions::default() };
+        let options = OpenOptions { read_only: config.read_only, discard: config.discard, ..OpenOptions::default() };
         // Before the volume counts as open: what may fail for a typing error.
         let importers = config.importers.iter().map(open_importer).collect::<Result<_, _>>()?;
         let volume = Volume::open(Arc::clone(&opened.device), &options)?;

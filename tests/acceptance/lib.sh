@@ -14,8 +14,16 @@ need() {
     done
 }
 
+# Path of a program from the Rust package registry, built when it is not there.
+crate_tool() { # name, version
+    local tools=$root/target/tools
+    [ -x "$tools/bin/$1" ] || cargo install --quiet --locked --root "$tools" "$1@$2" >&2
+    echo "$tools/bin/$1"
+}
+
 tidy() {
     local status=$?
+    if mountpoint -q "$work/other"; then umount "$work/other" || status=1; fi
     if mountpoint -q "$mnt" 2>/dev/null || [ "$(stat -f -c %T "$mnt" 2>/dev/null)" = fuseblk ]; then
         "$peerfs" umount --force "$mnt" || umount -l "$mnt" || status=1
     fi

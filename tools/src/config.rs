@@ -57,6 +57,7 @@ pub fn mount(args: &MountArgs) -> Result<MountConfig> {
         generic: options.generic,
         grants_by_socket: options.grants_by_socket,
         topology: options.topology.as_deref().map(absolute).transpose()?,
+        discard: options.discard,
         faults: options.faults,
         importer_grants: options.importer_grants,
         user_sessions: options.user_sessions,

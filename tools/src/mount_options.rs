@@ -66,6 +66,8 @@ pub struct MountOptions {
     pub grants_by_socket: bool,
     /// Description of the PCI topology.
     pub topology: Option<PathBuf>,
+    /// The device is told of blocks that are freed.
+    pub discard: bool,
     /// The device fails on command.
     pub faults: bool,
     /// Live grants that one session may hold.
@@ -99,6 +101,7 @@ impl Default for MountOptions {
             commit_interval: Duration::from_secs(5),
             grants_by_socket: false,
             topology: None,
+            discard: false,
             faults: false,
             importer_grants: None,
             user_sessions: None,
@@ -160,6 +163,8 @@ impl MountOptions {
             }
             "strictatime" => self.atime = Atime::Always,
             "relatime" | "nostrictatime" => self.atime = Atime::Relative,
+            "discard" => self.discard = true,
+            "nodiscard" => self.discard = false,
             "faults" => self.faults = true,
             _ if GENERIC.contains(&flag) => self.generic.push(flag.to_owned()),
             _ if WITHOUT_EFFECT.contains(&flag) || flag.starts_with("x-") => {}

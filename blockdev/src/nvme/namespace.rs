@@ -140,14 +140,7 @@ impl Namespace {
 
     /// As a flush, for one of several who write: nobody's loss is told to another.
     pub(super) fn flush_since(&self, cache_losses: u64) -> Result<(), DeviceError> {
-        let shared = &self.shared;
-        let span = Span { op: "flush", offset: 0, length: shared.info.size_bytes };
-        let done = match shared.controller.identity().has_write_cache() {
-            true => shared.controller.perform("flush", Command::flush(Some(shared.id)), None).map(drop),
-            false => Ok(()),
-        };
-        let lost = shared.controller.cache_losses() != cache_losses;
-        done.and(if lost { Err(NvmeError::CacheLost) } else { Ok(()) }).map_err(|error| shared.failed(span, &error))
+        self.shared.flush(|losses| losses != cache_losses)
     }
 
     fn span_of(&self, op: &'static str, first_block: u64, length: u64) -> Result<Span, DeviceError> {
@@ -266,6 +259,18 @@ impl Shared {
         }
     }
 
+    /// Flushes. `is_news`: the cache has been lost so often, and whoever asks was not told.
+    fn flush(&self, is_news: impl FnOnce(u64) -> bool) -> Result<(), DeviceError> {
+        let span = Span { op: "flush", offset: 0, length: self.info.size_bytes };
+        let done = match self.controller.identity().has_write_cache() {
+            true => self.controller.perform("flush", Command::flush(Some(self.id)), None).map(drop),
+            false => Ok(()),
+        };
+        // Asked afterwards: a loss while it was under way counts.
+        let lost = is_news(self.controller.cache_losses());
+        done.and(if lost { Err(NvmeError::CacheLost) } else { Ok(()) }).map_err(|error| self.failed(span, &error))
+    }
+
     fn command(&self, opcode: IoOpcode, offset: u64, length: u64) -> Command {
         Command::transfer(opcode, self.id, offset >> self.block_power, (length >> self.block_power) as u32)
     }
@@ -367,13 +372,7 @@ impl BlockDevice for Namespace {
         if shared.read_only || !shared.controller.identity().has_write_cache() {
             return Ok(());
         }
-        let span = Span { op: "flush", offset: 0, length: shared.info.size_bytes };
-        let done = shared.controller.perform("flush", Command::flush(Some(shared.id)), None);
-        // Asked afterwards: a loss while it was under way counts.
-        let losses = shared.controller.cache_losses();
-        let lost = shared.told_losses.swap(losses, Ordering::Relaxed) != losses;
-        let done = done.and(if lost { Err(NvmeError::CacheLost) } else { Ok(()) });
-        done.map_err(|error| shared.failed(span, &error))
+        shared.flush(|losses| shared.told_losses.swap(losses, Ordering::Relaxed) != losses)
     }
 
     fn discard(&self, offset: u64, length: u64) -> Result<(), DeviceError> {

@@ -16,6 +16,7 @@ use peerfs_p2p::{
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use super::Control;
+use super::FITRIM;
 use super::names::{is_device_memory, is_virtual, object};
 use crate::error::{FsError, Result};
 use crate::types::{Caller, Handle, Ino};
@@ -68,6 +69,7 @@ impl Call<'_> {
                 let call = decode(input)?;
                 self.control.device_memory(self.session()?, self.client()?, self.caller, call)?.as_bytes().to_vec()
             }
+            FITRIM => self.trim(decode(input)?)?.as_bytes().to_vec(),
             _ => return Err(FsError::errno(libc::ENOTTY)),
         };
         if output.len() > out_size { invalid() } else { Ok(output) }

@@ -13,6 +13,7 @@ mod server_read;
 mod session;
 #[cfg(test)]
 mod tests;
+mod trim;
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -30,6 +31,7 @@ pub use faults::Faults;
 pub use ioctl::is_quick;
 pub use names::{DIR_HANDLE, TTL, is_device_memory, is_reserved, is_virtual};
 pub use report::MountFacts;
+pub use trim::{FITRIM, TrimRange};
 
 use self::names::Virtual;
 use self::session::{VirtualHandle, Waker, Wakers};

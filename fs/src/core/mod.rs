@@ -63,7 +63,7 @@ pub use self::refetch::Dropping;
 pub use self::reflink::CloneRange;
 use crate::coherence::Coherence;
 use crate::error::{FsError, Result};
-use crate::store::Volume;
+use crate::store::{BlockRange, Volume};
 
 /// When reading updates the access time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -173,6 +173,15 @@ impl Core {
     /// The volume underneath.
     pub fn volume(&self) -> &Volume {
         &self.volume
+    }
+
+    /// Tells the device of the free blocks of a range, as far as they are in runs of `least_blocks`; returns how many.
+    ///
+    /// # Errors
+    /// EROFS; EIO, what came before it is discarded.
+    pub fn trim(&self, blocks: BlockRange, least_blocks: u64) -> Result<u64> {
+        self.admit_change()?;
+        Ok(self.volume.trim(blocks, least_blocks)?)
     }
 
     fn coherence(&self) -> Arc<dyn Coherence> {

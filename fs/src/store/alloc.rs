@@ -251,18 +251,37 @@ impl Allocator {
 
     /// The commit of this number is durable: what it freed may be used again.
     pub(super) fn release_committed(&self, seq: CommitSeq) {
+        let freed = self.take_committed(seq);
+        self.release(&freed);
+    }
+
+    /// What that commit and earlier ones freed. It waits for [`Allocator::release`].
+    pub(super) fn take_committed(&self, seq: CommitSeq) -> Vec<BlockRange> {
         let mut state = lock(&self.state);
         let pending = std::mem::take(&mut state.pending);
-        for (freed_by, range) in pending {
-            if freed_by <= seq {
-                state.pending_blocks -= range.count;
-                state.available.insert(range);
-            } else {
-                state.pending.push((freed_by, range));
-            }
-        }
+        let (freed, pending): (Vec<_>, Vec<_>) = pending.into_iter().partition(|(freed_by, _)| *freed_by <= seq);
+        state.pending = pending;
         let lone = std::mem::take(&mut state.lone);
         state.lone = lone.into_iter().filter(|(_, alone_by)| *alone_by > seq).collect();
+        freed.into_iter().map(|(_, range)| range).collect()
+    }
+
+    /// Makes what [`Allocator::take_committed`] gave available.
+    pub(super) fn release(&self, freed: &[BlockRange]) {
+        let mut state = lock(&self.state);
+        for range in freed {
+            state.pending_blocks -= range.count;
+            state.available.insert(*range);
+        }
+    }
+
+    /// Takes the free blocks that are chosen, all in one run.
+    pub(super) fn take_where(self: &Arc<Self>, choose: impl FnOnce(&FreeMap) -> Option<BlockRange>) -> Option<Allocation> {
+        let mut state = lock(&self.state);
+        let piece = choose(&state.available)?;
+        state.available.subtract(piece);
+        drop(state);
+        Some(Allocation { allocator: self.clone(), pieces: vec![piece] })
     }
 
     fn put_back(&self, pieces: &[BlockRange]) {

@@ -10,7 +10,7 @@ use super::testdev::{Rng, TestDevice};
 use super::*;
 
 const SIZE: u64 = 8 << 20;
-const OPTIONS: OpenOptions = OpenOptions { read_only: false, cache_bytes: 1 << 20 };
+const OPTIONS: OpenOptions = OpenOptions { read_only: false, cache_bytes: 1 << 20, discard: true };
 
 type Records = BTreeMap<Vec<u8>, Vec<u8>>;
 

@@ -27,6 +27,7 @@ mod records;
 mod shared;
 mod super_store;
 mod superblock;
+mod trim;
 mod volume;
 
 #[cfg(test)]

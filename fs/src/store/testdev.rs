@@ -8,6 +8,8 @@ use peerfs_blockdev::{BLOCK_BYTES, BlockDevice, DeviceError, DeviceInfo, EventSi
 use crate::sync::lock;
 
 const SECTOR: usize = 512;
+/// What discarded bytes read as.
+pub const DISCARDED: u8 = 0xDD;
 
 /// A small seeded generator (splitmix64).
 #[derive(Debug, Clone)]
@@ -163,7 +165,14 @@ impl BlockDevice for TestDevice {
         Ok(())
     }
 
-    fn discard(&self, _offset: u64, _length: u64) -> Result<(), DeviceError> {
+    /// Loses the content at once, and for good.
+    fn discard(&self, offset: u64, length: u64) -> Result<(), DeviceError> {
+        let mut state = lock(&self.0);
+        state.check(offset, length as usize)?;
+        let range = offset as usize..(offset + length) as usize;
+        state.unflushed.retain(|(at, _)| !range.contains(at));
+        state.current[range.clone()].fill(DISCARDED);
+        state.durable[range].fill(DISCARDED);
         Ok(())
     }
 

@@ -1,8 +1,8 @@
 //! An open volume.
 
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use peerfs_blockdev::BlockDevice;
 
@@ -28,11 +28,13 @@ pub struct OpenOptions {
     pub read_only: bool,
     /// Memory for the metadata's page cache, in bytes.
     pub cache_bytes: usize,
+    /// Tell the device of blocks that are freed.
+    pub discard: bool,
 }
 
 impl Default for OpenOptions {
     fn default() -> Self {
-        OpenOptions { read_only: false, cache_bytes: DEFAULT_CACHE_BYTES }
+        OpenOptions { read_only: false, cache_bytes: DEFAULT_CACHE_BYTES, discard: false }
     }
 }
 
@@ -47,6 +49,9 @@ pub struct Volume {
     kv: Kv,
     allocator: Arc<Allocator>,
     read_only: bool,
+    discard: bool,
+    /// Held while freed blocks are discarded.
+    discarding: Mutex<()>,
     was_clean: bool,
     closed: AtomicBool,
     metadata_full: AtomicBool,
@@ -87,6 +92,8 @@ impl Volume {
             kv,
             allocator,
             read_only: options.read_only,
+            discard: options.discard,
+            discarding: Mutex::default(),
             was_clean: current.clean,
             closed: AtomicBool::new(false),
             metadata_full: AtomicBool::new(false),
@@ -268,7 +275,10 @@ impl Volume {
                 seq
             }
         };
-        self.allocator.release_committed(seq);
+        match self.discard {
+            true => self.discard_committed(seq),
+            false => self.allocator.release_committed(seq),
+        }
         Ok(seq)
     }
 
@@ -294,6 +304,14 @@ impl Volume {
     /// Approximate memory of uncommitted changes, in bytes: commit when it grows too much.
     pub fn pending_bytes(&self) -> usize {
         self.kv.pending_bytes()
+    }
+
+    pub(super) fn allocator(&self) -> &Arc<Allocator> {
+        &self.allocator
+    }
+
+    pub(super) fn discarding(&self) -> &Mutex<()> {
+        &self.discarding
     }
 
     pub(super) fn kv(&self) -> &Kv {

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use peerfs_blockdev::{BLOCK_BYTES, BlockDevice};
+use peerfs_blockdev::{BLOCK_BYTES, BlockDevice, BlockDeviceExt};
 
-use super::testdev::{Rng, TestDevice};
+use super::testdev::{DISCARDED, Rng, TestDevice};
 use super::*;
 
 const MIB: u64 = 1 << 20;
@@ -17,7 +17,7 @@ fn formatted(size: u64) -> Arc<TestDevice> {
 }
 
 fn open(device: &Arc<TestDevice>) -> Volume {
-    Volume::open(device.clone(), &OpenOptions { read_only: false, cache_bytes: 4 << 20 }).unwrap()
+    Volume::open(device.clone(), &OpenOptions { read_only: false, cache_bytes: 4 << 20, discard: false }).unwrap()
 }
 
 fn file(ino: u64, blocks: u64) -> Inode {
@@ -187,7 +187,7 @@ fn a_read_only_volume_writes_nothing() {
     volume.commit().unwrap();
     drop(volume);
     let before = device.image();
-    let options = OpenOptions { read_only: true, cache_bytes: 4 << 20 };
+    let options = OpenOptions { read_only: true, cache_bytes: 4 << 20, discard: false };
     let volume = Volume::open(device.clone(), &options).unwrap();
     assert_eq!(volume.inode(ino).unwrap().unwrap().blocks, 3);
     assert_eq!(volume.commit().unwrap_err().errno(), libc::EROFS);
@@ -292,6 +292,67 @@ fn files_come_and_go_and_the_volume_stays_consistent() {
         assert_eq!(report.inodes, 1 + files.len() as u64);
         let volume = open(&device);
         assert_eq!(volume.space().free, report.free_blocks, "seed {seed}");
+    }
+}
+
+fn blocks_of(volume: &Volume, ino: u64) -> Vec<BlockRange> {
+    let extents = volume.extents_from(ino, 0, usize::MAX).unwrap();
+    extents.into_iter().map(|(_, extent)| BlockRange::new(extent.device_block, extent.len_blocks)).collect()
+}
+
+fn all_hold(device: &TestDevice, blocks: &[BlockRange], byte: u8) -> bool {
+    blocks.iter().all(|range| {
+        let mut seen = vec![0; (range.count * BLOCK_BYTES) as usize];
+        device.read_at(range.start * BLOCK_BYTES, &mut seen).unwrap();
+        seen == vec![byte; seen.len()]
+    })
+}
+
+#[test]
+fn only_what_no_commit_needs_is_discarded() {
+    for seed in 0..4 {
+        let mut rng = Rng::new(seed);
+        let device = formatted(16 * MIB);
+        let options = OpenOptions { discard: seed % 2 == 0, ..OpenOptions::default() };
+        let volume = Volume::open(device.clone(), &options).unwrap();
+        let everything = BlockRange::new(0, volume.total_blocks());
+        let (mut files, mut removed) = (Vec::new(), Vec::new());
+        for _ in 0..300 {
+            match rng.below(8) {
+                0..4 if files.len() < 40 => {
+                    let ino = create(&volume, 1 + rng.below(40)).unwrap();
+                    let (blocks, byte) = (blocks_of(&volume, ino), (ino % 200) as u8);
+                    for range in &blocks {
+                        device.write_at(range.start * BLOCK_BYTES, &vec![byte; (range.count * BLOCK_BYTES) as usize]).unwrap();
+                    }
+                    files.push((ino, blocks, byte));
+                }
+                4..6 if !files.is_empty() && removed.len() < 20 => {
+                    let victim = files.swap_remove(rng.below(files.len() as u64) as usize);
+                    remove(&volume, victim.0).unwrap();
+                    removed.push(victim);
+                }
+                6 => {
+                    volume.commit().unwrap();
+                    let gone = removed.drain(..).all(|(_, blocks, byte)| !all_hold(&device, &blocks, byte));
+                    assert!(gone || !options.discard, "seed {seed}: freed and not discarded");
+                }
+                _ => drop(volume.trim(everything, rng.below(64)).unwrap()),
+            }
+            let mut needed = files.iter().chain(&removed);
+            assert!(needed.all(|(_, blocks, byte)| all_hold(&device, blocks, *byte)), "seed {seed}: lost");
+        }
+        volume.commit().unwrap();
+        let free = volume.space().free;
+        let taken = volume.allocate(AllocRequest { blocks: 100, near: None }).unwrap();
+        assert_eq!(volume.trim(everything, 0).unwrap(), free - 100, "seed {seed}");
+        drop(taken);
+        assert_eq!(volume.space().free, free);
+        volume.close().unwrap();
+        let report = assert_clean(&device);
+        let discarded =
+            device.image().chunks(BLOCK_BYTES as usize).filter(|block| block.iter().all(|byte| *byte == DISCARDED)).count();
+        assert!(discarded as u64 >= report.free_blocks - 100, "seed {seed}");
     }
 }
 
