@@ -1,0 +1,107 @@
+//! What is measured of a clone, and added up for a group.
+
+mod buckets;
+mod latency;
+mod samples;
+
+pub use buckets::{Depths, LatencyBuckets, MS_LABELS, SUB_MS_LABELS};
+pub use latency::{Latency, PERCENTILES};
+pub use samples::{SampledRates, Samples};
+
+use std::time::Duration;
+
+use crate::engine::PathBytes;
+use crate::values::PerDirection;
+
+/// One direction.
+#[derive(Debug, Clone, Default)]
+pub struct DirectionStats {
+    /// Bytes moved.
+    pub bytes: u64,
+    /// Transfers.
+    pub transfers: u64,
+    /// Transfers that moved less than asked for.
+    pub short: u64,
+    /// From the call to its return, ns; of asynchronous engines.
+    pub submission: Latency,
+    /// From there to the end, ns.
+    pub completion: Latency,
+    /// All of it, ns.
+    pub total: Latency,
+    /// Bandwidth and rate while it ran.
+    pub samples: SampledRates,
+    /// How long the clone went this way.
+    pub runtime: Duration,
+}
+
+impl DirectionStats {
+    fn add(&mut self, other: &DirectionStats) {
+        self.bytes += other.bytes;
+        self.transfers += other.transfers;
+        self.short += other.short;
+        self.submission.add(&other.submission);
+        self.completion.add(&other.completion);
+        self.total.add(&other.total);
+        self.samples.add(&other.samples);
+        self.runtime = self.runtime.max(other.runtime);
+    }
+}
+
+/// Time of processors, and what interrupted it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Usage {
+    /// In programs.
+    pub user: Duration,
+    /// In the kernel.
+    pub system: Duration,
+    /// Switches to other threads, wanted or not.
+    pub switches: u64,
+    /// Page faults that needed a device.
+    pub major_faults: u64,
+    /// Page faults that did not.
+    pub minor_faults: u64,
+}
+
+/// One clone, or several that are reported together.
+#[derive(Debug, Clone, Default)]
+pub struct Stats {
+    /// Each direction.
+    pub directions: PerDirection<DirectionStats>,
+    /// fsync(2) and its like.
+    pub sync: Latency,
+    /// Transfers under way, at each start.
+    pub depths: Depths,
+    /// Completion latencies of both directions.
+    pub buckets: LatencyBuckets,
+    /// How long it ran.
+    pub runtime: Duration,
+    /// What it cost.
+    pub usage: Usage,
+    /// Which ways the bytes went, where the engine has several.
+    pub paths: Option<PathBytes>,
+}
+
+impl Stats {
+    /// Adds what ran at the same time.
+    pub fn add(&mut self, other: &Stats) {
+        self.directions.read.add(&other.directions.read);
+        self.directions.write.add(&other.directions.write);
+        self.sync.add(&other.sync);
+        self.depths.add(&other.depths);
+        self.buckets.add(&other.buckets);
+        self.runtime += other.runtime;
+        self.usage.user += other.usage.user;
+        self.usage.system += other.usage.system;
+        self.usage.switches += other.usage.switches;
+        self.usage.major_faults += other.usage.major_faults;
+        self.usage.minor_faults += other.usage.minor_faults;
+        if let Some(paths) = &other.paths {
+            self.paths.get_or_insert_default().add(paths);
+        }
+    }
+
+    /// Transfers of both directions.
+    pub fn transfers(&self) -> u64 {
+        self.directions.read.transfers + self.directions.write.transfers
+    }
+}

@@ -1,0 +1,85 @@
+//! `peerfs bench`: runs fio job files, and says which way the bytes went.
+
+use std::fs;
+use std::io::IsTerminal;
+use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use peerfs_bench::{Error, Plan, Progress, Report, command_line};
+
+use crate::args::BenchArgs;
+use crate::failure::{Reported, Usage};
+use crate::output;
+
+/// How often progress is shown.
+const REFRESH: Duration = Duration::from_millis(250);
+
+/// Steps of the progress bar.
+const STEPS: u64 = 1000;
+
+pub fn run(args: BenchArgs) -> Result<ExitCode> {
+    let request = command_line::parse(&args.words).map_err(as_usage)?;
+    let plan = Plan::new(&request.sections, request.ignore_unknown).map_err(as_usage)?;
+    for note in plan.notes() {
+        eprintln!("peerfs: {note}");
+    }
+    let report = watch(&plan, request.eta.unwrap_or_else(|| std::io::stderr().is_terminal()))?;
+    let mut text = String::new();
+    if request.json {
+        text.push_str(&format!("{:#}\n", report.json()));
+    }
+    if request.normal {
+        text.push_str(&report.text());
+    }
+    match &request.output {
+        Some(file) => fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?,
+        None => output::print(&text)?,
+    }
+    let mut failed = false;
+    for (job, error) in report.errors() {
+        eprintln!("peerfs: job {job}: {error}");
+        failed = true;
+    }
+    if failed { Err(Reported.into()) } else { Ok(ExitCode::SUCCESS) }
+}
+
+/// What was typed wrongly is a usage error, unless it is a job file that cannot be read.
+fn as_usage(error: Error) -> anyhow::Error {
+    match error {
+        Error::System { .. } => error.into(),
+        other => Usage(other.to_string()).into(),
+    }
+}
+
+/// Runs the plan, with a line of progress on a terminal.
+fn watch(plan: &Plan, show: bool) -> Result<Report> {
+    let progress = Progress::new();
+    if !show {
+        return Ok(peerfs_bench::run(plan, &progress));
+    }
+    let bar = ProgressBar::with_draw_target(Some(STEPS), ProgressDrawTarget::stderr());
+    bar.set_style(ProgressStyle::with_template("{msg} {bar:30} {percent}% eta {prefix}")?);
+    thread::scope(|scope| {
+        let shown = scope.spawn(|| {
+            while !progress.has_ended() {
+                draw(&bar, &progress);
+                thread::park_timeout(REFRESH);
+            }
+            bar.finish_and_clear();
+        });
+        let report = peerfs_bench::run(plan, &progress);
+        shown.thread().unpark();
+        Ok(report)
+    })
+}
+
+fn draw(bar: &ProgressBar, progress: &Progress) {
+    let now = progress.snapshot();
+    let left = now.left.map_or_else(|| "?".to_owned(), |left| format!("{} s", left.as_secs()));
+    bar.set_prefix(left);
+    bar.set_message(format!("{}: {}, {} transfers", now.names.join(", "), output::bytes(now.moved), now.transfers));
+    bar.set_position((now.share * STEPS as f64) as u64);
+}
