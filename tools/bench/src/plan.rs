@@ -28,7 +28,9 @@ impl Plan {
             }
             let (mut settings, mut written) = (shared.clone(), Vec::new());
             add(&mut settings, &mut written, section, ignore_unknown)?;
-            plan.jobs.push(Job::new(&section.name, &section.place, plan.jobs.len() as u64, written, settings)?);
+            let renamed = section.entries.iter().rev().find(|entry| entry.key == "name").and_then(|entry| entry.value.as_ref());
+            let name = renamed.unwrap_or(&section.name);
+            plan.jobs.push(Job::new(name, &section.place, plan.jobs.len() as u64, written, settings)?);
         }
         if plan.jobs.is_empty() {
             let place = sections.first().map_or(Place::CommandLine, |section| section.place.clone());
@@ -124,5 +126,6 @@ mod tests {
         let plan = plan("[a]\ndirectory=/d\n[b]\nfilename=$jobname.$jobnum").expect("good");
         assert_eq!(plan.jobs[0].file(2), Path::new("/d/a.2.0"));
         assert_eq!(plan.jobs[1].file(2), Path::new("b.2"));
+        assert_eq!(self::plan("[a]\nname=c").expect("good").jobs[0].file(0), Path::new("c.0.0"));
     }
 }

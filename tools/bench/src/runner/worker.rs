@@ -99,7 +99,8 @@ impl<'r> Worker<'r> {
             let directions: Vec<Direction> = self.job.directions().collect();
             self.phase(&directions, Worker::from_pattern)?;
             if settings.end_fsync && settings.access.writes {
-                self.sync(false)?;
+                // Not measured, as in fio.
+                self.engine.sync(false)?;
             }
             if self.verifier.is_some() && settings.do_verify && settings.access.writes {
                 let mut written = std::mem::take(&mut self.history).take();
@@ -173,9 +174,9 @@ impl<'r> Worker<'r> {
         }
         // Otherwise what ends meanwhile would be noticed, and measured, too late.
         self.drain()?;
-        let left = self.clock.left().unwrap_or(wait);
-        thread::sleep(wait.min(left));
-        Ok(wait < left)
+        let left = self.clock.left();
+        thread::sleep(left.map_or(wait, |left| wait.min(left)));
+        Ok(left.is_none_or(|left| wait < left))
     }
 
     /// Is a transfer under way that has bytes in common with this one?

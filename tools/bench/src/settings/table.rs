@@ -14,6 +14,8 @@ type Setter = fn(&mut Settings, &str) -> Result<(), String>;
 
 /// Names (the first is the usual one) and what they set.
 const TABLE: &[(&[&str], Setter)] = &[
+    // The plan looks for it.
+    (&["name"], |_, value| one_name(value).map(drop)),
     (&["description"], |to, value| store(&mut to.description, Ok(Some(value.to_owned())))),
     (&["directory"], |to, value| store(&mut to.directory, one_name(value).map(|name| Some(name.into())))),
     (&["filename"], |to, value| store(&mut to.filename, one_name(value).map(Some))),
