@@ -6,12 +6,12 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use peerfs_bench::{Error, Plan, Progress, Report, command_line};
 
 use crate::args::BenchArgs;
-use crate::failure::{Reported, Usage};
+use crate::failure::Usage;
 use crate::output;
 
 /// How often progress is shown.
@@ -27,23 +27,19 @@ pub fn run(args: BenchArgs) -> Result<ExitCode> {
         eprintln!("peerfs: {note}");
     }
     let report = watch(&plan, request.eta.unwrap_or_else(|| std::io::stderr().is_terminal()))?;
-    let mut text = String::new();
-    if request.json {
-        text.push_str(&format!("{:#}\n", report.json()));
-    }
-    if request.normal {
-        text.push_str(&report.text());
-    }
+    let json = request.json.then(|| format!("{:#}\n", report.json()));
+    let text = json.into_iter().chain(request.normal.then(|| report.text())).collect::<String>();
     match &request.output {
         Some(file) => fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?,
         None => output::print(&text)?,
     }
-    let mut failed = false;
-    for (job, error) in report.errors() {
-        eprintln!("peerfs: job {job}: {error}");
-        failed = true;
-    }
-    if failed { Err(Reported.into()) } else { Ok(ExitCode::SUCCESS) }
+    let mut errors = report.errors();
+    let Some((job, error)) = errors.next() else { return Ok(ExitCode::SUCCESS) };
+    let others = match errors.count() {
+        0 => String::new(),
+        count => format!("; and {} more, see the report", output::count(count as u64, "error")),
+    };
+    bail!("job {job}: {error}{others}")
 }
 
 /// What was typed wrongly is a usage error, unless it is a job file that cannot be read.

@@ -3,13 +3,12 @@
 use std::fs::{File as PlainFile, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::OFlag;
 use peerfs_abi::names::{IMPORTERS, SERVER_IMPORTER, importer_flags};
-use peerfs_client::{Attestation, File, ImporterSpec, MapFlags, Mapping, REVOKED, Reason, Session};
+use peerfs_client::{Attestation, File, ImporterSpec, MapFlags, Mapping, REVOKED, Reason, Segment, Session};
 
 use super::blocking::Blocking;
 use super::{PathBytes, psync};
@@ -45,7 +44,8 @@ struct Mapped {
     mapping: Mapping,
     region: Region,
     flags: MapFlags,
-    revoked: Arc<AtomicBool>,
+    /// Part of it was found revoked.
+    lost: bool,
     since: Instant,
 }
 
@@ -76,16 +76,17 @@ impl Peerfs {
 
     /// With `path=direct`: is everything that is mapped direct?
     fn insist(&self) -> Result<(), Error> {
-        let Some(mapped) = self.mapped.as_ref().filter(|_| self.choice == PathChoice::Direct) else { return Ok(()) };
-        let refused = mapped.mapping.segments().iter().find_map(|segment| segment.reason.map(|reason| (segment, reason)));
-        match refused {
+        let direct = self.choice == PathChoice::Direct;
+        match self.mapped.as_ref().filter(|_| direct).and_then(Mapped::refused) {
             None => Ok(()),
-            Some((segment, reason)) => Err(self.not_direct(segment.file_offset, segment.length, reason)),
+            Some((segment, reason)) => {
+                let why = format!("{}: {} ({})", reason.name(), reason.text(), reason.remedy());
+                Err(self.not_direct(segment.file_offset, segment.length, why))
+            }
         }
     }
 
-    fn not_direct(&self, offset: u64, bytes: u64, reason: Reason) -> Error {
-        let why = format!("{}: {} ({})", reason.name(), reason.text(), reason.remedy());
+    fn not_direct(&self, offset: u64, bytes: u64, why: String) -> Error {
         Error::NotDirect { file: self.name.clone(), offset, bytes, why }
     }
 
@@ -108,11 +109,8 @@ impl Peerfs {
     }
 
     fn move_once(&mut self, step: &Step, buffer: &mut [u8]) -> Result<Attestation, Error> {
-        if let Some(mapped) = &self.mapped {
-            return Ok(match step.direction {
-                Direction::Read => mapped.mapping.read_at(step.offset, buffer)?,
-                Direction::Write => mapped.mapping.write_at(step.offset, buffer)?,
-            });
+        if let Some(mapped) = &mut self.mapped {
+            return mapped.transfer(step, buffer);
         }
         let count = match step.direction {
             Direction::Read => self.file.read_at(step.offset, buffer)? as u64,
@@ -131,27 +129,48 @@ impl Peerfs {
                 return Ok(moved);
             }
             self.map_again()?;
-            self.insist()?;
+            match self
+                .mapped
+                .as_ref()
+                .and_then(|mapped| mapped.refused().map(|(_, reason)| (reason, mapped.mapping.retry_after())))
+            {
+                Some((Reason::Busy, retry_after)) => thread::sleep(retry_after.unwrap_or(PATIENCE)),
+                _ => self.insist()?,
+            }
         }
+        self.insist()?;
         let why = format!("it was revoked {ATTEMPTS} times during one transfer: nothing else may use the file meanwhile");
-        Err(Error::NotDirect { file: self.name.clone(), offset: step.offset, bytes: step.length, why })
+        Err(self.not_direct(step.offset, step.length, why))
     }
 }
 
 impl Mapped {
     fn new(session: Session, file: &File, region: Region, flags: MapFlags) -> Result<Mapped, Error> {
         let mapping = session.map(file, region.start..region.start + region.length, flags)?;
-        let revoked = Arc::new(AtomicBool::new(false));
-        let tell = Arc::clone(&revoked);
-        mapping.on_revoke(move |_| tell.store(true, Ordering::Release));
-        Ok(Mapped { session, mapping, region, flags, revoked, since: Instant::now() })
+        Ok(Mapped { session, mapping, region, flags, lost: false, since: Instant::now() })
+    }
+
+    fn transfer(&mut self, step: &Step, buffer: &mut [u8]) -> Result<Attestation, Error> {
+        let moved = match step.direction {
+            Direction::Read => self.mapping.read_at(step.offset, buffer)?,
+            Direction::Write => self.mapping.write_at(step.offset, buffer)?,
+        };
+        // Not by a callback: a revocation that comes before it is set would go unnoticed.
+        if moved.fallback > 0 && !self.lost {
+            self.lost = self.mapping.fallback_reasons().iter().any(|(reason, _)| reason.is_none());
+        }
+        Ok(moved)
+    }
+
+    /// The first stretch that is not direct, and why.
+    fn refused(&self) -> Option<(&Segment, Reason)> {
+        self.mapping.segments().iter().find_map(|segment| segment.reason.map(|reason| (segment, reason)))
     }
 
     /// Was part of it revoked, or refused for a while, and is it time to ask again?
     fn is_due(&self) -> bool {
         let retry_after = self.mapping.retry_after();
-        let lost = retry_after.is_some() || self.revoked.load(Ordering::Acquire);
-        lost && self.since.elapsed() >= retry_after.unwrap_or_default().max(PATIENCE)
+        (self.lost || retry_after.is_some()) && self.since.elapsed() >= retry_after.unwrap_or_default().max(PATIENCE)
     }
 }
 
