@@ -16,6 +16,9 @@ use crate::{Error, Job};
 /// How much is laid out with one write(2), bytes.
 const PIECE: usize = 1 << 20;
 
+/// Most blocks of a random map, of which each takes a bit.
+const MOST_MAPPED: u64 = 1 << 33;
+
 /// Makes the file of a clone as long as the job needs it, with bytes in it where they are read or mapped, and answers the part
 /// that the job uses.
 ///
@@ -79,6 +82,9 @@ fn region(job: &Job, path: &Path, there: u64) -> Result<Region, Error> {
     let unit = job.smallest_block();
     if length < unit {
         return wrong("there is no size to go by, or it is less than a block: give size=, or a file that is long enough");
+    }
+    if settings.access.random && job.has_random_map() && length / unit > MOST_MAPPED {
+        return wrong("too many blocks to remember which were used: give norandommap, or larger blocks");
     }
     let size = settings.size.map_or(length, |size| size.of(whole));
     let total = settings.io_size.map_or(size, |io_size| io_size.of(length));

@@ -9,7 +9,7 @@ use crate::{Error, Place, variables, verify};
 /// Most transfers under way at once, and most clones.
 const MOST: u64 = 4096;
 
-/// Most memory that the buffers of one clone take, bytes.
+/// Most memory that the buffers of all clones take, bytes.
 const MOST_BUFFERS: u64 = 4 << 30;
 
 /// Something to run: so many clones of one kind of access.
@@ -48,12 +48,12 @@ impl Job {
 
     fn problem(&self) -> Option<String> {
         let settings = &self.settings;
-        let buffers = settings.depth.saturating_mul(self.largest_block());
+        let buffers = settings.depth.saturating_mul(settings.clones).saturating_mul(self.largest_block());
         if settings.depth > MOST || settings.clones > MOST {
             return Some(format!("iodepth and numjobs are at most {MOST}"));
         }
         if buffers > MOST_BUFFERS {
-            return Some("iodepth times the block size is more than 4g: lower one of them".to_owned());
+            return Some("iodepth times numjobs times the block size is more than 4g: lower one of them".to_owned());
         }
         if settings.time_based && settings.runtime.is_none() {
             return Some("time_based needs a runtime".to_owned());

@@ -4,6 +4,7 @@ mod common;
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use common::{bench, plan};
@@ -93,7 +94,7 @@ fn stages_follow_each_other_and_clones_are_reported_as_asked() {
     assert_eq!(rows[3].1, 1);
     assert!(directory.path().join("a.2.0").exists());
     let report = in_directory(&option, "--name=a --rw=write --size=64k --numjobs=3 --group_reporting --unlink=1");
-    assert_eq!(figure(&report, 0, "/write/io_bytes"), 3 * 64 << 10);
+    assert_eq!(figure(&report, 0, "/write/io_bytes"), 3 * (64 << 10));
     assert_eq!(figure(&report, 0, "/peerfs/clones"), 3);
     assert!(!directory.path().join("a.0.0").exists());
 }
@@ -110,7 +111,7 @@ fn time_ends_what_work_does_not_and_ramps_are_not_measured() {
     assert!(figure(&report, 0, "/read/io_bytes").as_u64() > Some(64 << 10), "{:#}", report.json());
     // Without time_based, work ends it first.
     let report = in_directory(&option, "--name=a --rw=read --size=64k --runtime=1000 --loops=3");
-    assert_eq!(figure(&report, 0, "/read/io_bytes"), 3 * 64 << 10);
+    assert_eq!(figure(&report, 0, "/read/io_bytes"), 3 * (64 << 10));
 }
 
 #[test]
@@ -210,4 +211,34 @@ fn progress_reaches_its_end() {
     let end = progress.snapshot();
     assert!(progress.has_ended() && report.errors().count() == 0);
     assert_eq!((end.moved, end.transfers, end.share, end.names), (1 << 20, 256, 1.0, vec!["a".to_owned()]));
+}
+
+#[test]
+fn damaged_job_files_are_refused_or_taken_but_never_break_anything() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("x.fio");
+    let jobs = Path::new(env!("CARGO_MANIFEST_DIR")).join("jobs");
+    let texts: Vec<Vec<u8>> =
+        fs::read_dir(jobs).expect("jobs").map(|entry| fs::read(entry.expect("one").path()).expect("text")).collect();
+    let alphabet = b"[]=%/:,.()*+-$ {}0129kKmMgGiB\n;#zx";
+    // A fixed sequence: what fails once fails again.
+    let mut state = 1_u64;
+    let mut below = |limit: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % limit
+    };
+    let mut taken = 0;
+    for round in 0..2000 {
+        let mut text = texts[round % texts.len()].clone();
+        for _ in 0..=below(4) {
+            let at = below(text.len());
+            text[at] = alphabet[below(alphabet.len())];
+        }
+        fs::write(&file, &text).expect("room");
+        match plan(&[file.to_str().expect("plain")]) {
+            Ok(_) => taken += 1,
+            Err(error) => assert!(!error.to_string().is_empty()),
+        }
+    }
+    assert!((100..1900).contains(&taken), "{taken} of 2000 were taken");
 }

@@ -42,7 +42,7 @@ fn job(row: &Row) -> Value {
         "read": direction(&stats.directions.read),
         "write": direction(&stats.directions.write),
         "trim": direction(&DirectionStats::default()),
-        "sync": { "total_ios": stats.sync.count(), "lat_ns": latency(&stats.sync, true) },
+        "sync": { "total_ios": stats.full_syncs, "lat_ns": latency(&stats.sync, true) },
         "job_runtime": milliseconds(stats.runtime),
         "usr_cpu": percent(stats.usage.user),
         "sys_cpu": percent(stats.usage.system),

@@ -103,7 +103,7 @@ fn footer(text: &mut String, row: &Row) {
         "     issued rwts: total={},{},0,{} short={},{},0,0 dropped=0,0,0,0",
         read.transfers,
         write.transfers,
-        stats.sync.count(),
+        stats.full_syncs,
         read.short,
         write.short
     );

@@ -4,8 +4,8 @@ mod clock;
 mod progress;
 mod worker;
 
-use std::sync::Barrier;
-use std::thread;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
 pub use progress::Progress;
@@ -51,14 +51,16 @@ fn run_stage(stage: &[Job], progress: &Progress, started: Instant) -> Vec<CloneR
     let regions: Vec<_> = clones.iter().map(|(job, clone)| files::prepare(job, *clone)).collect();
     let ready: Vec<_> = clones.iter().zip(regions).map(|((job, clone), region)| make_ready(job, *clone, region?)).collect();
     ready.iter().flatten().for_each(|ready| progress.expect(ready.job, ready.region));
-    let start = Barrier::new(ready.iter().flatten().count());
+    let gate = Mutex::new(());
     thread::scope(|scope| {
-        let start = &start;
-        let threads: Vec<_> = ready.into_iter().map(|ready| scope.spawn(move || Ok(work(ready?, start, progress)))).collect();
-        let outcomes = threads.into_iter().map(|thread| match thread.join() {
+        // All begin together, once the last thread is there or could not be started.
+        let closed = wait_at(&gate);
+        let threads: Vec<_> = ready.into_iter().map(|ready| spawn(scope, ready?, &gate, progress)).collect();
+        drop(closed);
+        let outcomes = threads.into_iter().map(|thread| match thread.map(ScopedJoinHandle::join) {
             Ok(Ok((stats, error))) => (stats, error),
-            Ok(Err(error)) => (Stats::default(), Some(error)),
-            Err(panic) => std::panic::resume_unwind(panic),
+            Ok(Err(panic)) => std::panic::resume_unwind(panic),
+            Err(error) => (Stats::default(), Some(error)),
         });
         let report = |((job, _), (stats, error)): (&(&Job, u32), (Stats, Option<Error>))| CloneReport {
             job: job.index as usize,
@@ -76,9 +78,24 @@ fn make_ready(job: &Job, clone: u32, region: Region) -> Result<Ready<'_>, Error>
     Ok(Ready { job, seed, region, engine: engine::open(job, clone, region)? })
 }
 
-fn work(ready: Ready<'_>, start: &Barrier, progress: &Progress) -> (Stats, Option<Error>) {
+fn spawn<'s>(
+    scope: &'s Scope<'s, '_>,
+    ready: Ready<'s>,
+    gate: &'s Mutex<()>,
+    progress: &'s Progress,
+) -> Result<ScopedJoinHandle<'s, (Stats, Option<Error>)>, Error> {
+    let job = ready.job;
+    let thread = thread::Builder::new().name("peerfs-bench".to_owned()).spawn_scoped(scope, move || work(ready, gate, progress));
+    thread.map_err(|source| Error::system("start a thread for job", &job.name, source))
+}
+
+fn wait_at(gate: &Mutex<()>) -> MutexGuard<'_, ()> {
+    gate.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn work(ready: Ready<'_>, gate: &Mutex<()>, progress: &Progress) -> (Stats, Option<Error>) {
     let Ready { job, seed, region, engine } = ready;
-    start.wait();
+    drop(wait_at(gate));
     let (shortest, longest) = job.settings.start_delay;
     let range = (longest - shortest).as_micros() as u64 + 1;
     thread::sleep(shortest + Duration::from_micros(Random::new(seed, 5).below(range)));

@@ -62,7 +62,7 @@ impl Progress {
             return;
         }
         let passes = if settings.verify.is_some() && settings.do_verify && settings.access.writes { 2 } else { 1 };
-        stage.expected = stage.expected.saturating_add(region.total.saturating_mul(settings.loops * passes));
+        stage.expected = stage.expected.saturating_add(region.total.saturating_mul(settings.loops).saturating_mul(passes));
     }
 
     pub(crate) fn count(&self, bytes: u64) {

@@ -97,7 +97,7 @@ impl<'r> Worker<'r> {
         let mut done = 0;
         loop {
             let directions: Vec<Direction> = self.job.directions().collect();
-            self.phase(&directions, Worker::from_pattern)?;
+            self.phase(&directions, Worker::planned)?;
             if settings.end_fsync && settings.access.writes {
                 // Not measured, as in fio.
                 self.engine.sync(false)?;
@@ -114,7 +114,7 @@ impl<'r> Worker<'r> {
         }
     }
 
-    fn from_pattern(&mut self) -> Option<Next> {
+    fn planned(&mut self) -> Option<Next> {
         let step = self.pattern.next()?;
         let reads_only = !self.job.settings.access.writes;
         let (number, check) = match step.direction {
@@ -198,6 +198,7 @@ impl<'r> Worker<'r> {
         let began = Instant::now();
         self.engine.sync(data_only)?;
         self.stats.sync.record(ns(began.elapsed()));
+        self.stats.full_syncs += u64::from(!data_only);
         self.unsynced = 0;
         Ok(())
     }

@@ -67,8 +67,10 @@ pub struct Usage {
 pub struct Stats {
     /// Each direction.
     pub directions: PerDirection<DirectionStats>,
-    /// fsync(2) and its like.
+    /// fsync(2) and fdatasync(2).
     pub sync: Latency,
+    /// How many of them were fsync(2), which is what fio counts.
+    pub full_syncs: u64,
     /// Transfers under way, at each start.
     pub depths: Depths,
     /// Completion latencies of both directions.
@@ -87,6 +89,7 @@ impl Stats {
         self.directions.read.add(&other.directions.read);
         self.directions.write.add(&other.directions.write);
         self.sync.add(&other.sync);
+        self.full_syncs += other.full_syncs;
         self.depths.add(&other.depths);
         self.buckets.add(&other.buckets);
         self.runtime += other.runtime;
