@@ -57,7 +57,7 @@ fn watch(plan: &Plan, show: bool) -> Result<Report> {
         return Ok(peerfs_bench::run(plan, &progress));
     }
     let bar = ProgressBar::with_draw_target(Some(STEPS), ProgressDrawTarget::stderr());
-    bar.set_style(ProgressStyle::with_template("{msg} {bar:30} {percent}% eta {prefix}")?);
+    bar.set_style(ProgressStyle::with_template("{bar:30} {percent}% {msg}")?);
     thread::scope(|scope| {
         let shown = scope.spawn(|| {
             while !progress.has_ended() {
@@ -74,8 +74,8 @@ fn watch(plan: &Plan, show: bool) -> Result<Report> {
 
 fn draw(bar: &ProgressBar, progress: &Progress) {
     let now = progress.snapshot();
-    let left = now.left.map_or_else(|| "?".to_owned(), |left| format!("{} s", left.as_secs()));
-    bar.set_prefix(left);
-    bar.set_message(format!("{}: {}, {} transfers", now.names.join(", "), output::bytes(now.moved), now.transfers));
+    let left = now.left.map_or_else(|| "?".to_owned(), |left| format!("{} s", left.as_secs_f64().ceil()));
     bar.set_position((now.share * STEPS as f64) as u64);
+    let moved = output::bytes(now.moved);
+    bar.set_message(format!("{}: {moved}, {} transfers, eta {left}", now.names.join(", "), now.transfers));
 }

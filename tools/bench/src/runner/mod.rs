@@ -51,6 +51,7 @@ fn run_stage(stage: &[Job], progress: &Progress, started: Instant) -> Vec<CloneR
     let regions: Vec<_> = clones.iter().map(|(job, clone)| files::prepare(job, *clone)).collect();
     let ready: Vec<_> = clones.iter().zip(regions).map(|((job, clone), region)| make_ready(job, *clone, region?)).collect();
     ready.iter().flatten().for_each(|ready| progress.expect(ready.job, ready.region));
+    progress.start();
     let gate = Mutex::new(());
     thread::scope(|scope| {
         // All begin together, once the last thread is there or could not be started.

@@ -51,7 +51,7 @@ impl Progress {
     pub(crate) fn begin(&self, jobs: &[Job]) {
         let names = jobs.iter().map(|job| job.name.clone()).collect();
         let moved_before = self.moved.load(Ordering::Relaxed);
-        *self.lock() = Stage { names, begun: Some(Instant::now()), moved_before, expected: 0, time: Duration::ZERO };
+        *self.lock() = Stage { names, begun: None, moved_before, expected: 0, time: Duration::ZERO };
     }
 
     pub(crate) fn expect(&self, job: &Job, region: Region) {
@@ -63,6 +63,11 @@ impl Progress {
         }
         let passes = if settings.verify.is_some() && settings.do_verify && settings.access.writes { 2 } else { 1 };
         stage.expected = stage.expected.saturating_add(region.total.saturating_mul(settings.loops).saturating_mul(passes));
+    }
+
+    /// The files are laid out, and the clones begin.
+    pub(crate) fn start(&self) {
+        self.lock().begun = Some(Instant::now());
     }
 
     pub(crate) fn count(&self, bytes: u64) {
@@ -84,9 +89,10 @@ impl Progress {
         let stage = self.lock();
         let moved = self.moved.load(Ordering::Relaxed);
         let elapsed = stage.begun.map_or(Duration::ZERO, |begun| begun.elapsed());
-        let share = |done: f64, all: f64| if all > 0.0 { (done / all).min(1.0) } else { 1.0 };
-        let by_work = share((moved - stage.moved_before) as f64, stage.expected as f64);
-        let share = by_work.min(share(elapsed.as_secs_f64(), stage.time.as_secs_f64()));
+        let by_work = (stage.expected > 0).then(|| (moved - stage.moved_before) as f64 / stage.expected as f64);
+        let by_time = (!stage.time.is_zero()).then(|| elapsed.as_secs_f64() / stage.time.as_secs_f64());
+        // The slower one; nothing is known while files are laid out.
+        let share = by_work.into_iter().chain(by_time).reduce(f64::min).unwrap_or(0.0).min(1.0);
         let left = (share > 0.0).then(|| elapsed.mul_f64(((1.0 - share) / share).min(1e6)));
         let transfers = self.transfers.load(Ordering::Relaxed);
         Snapshot { names: stage.names.clone(), moved, transfers, share, left }
