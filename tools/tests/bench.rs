@@ -41,6 +41,8 @@ fn wrong_words_exit_with_2_and_name_the_place() {
     fs::write(&file, "[a]\nrw=read\niodeph=3\n").expect("room");
     assert!(fail(2, &["bench", &file]).contains(&format!("{file}:3: unknown option iodeph: did you mean iodepth?")));
     assert!(fail(2, &["bench", "--name=a", "--bs=4q"]).contains("command line: bs: \"4q\": expected a size"));
+    let nowhere = scratch.text("no/such/out");
+    assert!(fail(1, &["bench", "--name=a", "--output", &nowhere]).contains("cannot write"));
     fail(2, &["bench"]);
     fail(2, &["bench", "--bs=4k"]);
     assert!(fail(1, &["bench", &scratch.text("missing.fio")]).contains("cannot read the job file"));

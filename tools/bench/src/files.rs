@@ -36,7 +36,7 @@ pub fn prepare(job: &Job, clone: u32) -> Result<Region, Error> {
             std::io::Error::other(format!("the device has {} bytes, the job reaches to {end}", there.bytes)),
         )),
         Some(there) if there.bytes >= end => Ok(region),
-        _ if job.settings.create_on_open && !job.settings.access.reads => Ok(region),
+        _ if job.settings.create_on_open && !needs_bytes(job) => Ok(region),
         there => {
             let from = there.map_or(0, |there| there.bytes);
             extend(job, &path, from, end).map_err(|source| Error::system("lay out", path.display(), source))?;

@@ -1,7 +1,8 @@
 //! `peerfs bench`: runs fio job files, and says which way the bytes went.
 
-use std::fs;
-use std::io::IsTerminal;
+use std::fs::File;
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
@@ -26,11 +27,14 @@ pub fn run(args: BenchArgs) -> Result<ExitCode> {
     for note in plan.notes() {
         eprintln!("peerfs: {note}");
     }
+    // Before the work: afterwards it would be lost.
+    let create = |file: &PathBuf| File::create(file).with_context(|| format!("cannot write {}", file.display()));
+    let file = request.output.as_ref().map(create).transpose()?;
     let report = watch(&plan, request.eta.unwrap_or_else(|| std::io::stderr().is_terminal()))?;
     let json = request.json.then(|| format!("{:#}\n", report.json()));
     let text = json.into_iter().chain(request.normal.then(|| report.text())).collect::<String>();
-    match &request.output {
-        Some(file) => fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?,
+    match file {
+        Some(mut file) => file.write_all(text.as_bytes()).context("cannot write the report")?,
         None => output::print(&text)?,
     }
     let mut errors = report.errors();

@@ -209,15 +209,19 @@ fn add(paths: &mut PathBytes, mapping: &Mapping) {
     }
 }
 
-/// The importer of this name that a program registers for itself.
-fn importer(name: &str) -> Result<ImporterSpec, Error> {
+/// The importer that `NAME` or `NAME@PCI-ADDRESS` means, of those that a program registers for itself.
+fn importer(text: &str) -> Result<ImporterSpec, Error> {
+    let (name, pci_address) = match text.split_once('@') {
+        Some((name, address)) => (name, Some(address.to_owned())),
+        None => (text, None),
+    };
     let known = || IMPORTERS.iter().map(|known| known.0).filter(|name| *name != SERVER_IMPORTER);
     let flags = known().find(|known| *known == name).and_then(importer_flags);
     let flags = flags.ok_or_else(|| {
         let names = known().collect::<Vec<_>>().join(", ");
         Error::system("use importer", name, std::io::Error::other(format!("expected one of {names}")))
     })?;
-    Ok(ImporterSpec { name: name.to_owned(), flags, ..ImporterSpec::cpu() })
+    Ok(ImporterSpec { name: name.to_owned(), flags, pci_address, ..ImporterSpec::cpu() })
 }
 
 /// The directory that a file really is in, which names its mount.

@@ -3,8 +3,6 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::resource::{UsageWho, getrusage};
-
 use super::Progress;
 use super::clock::Clock;
 use crate::engine::{Ended, Engine};
@@ -71,7 +69,7 @@ impl<'r> Worker<'r> {
             limiter: Limiter::new(&job.settings),
             clock: Clock::new(&job.settings),
             stats: Stats::default(),
-            usage_before: usage(),
+            usage_before: Usage::of_this_thread(),
             flights: (0..depth).map(|_| None).collect(),
             idle: (0..depth).rev().collect(),
             ended: Vec::new(),
@@ -87,7 +85,7 @@ impl<'r> Worker<'r> {
     pub fn run(mut self) -> (Stats, Option<Error>) {
         let error = self.loops().err().or(self.mismatch.take());
         self.stats.runtime = self.clock.now();
-        self.stats.usage = since(usage(), self.usage_before);
+        self.stats.usage = Usage::of_this_thread().since(self.usage_before);
         self.stats.paths = self.engine.paths();
         (self.stats, error)
     }
@@ -160,7 +158,7 @@ impl<'r> Worker<'r> {
     /// What came before is not measured.
     fn begin_measuring(&mut self) {
         self.stats = Stats::default();
-        self.usage_before = usage();
+        self.usage_before = Usage::of_this_thread();
         self.phase_began = Duration::ZERO;
         self.limiter = Limiter::new(&self.job.settings);
     }
@@ -311,30 +309,4 @@ fn fill(verifier: Option<&Verifier>, offset: u64, number: u64, block: &mut [u8])
 
 fn ns(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// What this thread has used so far; nothing where the system does not tell.
-fn usage() -> Usage {
-    let Ok(usage) = getrusage(UsageWho::RUSAGE_THREAD) else { return Usage::default() };
-    let time = |value: nix::sys::time::TimeVal| {
-        Duration::from_micros(value.tv_sec().unsigned_abs() * 1_000_000 + value.tv_usec().unsigned_abs())
-    };
-    let switches = usage.voluntary_context_switches() + usage.involuntary_context_switches();
-    Usage {
-        user: time(usage.user_time()),
-        system: time(usage.system_time()),
-        switches: switches.unsigned_abs(),
-        major_faults: usage.major_page_faults().unsigned_abs(),
-        minor_faults: usage.minor_page_faults().unsigned_abs(),
-    }
-}
-
-fn since(now: Usage, before: Usage) -> Usage {
-    Usage {
-        user: now.user.saturating_sub(before.user),
-        system: now.system.saturating_sub(before.system),
-        switches: now.switches.saturating_sub(before.switches),
-        major_faults: now.major_faults.saturating_sub(before.major_faults),
-        minor_faults: now.minor_faults.saturating_sub(before.minor_faults),
-    }
 }

@@ -3,10 +3,12 @@
 mod buckets;
 mod latency;
 mod samples;
+mod usage;
 
 pub use buckets::{Depths, LatencyBuckets, MS_LABELS, SUB_MS_LABELS};
 pub use latency::{Latency, PERCENTILES};
 pub use samples::{SampledRates, Samples};
+pub use usage::Usage;
 
 use std::time::Duration;
 
@@ -47,21 +49,6 @@ impl DirectionStats {
     }
 }
 
-/// Time of processors, and what interrupted it.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Usage {
-    /// In programs.
-    pub user: Duration,
-    /// In the kernel.
-    pub system: Duration,
-    /// Switches to other threads, wanted or not.
-    pub switches: u64,
-    /// Page faults that needed a device.
-    pub major_faults: u64,
-    /// Page faults that did not.
-    pub minor_faults: u64,
-}
-
 /// One clone, or several that are reported together.
 #[derive(Debug, Clone, Default)]
 pub struct Stats {
@@ -93,11 +80,7 @@ impl Stats {
         self.depths.add(&other.depths);
         self.buckets.add(&other.buckets);
         self.runtime += other.runtime;
-        self.usage.user += other.usage.user;
-        self.usage.system += other.usage.system;
-        self.usage.switches += other.usage.switches;
-        self.usage.major_faults += other.usage.major_faults;
-        self.usage.minor_faults += other.usage.minor_faults;
+        self.usage.add(&other.usage);
         if let Some(paths) = &other.paths {
             self.paths.get_or_insert_default().add(paths);
         }
