@@ -40,6 +40,8 @@ pub enum Command {
     Reflink(ReflinkArgs),
     /// Copy between a file and a namespace of an importer: device to device, where that is decided
     Copy(CopyArgs),
+    /// Run fio job files, on any path or through the client library, and say which way the bytes went
+    Bench(BenchArgs),
     /// Show the importers of a mount
     Importers(MountpointArgs),
     /// Show which devices reach each other's memory, and which hop refuses the others
@@ -326,6 +328,30 @@ pub struct FsckArgs {
     #[arg(long)]
     pub json: bool,
 }
+
+#[derive(Args)]
+#[command(after_help = BENCH_HELP, override_usage = "peerfs bench [OPTION]... [JOBFILE]... [--name=JOB [--OPTION=VALUE]...]...")]
+pub struct BenchArgs {
+    /// Job files, as fio reads them, and options; see below
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true, value_name = "WORDS")]
+    pub words: Vec<String>,
+}
+
+const BENCH_HELP: &str = "\
+Options of the command:
+  --output-format=normal|json|json,normal   as fio prints it for people (default), or fio's JSON
+  --output=FILE                             there instead of to stdout
+  --eta=auto|always|never                   a line of progress: auto, on a terminal
+  --ignore-unknown                          leave out options that are not known
+
+Options of jobs are fio's: --rw, --bs, --size, --iodepth, --numjobs, --runtime, --verify, ... Those before the first --name
+are for all jobs. Engines (--ioengine): psync, io_uring, mmap, and peerfs, for files of a mount, with
+  --path=auto|direct|fallback               directly where that is decided; or else fail; never
+  --importer=cpu|static|readonly|nonatomic  for whom it maps
+
+Example: the same random reads through the mapping and through the filesystem
+  peerfs bench --filename=/mnt/peer/f --rw=randread --bs=4k --size=64m --ioengine=peerfs \\
+    --name=direct --path=direct --name=fallback --stonewall --path=fallback";
 
 #[derive(Args)]
 pub struct DemoArgs {

@@ -38,6 +38,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Revoke(args) => commands::revoke::run(args),
         Command::Reflink(args) => commands::reflink::run(args),
         Command::Copy(args) => commands::copy::run(args),
+        Command::Bench(args) => commands::bench::run(args),
         Command::Importers(args) => commands::importers::run(args),
         Command::Topology(args) => commands::topology::run(args),
         Command::Nvme(command) => commands::nvme::run(command),

@@ -72,7 +72,7 @@ pub use random::random_u64;
 pub use reservation::Reservation;
 pub use sequence::SequencePage;
 pub use udmabuf::{DmaBuf, has_udmabuf};
-pub use uring::{Direction, Engine, EngineStats, Outcome, RegisteredWindow, Transfer};
+pub use uring::{Direction, Ended, Engine, EngineStats, IoQueue, Outcome, RegisteredWindow, Transfer};
 pub use vfio::{DmaAccess, DmaMapping, IommuInfo, RegionInfo, VfioContainer, VfioDevice, VfioError};
 pub use vma::{AddressMap, Vma};
 pub use window::Window;

@@ -1,5 +1,6 @@
 //! One file per command.
 
+pub mod bench;
 pub mod check_metadata;
 pub mod conformance;
 pub mod copy;

@@ -6,6 +6,7 @@
 //! of the threads that wait, one (the leader) sits in the kernel and hands
 //! completions to the others, and appoints a successor when it leaves.
 
+mod queue;
 mod request;
 mod ring;
 mod table;
@@ -25,6 +26,7 @@ use request::{Keep, Request};
 use ring::Ring;
 use table::Table;
 
+pub use queue::{Ended, IoQueue};
 pub use request::{Direction, Outcome, Transfer};
 pub use window::RegisteredWindow;
 
