@@ -1,6 +1,7 @@
 //! The command line as typed. Nothing here is checked against the world.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use clap::error::ErrorKind;
@@ -100,13 +101,16 @@ pub struct MountArgs {
     /// pin_quota=SIZE|PERCENT%, pin_quota_user=SIZE|PERCENT% (of the aperture),
     /// importer=nvme:BDF[/nsN] (a controller that moves bytes of files to and from a namespace: peerfs copy),
     /// topology=FILE (PCI topology for importers on a bus, in place of the machine's own), importer_grants=N (of one session), user_sessions=N,
-    /// faults (the device fails on command); devmem=SIZE for device memory to be handed out, with devmem_main=SIZE (main
+    /// faults (the device fails on command); metrics=ADDR (as --metrics); devmem=SIZE for device memory to be handed out, with devmem_main=SIZE (main
     /// memory it may move to), devmem_user_limit=SIZE, devmem_process_limit=SIZE
     #[arg(short = 'o', value_name = "OPTIONS")]
     pub options: Vec<String>,
     /// Size of the software CMB, the aperture; 0 for none [default: 64M; for mem: and pmem: all of the device; for nvme: the controller's CMB]
     #[arg(long, value_parser = size)]
     pub cmb: Option<u64>,
+    /// Serve metrics to Prometheus at http://ADDR/metrics: PORT or ADDRESS:PORT; a port alone is one of the loopback, 0 any
+    #[arg(long, value_name = "ADDR", value_parser = peerfs_http::parse_address)]
+    pub metrics: Option<SocketAddr>,
     /// Stay in the foreground
     #[arg(long)]
     pub foreground: bool,

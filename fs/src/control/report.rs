@@ -1,5 +1,7 @@
 //! The server's state as JSON: what `peerfs info` and `peerfs mappings` show.
 
+use std::net::SocketAddr;
+
 use peerfs_blockdev::{ApertureKind, BLOCK_BYTES};
 use peerfs_p2p::ByReason;
 use peerfs_p2p::topology::Scope;
@@ -10,6 +12,9 @@ use super::Control;
 use super::ioctl::attested;
 use crate::error::{FsError, Result};
 use crate::types::Timestamp;
+
+/// Windows in the ledger at most.
+const WINDOWS_LISTED: usize = 4096;
 
 /// What is fixed for the life of a mount.
 #[derive(Debug, Clone)]
@@ -32,6 +37,8 @@ pub struct MountFacts {
     pub direct: String,
     /// No writes.
     pub read_only: bool,
+    /// Where the metrics are served, if anywhere.
+    pub metrics: Option<SocketAddr>,
     /// What this mount cannot do, in sentences; empty for a privileged one.
     pub limits: Vec<String>,
 }
@@ -71,6 +78,7 @@ impl Control {
             "direct": facts.direct,
             "deadline_ms": facts.deadline_ms,
             "grants": if self.transport() == peerfs_abi::ioctl::transport::PASSTHROUGH { "passthrough" } else { "socket" },
+            "metrics": facts.metrics.map(|address| address.to_string()),
             "limits": facts.limits,
             "aperture": aperture,
             "faults": self.faults.is_some(),
@@ -105,9 +113,12 @@ impl Control {
     /// `mappings.json`.
     pub(super) fn mappings_json(&self) -> Result<Vec<u8>> {
         let snapshot = self.engine.snapshot();
+        let (windows, windows_left_out) = self.engine.window_records(WINDOWS_LISTED);
         render(&json!({
             "contexts": snapshot.contexts,
             "mappings": snapshot.mappings,
+            "windows": windows,
+            "windows_left_out": windows_left_out,
             "pins": self.engine.pins(),
             "mappings_left_out": snapshot.mappings_left_out,
             "refusals": snapshot.refusals,

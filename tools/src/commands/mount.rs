@@ -39,6 +39,9 @@ fn start_in_background(args: &MountArgs, config: &MountConfig) -> Result<ExitCod
     if let Some(cmb) = args.cmb {
         command.arg("--cmb").arg(cmb.to_string());
     }
+    if let Some(address) = args.metrics {
+        command.arg("--metrics").arg(address.to_string());
+    }
     if let Some(log) = &config.log {
         command.arg("--log").arg(log);
     }
