@@ -15,6 +15,28 @@ use peerfs_blockdev::{SpecError, parse_size};
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// How diagnostics are written.
+#[derive(Args, Clone)]
+pub struct LogArgs {
+    /// What to log: error, warn, info, debug or trace, also by module (`warn,peerfs_fs=debug`) [default: $RUST_LOG, or warn]
+    #[arg(long, global = true, value_name = "LEVEL", value_parser = crate::log::parse_level)]
+    pub log_level: Option<String>,
+    /// How to log
+    #[arg(long, global = true, value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+}
+
+/// A line of a log.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// An object with timestamp, level, target and fields.
+    Json,
 }
 
 #[derive(Subcommand)]
@@ -35,6 +57,8 @@ pub enum Command {
     Mappings(MountpointArgs),
     /// Show who holds how much device memory, and where it is
     Devmem(MountpointArgs),
+    /// Show a mount live in the browser; prints the address to open
+    Serve(ServeArgs),
     /// Take direct mappings back
     Revoke(RevokeArgs),
     /// Make a file that shares the blocks of another; nothing is copied until one of them is written
@@ -232,6 +256,15 @@ pub struct MountpointArgs {
     /// Report as JSON
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Args)]
+pub struct ServeArgs {
+    /// Where the volume is mounted
+    pub mountpoint: PathBuf,
+    /// PORT or ADDRESS:PORT; a port alone is one of the loopback, 0 any
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0", value_parser = peerfs_http::parse_address)]
+    pub listen: SocketAddr,
 }
 
 #[derive(Args)]

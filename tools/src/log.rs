@@ -1,0 +1,31 @@
+//! Diagnostics, on stderr: out of the way of results.
+
+use tracing_subscriber::EnvFilter;
+
+use crate::args::{LogArgs, LogFormat};
+
+/// What is logged where nobody says.
+const DEFAULT_LEVEL: &str = "warn";
+
+/// Checks a level, or levels by module.
+///
+/// # Errors
+/// It is none.
+pub fn parse_level(text: &str) -> Result<String, String> {
+    match EnvFilter::try_new(text) {
+        Ok(_) if !text.trim().is_empty() => Ok(text.to_owned()),
+        Ok(_) => Err("it is empty".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Writes what `RUST_LOG` or the arguments ask for to stderr. A server in the background has another stderr: its `--log`.
+pub fn to_stderr(args: &LogArgs) {
+    let asked = args.log_level.as_ref().and_then(|level| EnvFilter::try_new(level).ok());
+    let filter = asked.or_else(|| EnvFilter::try_from_default_env().ok()).unwrap_or_else(|| EnvFilter::new(DEFAULT_LEVEL));
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    match args.log_format {
+        LogFormat::Text => lines.init(),
+        LogFormat::Json => lines.json().flatten_event(true).init(),
+    }
+}
