@@ -103,8 +103,11 @@ fn answers_agree_with_the_commands_of_the_same_user() {
     let mut holder = Running::new(&["map", &path, "--hold", "600"]);
     holder.says("mapping ");
 
-    let state = scene.json("/api/state");
-    let info: Value = serde_json::from_str(&succeed(&["info", &mnt, "--json"])).expect("JSON");
+    let mut state = scene.json("/api/state");
+    let mut info: Value = serde_json::from_str(&succeed(&["info", &mnt, "--json"])).expect("JSON");
+    // Looking costs requests.
+    let requests = [&mut state["info"], &mut info].map(|info| info["requests"].take());
+    assert!(requests[0]["open"].as_u64() < requests[1]["open"].as_u64(), "{requests:?}");
     assert_eq!(state["info"], info);
     let mapping = &state["ledger"]["mappings"][0];
     assert_eq!((&mapping["pid"], &mapping["length"]), (&Value::from(holder.pid()), &Value::from(2 << 20)));

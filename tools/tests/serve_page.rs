@@ -88,6 +88,8 @@ impl Load {
         for name in ["weights/layer-0.bin", "index.bin", "sparse.bin", "log/preallocated.bin"] {
             succeed(&["map", &self.path(name), "--checksum"]);
         }
+        succeed(&["map", &self.path("index.bin"), "--importer", "static"]);
+        succeed(&["map", &self.path("notes.txt"), "--importer", "readonly", "--write"]);
         succeed(&["revoke", &self.path("hung.bin")]);
         for _ in 0..3 {
             self.revoke_once();
@@ -118,6 +120,11 @@ fn text_of(browser: &mut Browser, selector: &str) -> String {
     text.as_str().expect("it is there").to_owned()
 }
 
+/// Waits until the element has this text.
+fn shows(browser: &mut Browser, selector: &str, text: &str) {
+    browser.wait_for(&format!("document.querySelector('{selector}').textContent === '{text}'"));
+}
+
 #[test]
 fn the_page_shows_what_the_commands_say() {
     let Some(program) = browser::find() else { return };
@@ -131,6 +138,8 @@ fn the_page_shows_what_the_commands_say() {
     browser.wait_for("document.querySelectorAll('#files tbody tr').length >= 10");
     browser.wait_for("document.querySelector('#files .tag') && !document.querySelector('#files .tag.unknown')");
 
+    // Programs that have ended are forgotten a moment later.
+    shows(&mut browser, "#tile-mappings .value", "6");
     numbers_agree(&mut browser, &load.info());
     files_and_their_decisions(&mut browser, &load);
     a_clicked_file_shows_its_segments(&mut browser, &load);
@@ -149,12 +158,15 @@ fn numbers_agree(browser: &mut Browser, info: &Value) {
     let number = |value: &Value| value.as_u64().expect("a number");
     let revoked: u64 = info["revocations"].as_array().expect("records").iter().map(|record| number(&record["revoked"])).sum();
     for (tile, value) in [("mappings", number(&info["mappings"])), ("pins", number(&info["pins"])), ("revoked", revoked)] {
-        assert_eq!(text_of(browser, &format!("#tile-{tile} .value")), value.to_string(), "{tile}");
+        shows(browser, &format!("#tile-{tile} .value"), &value.to_string());
     }
     assert_eq!((number(&info["mappings"]), number(&info["pins"])), (6, 1));
-    assert_eq!(text_of(browser, "#tile-revoked .note"), "1 at the deadline");
+    // One is hung; on a busy machine others may be late as well.
+    let enforced: u64 = info["revocations"].as_array().expect("records").iter().map(|record| number(&record["enforced"])).sum();
+    assert!(enforced >= 1);
+    shows(browser, "#tile-revoked .note", &format!("{enforced} at the deadline"));
     let share = 100.0 * number(&info["aperture"]["used_bytes"]) as f64 / number(&info["aperture"]["capacity_bytes"]) as f64;
-    assert_eq!(text_of(browser, "#tile-aperture .value"), format!("{share:.0} %"));
+    shows(browser, "#tile-aperture .value", &format!("{share:.0} %"));
     // A square is 256 KiB, and windows begin where the one before them ends.
     let squares = number(&browser.value("document.querySelectorAll('#map .cell').length"));
     let held = number(&browser.value("document.querySelectorAll('#map .cell.held').length"));
@@ -259,15 +271,23 @@ fn it_is_live(browser: &mut Browser, load: &Load) {
 /// For the documents: `$PEERFS_SCREENSHOTS` names a folder.
 fn keep_screenshots(browser: &mut Browser, load: &Load) {
     let Some(folder) = std::env::var_os("PEERFS_SCREENSHOTS").map(std::path::PathBuf::from) else { return };
-    let end = Instant::now() + Duration::from_secs(75);
+    let end = Instant::now() + Duration::from_secs(100);
     while Instant::now() < end {
         load.stir();
     }
+    for name in [EVIL, "empty"] {
+        fs::remove_file(load.path(name)).expect("it is there");
+    }
+    browser.wait_for("document.querySelectorAll('#files tbody tr').length === 8");
     fs::create_dir_all(&folder).expect("a folder");
+    // Where these tests mount is of no interest to readers.
+    browser.value(
+        "window.drawing = draw; draw = () => {}; $('where').textContent = '/mnt/peer'; \
+         $('what').textContent = $('what').textContent.replace(/image:[^,]*/, 'image:/srv/vol.img')",
+    );
     for scheme in ["dark", "light"] {
         browser.prefer(scheme);
-        // Where these tests mount is of no interest to readers.
-        browser.value("$('where').textContent = '/mnt/peer'; $('what').textContent = $('what').textContent.replace(/image:[^,]*/, 'image:/srv/vol.img')");
         fs::write(folder.join(format!("{scheme}.png")), browser.screenshot()).expect("room");
     }
+    browser.value("draw = window.drawing; 0");
 }

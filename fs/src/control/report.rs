@@ -1,8 +1,9 @@
 //! The server's state as JSON: what `peerfs info` and `peerfs mappings` show.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use peerfs_blockdev::{ApertureKind, BLOCK_BYTES};
+use peerfs_blockdev::{ApertureKind, BLOCK_BYTES, IoCount};
 use peerfs_p2p::ByReason;
 use peerfs_p2p::topology::Scope;
 use serde::Serialize;
@@ -11,6 +12,7 @@ use serde_json::{Value, json};
 use super::Control;
 use super::ioctl::attested;
 use crate::error::{FsError, Result};
+use crate::requests::RequestKind;
 use crate::types::Timestamp;
 
 /// Windows in the ledger at most.
@@ -66,6 +68,7 @@ impl Control {
         render(&json!({
             "version": env!("CARGO_PKG_VERSION"),
             "server_pid": std::process::id(),
+            "started_seconds": facts.started.seconds,
             "mountpoint": facts.mountpoint,
             "device": {
                 "name": facts.device,
@@ -102,7 +105,22 @@ impl Control {
             "revocations": totals.revocations,
             "refused": ByReason(&totals.refused),
             "moved": totals.moved,
+            "requests": self.requests_report(),
+            "storage": self.storage_report(),
+            "device_events": self.storage.events().into_iter().collect::<BTreeMap<_, _>>(),
         }))
+    }
+
+    /// Requests of the kernel by operation; operations that were never asked for are left out.
+    fn requests_report(&self) -> BTreeMap<&'static str, u64> {
+        let counts = RequestKind::ALL.into_iter().map(|kind| (kind.name(), self.requests.get(kind)));
+        counts.filter(|(_, count)| *count > 0).collect()
+    }
+
+    /// Requests to the storage by operation.
+    fn storage_report(&self) -> BTreeMap<&'static str, Value> {
+        let report = |count: IoCount| json!({ "requests": count.requests, "bytes": count.bytes, "errors": count.errors });
+        self.storage.io().into_iter().map(|count| (count.kind.name(), report(count))).collect()
     }
 
     /// `topology.json`.

@@ -112,10 +112,12 @@ fn serve(config: &MountConfig, background: bool) -> Result<ExitCode> {
     } else {
         output::print(&format!("{} is mounted on {}; Ctrl-C unmounts\n", server.device, running.mountpoint().display()))?;
     }
+    tracing::info!(device = %server.device, mountpoint = %running.mountpoint().display(), "mounted");
     let ended = running.wait().with_context(what);
     if let (true, Err(error)) = (background, &ended) {
         tracing::error!("{}", crate::failure::line(error));
     }
+    tracing::info!(device = %server.device, "closed");
     ended.map(|()| ExitCode::SUCCESS)
 }
 
