@@ -15,7 +15,9 @@ const DEFAULT_LEVEL: &str = "warn";
 pub fn parse_level(text: &str) -> Result<String, String> {
     for part in text.split(',') {
         let level = part.rsplit_once('=').map_or(part, |(_module, level)| level);
-        level.parse::<LevelFilter>().map_err(|_| format!("`{level}` is no level"))?;
+        if level.is_empty() || level.parse::<LevelFilter>().is_err() {
+            return Err(format!("`{level}` is no level"));
+        }
     }
     EnvFilter::try_new(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
 }
