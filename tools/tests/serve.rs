@@ -5,7 +5,10 @@ mod common;
 #[allow(dead_code, reason = "shared with other tests")]
 mod web;
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 use common::{Scratch, fail, succeed};
 use serde_json::Value;
@@ -138,6 +141,39 @@ fn answers_agree_with_the_commands_of_the_same_user() {
     let pid = nix::unistd::Pid::from_raw(scene.server.pid().cast_signed());
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("it runs");
     scene.server.says("Ctrl-C ends");
+}
+
+/// Another user's page has what that user may know: neither who maps what, nor what is in files that only others open.
+#[test]
+fn another_user_is_told_no_more_than_by_the_commands() {
+    const NOBODY: u32 = 65534;
+    let scratch = Scratch::new();
+    succeed(&["mount", "mem:64M", &scratch.mnt(), "--cmb", "8M"]);
+    let open_to_all = |name: &str, mode| fs::set_permissions(scratch.join(name), Permissions::from_mode(mode)).expect("ours");
+    for (name, mode) in [("mnt/secret", 0o600), ("mnt/public", 0o644)] {
+        fs::write(scratch.join(name), [1; 8192]).expect("room");
+        open_to_all(name, mode);
+    }
+    let mut holder = Running::new(&["map", &scratch.text("mnt/public"), "--hold", "600"]);
+    holder.says("mapping ");
+    // Where it was built, others may have no business.
+    fs::copy(env!("CARGO_BIN_EXE_peerfs"), scratch.join("peerfs")).expect("room");
+    for name in ["", "peerfs"] {
+        open_to_all(name, 0o755);
+    }
+    let mut server = Running::start(Command::new(scratch.join("peerfs")).args(["serve", &scratch.mnt()]).uid(NOBODY).gid(NOBODY));
+    let url = server.says("http://");
+    let (address, token) = url.trim_start_matches("http://").split_once("/?").expect("an address with a token");
+    let json = |path: &str| -> Value { serde_json::from_str(&get(address, &format!("{path}?{token}")).body).expect("JSON") };
+    let state = json("/api/state");
+    assert_eq!((&state["ledger"], &state["info"]["mappings"]), (&Value::Null, &Value::from(1)));
+    let listed = json("/api/files");
+    let files = listed["files"].as_array().expect("files");
+    let decision = |name: &str| &files.iter().find(|file| file["path"] == name).expect("listed")["decision"];
+    assert_eq!(decision("public")["direct"], 8192);
+    assert!(decision("secret")["error"].as_str().is_some_and(|error| error.contains("Permission denied")), "{listed}");
+    drop(holder);
+    succeed(&["umount", &scratch.mnt()]);
 }
 
 #[test]

@@ -44,8 +44,12 @@ pub struct Running {
 impl Running {
     /// Starts it.
     pub fn new(arguments: &[&str]) -> Running {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_peerfs"))
-            .args(arguments)
+        Running::start(Command::new(env!("CARGO_BIN_EXE_peerfs")).args(arguments))
+    }
+
+    /// Starts a command that is more than arguments.
+    pub fn start(command: &mut Command) -> Running {
+        let mut child = command
             .env_remove("RUST_LOG")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
