@@ -24,8 +24,24 @@ use files::Files;
 const CONNECTIONS: usize = 8;
 const HTML: &str = "text/html; charset=utf-8";
 const JSON: &str = "application/json";
-/// Style and script in one, so that nothing comes from elsewhere.
-const PAGE: &str = include_str!("page.html");
+/// One answer has it all, so that nothing comes from elsewhere.
+const PAGE: &str = include_str!("page/page.html");
+/// What stands for the style and the script in the page. The parts of the script are one: each may use the others' functions.
+const PARTS: [(&str, &str); 2] = [
+    ("{{style}}", include_str!("page/style.css")),
+    (
+        "{{script}}",
+        concat!(
+            include_str!("page/base.js"),
+            include_str!("page/table.js"),
+            include_str!("page/aperture.js"),
+            include_str!("page/charts.js"),
+            include_str!("page/files.js"),
+            include_str!("page/ledger.js"),
+            include_str!("page/main.js"),
+        ),
+    ),
+];
 /// Stands in the page for what only this answer's style and script know.
 const NONCE: &str = "{{nonce}}";
 
@@ -85,9 +101,8 @@ fn page() -> Response {
         "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; \
          base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     );
-    Response::ok(HTML, PAGE.replace(NONCE, &nonce.to_string()))
-        .with("Content-Security-Policy", policy)
-        .with("Referrer-Policy", "no-referrer")
+    let page = PARTS.into_iter().fold(PAGE.replace(NONCE, &nonce.to_string()), |page, (mark, part)| page.replace(mark, part));
+    Response::ok(HTML, page).with("Content-Security-Policy", policy).with("Referrer-Policy", "no-referrer")
 }
 
 fn json(value: Result<serde_json::Value>) -> Response {
