@@ -8,6 +8,7 @@ mod aperture;
 mod bounce;
 mod buffer;
 mod cmb;
+mod counted;
 mod device;
 mod error;
 mod events;
@@ -34,6 +35,7 @@ pub use aperture::{
 pub use bounce::{drain_window, fill_window};
 pub use buffer::IoBuf;
 pub use cmb::Cmb;
+pub use counted::{CountedDevice, IoCount, IoCounters};
 pub use device::{
     BLOCK_BYTES, BlockDevice, BlockDeviceExt, DeviceEvent, DeviceInfo, EventSink, Io, Ticket, WindowMemory, WindowSlice,
 };
@@ -47,4 +49,4 @@ pub use opening::OpenMode;
 pub use peerfs_sys::Engine;
 pub use pmem::{Medium, PmemDevice};
 pub use signature::{Content, VOLUME_MAGIC, existing_content};
-pub use spec::{DeviceSpec, NvmePart, Opened, SpecError, parse_size};
+pub use spec::{DeviceSpec, NvmePart, Opened, OpenedForServing, SpecError, parse_size};

@@ -11,8 +11,8 @@ use crate::mapped::DeviceAndMemory;
 use crate::nvme;
 use crate::pci::PciAddress;
 use crate::{
-    Aperture, BlockDevice, Cmb, DeviceError, Engine, FaultDevice, ImageDevice, MappedAperture, Medium, MemDevice, OpenMode,
-    PmemDevice,
+    Aperture, BlockDevice, Cmb, CountedDevice, DeviceError, Engine, FaultDevice, ImageDevice, IoCounters, MappedAperture, Medium,
+    MemDevice, OpenMode, PmemDevice,
 };
 
 /// After the path of a `pmem:` device: a file behind a page cache will do.
@@ -63,6 +63,17 @@ pub struct Opened {
     pub aperture: Option<Arc<dyn Aperture>>,
     /// Keeps the device locked as long as it (or the device) is open, in whatever process.
     pub lock: Option<OwnedFd>,
+}
+
+/// A device that a server opens, observed.
+#[derive(Debug)]
+pub struct OpenedForServing {
+    /// The device.
+    pub opened: Opened,
+    /// Requests below the aperture, and the device's events.
+    pub counters: Arc<IoCounters>,
+    /// What makes it fail, where that was asked for.
+    pub faults: Option<FaultDevice>,
 }
 
 /// Bytes of a size such as `4096`, `64M`, `64MiB`: a whole number with a binary
@@ -171,28 +182,34 @@ impl DeviceSpec {
         self.open_decorated(cmb, mode, lock_wait, |device| device)
     }
 
-    /// As [`DeviceSpec::open`], with a device below the aperture that fails on command.
+    /// As [`DeviceSpec::open`], with all requests below the aperture counted; with `faults` the device fails on command.
     ///
     /// # Errors
     /// As [`DeviceSpec::open`].
-    pub fn open_with_faults(
+    pub fn open_for_serving(
         &self,
         cmb: Option<u64>,
         mode: OpenMode,
         lock_wait: Duration,
-    ) -> Result<(Opened, FaultDevice), DeviceError> {
-        let mut faults = None;
+        faults: bool,
+    ) -> Result<OpenedForServing, DeviceError> {
+        let mut faulty = None;
+        let mut counters = Arc::default();
         let opened = self.open_decorated(cmb, mode, lock_wait, |device| {
-            // Its users say what fails, so nothing in it is random.
-            let device = FaultDevice::write_through(device, 0);
-            faults = Some(device.clone());
-            Arc::new(device)
+            let device = match faults {
+                true => {
+                    // Its users say what fails, so nothing in it is random.
+                    let device = FaultDevice::write_through(device, 0);
+                    faulty = Some(device.clone());
+                    Arc::new(device)
+                }
+                false => device,
+            };
+            let counted = CountedDevice::new(device);
+            counters = Arc::clone(counted.counters());
+            Arc::new(counted)
         })?;
-        let faults = faults.ok_or_else(|| DeviceError::Unusable {
-            device: self.to_string(),
-            reason: "it was opened without the part that fails on command".into(),
-        })?;
-        Ok((opened, faults))
+        Ok(OpenedForServing { opened, counters, faults: faulty })
     }
 
     fn open_decorated(

@@ -10,6 +10,7 @@ pub mod error;
 pub mod fuse;
 pub mod mapping;
 pub mod ops;
+pub mod requests;
 pub mod server;
 pub mod store;
 mod sync;

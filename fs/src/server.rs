@@ -1,6 +1,7 @@
 //! A mounted volume: all parts put together, and taken apart in the right order.
 
 use std::fs::Permissions;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::PathBuf;
@@ -9,7 +10,8 @@ use std::time::Duration;
 
 use peerfs_blockdev::nvme::DmaEngine;
 use peerfs_blockdev::pci::{Host, PciAddress};
-use peerfs_blockdev::{DeviceError, DeviceSpec, OpenMode};
+use peerfs_blockdev::{DeviceError, DeviceSpec, OpenMode, OpenedForServing};
+use peerfs_http::{BindError, Endpoint, HttpServer};
 use peerfs_p2p::devmem::{Pool, PoolConfig};
 use peerfs_p2p::topology::{Topology, TopologyError};
 use peerfs_p2p::{
@@ -75,6 +77,8 @@ pub struct ServerConfig {
     pub importers: Vec<(PciAddress, u32)>,
     /// Memory of a device to be handed out, if any.
     pub device_memory: Option<DeviceMemoryConfig>,
+    /// Where to serve the metrics over HTTP, if anywhere.
+    pub metrics: Option<SocketAddr>,
 }
 
 /// Device memory of a mount. It is volatile: main memory that stands for that of a device.
@@ -115,6 +119,9 @@ pub enum ServerError {
     /// The description of the topology.
     #[error(transparent)]
     Topology(#[from] TopologyError),
+    /// The address for the metrics.
+    #[error("metrics: {0}")]
+    Metrics(#[from] BindError),
     /// A thread could not be started.
     #[error("a thread could not be started: {0}")]
     Thread(std::io::Error),
@@ -159,6 +166,7 @@ pub struct Server {
     guardian: Arc<Guardian>,
     socket: Option<GrantSocket>,
     bus_events: Option<BusEvents>,
+    metrics: Option<HttpServer>,
     mount: FuseMount,
 }
 
@@ -169,13 +177,9 @@ impl Server {
         raise_descriptor_limit();
         let mode = if config.read_only { OpenMode::ReadOnly } else { OpenMode::ReadWrite };
         let topology = config.topology.as_deref().map(Topology::read).transpose()?;
-        let (opened, faulty) = match config.faults {
-            false => (config.device.open(config.cmb_bytes, mode, LOCK_WAIT)?, None),
-            true => {
-                let (opened, faulty) = config.device.open_with_faults(config.cmb_bytes, mode, LOCK_WAIT)?;
-                (opened, Some(faulty))
-            }
-        };
+        let endpoint = config.metrics.map(Endpoint::bind).transpose()?;
+        let OpenedForServing { opened, counters, faults } =
+            config.device.open_for_serving(config.cmb_bytes, mode, LOCK_WAIT, config.faults)?;
         if matches!(config.device, DeviceSpec::Mem { .. }) {
             // Its content ends with the server, so nobody can have formatted it.
             Volume::format(Arc::clone(&opened.device), &FormatOptions::default())?;
@@ -260,6 +264,7 @@ impl Server {
             device: opened.device,
             aperture: opened.aperture,
             pool,
+            storage: counters,
             importers,
             facts: MountFacts {
                 device: config.device.to_string(),
@@ -271,14 +276,17 @@ impl Server {
                 deadline_ms: u32::try_from(config.deadline.as_millis()).unwrap_or(u32::MAX),
                 direct: direct_name(config.direct).to_owned(),
                 read_only: config.read_only,
+                metrics: endpoint.as_ref().map(Endpoint::address),
                 limits: limits(privileged),
             },
             passthrough,
             socket_path: socket.as_ref().map(|socket| socket.path().to_owned()),
             bus,
-            faults: faulty.map(|device| Faults::new(device, Arc::clone(&engine))),
+            faults: faults.map(|device| Faults::new(device, Arc::clone(&engine))),
         });
-        let adapter = Adapter::new(core.clone(), Arc::new(control), cache.clone());
+        let control = Arc::new(control);
+        let metrics = endpoint.map(|endpoint| control.serve_metrics(endpoint)).transpose().map_err(ServerError::Thread)?;
+        let adapter = Adapter::new(core.clone(), control, cache.clone());
         let options = FuseOptions {
             mountpoint: config.mountpoint.clone(),
             fsname,
@@ -286,7 +294,7 @@ impl Server {
             generic: config.generic.clone(),
         };
         match FuseMount::start(adapter, &cache, &options) {
-            Ok(mount) => Ok(Server { core, engine, exporter, guardian, socket, bus_events, mount }),
+            Ok(mount) => Ok(Server { core, engine, exporter, guardian, socket, bus_events, metrics, mount }),
             Err(error) => {
                 core.close().map_err(ServerError::Core)?;
                 Err(error.into())
@@ -307,6 +315,7 @@ impl Server {
     /// Waits until somebody unmounts it, then closes the volume.
     pub fn wait(self) -> Result<(), ServerError> {
         let served = self.mount.join();
+        drop(self.metrics);
         drop(self.bus_events);
         // Every window ends before the last commit, so that what peers wrote is in it.
         let ended = self.engine.shut_down();

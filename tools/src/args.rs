@@ -1,6 +1,7 @@
 //! The command line as typed. Nothing here is checked against the world.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use clap::error::ErrorKind;
@@ -14,6 +15,28 @@ use peerfs_blockdev::{SpecError, parse_size};
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// How diagnostics are written.
+#[derive(Args, Clone)]
+pub struct LogArgs {
+    /// What to log: error, warn, info, debug or trace, also by module (`warn,peerfs_fs=debug`) [default: $RUST_LOG, or warn]
+    #[arg(long, global = true, value_name = "LEVEL", value_parser = crate::log::parse_level)]
+    pub log_level: Option<String>,
+    /// How to log
+    #[arg(long, global = true, value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+}
+
+/// A line of a log.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// An object with timestamp, level, target and fields.
+    Json,
 }
 
 #[derive(Subcommand)]
@@ -34,6 +57,8 @@ pub enum Command {
     Mappings(MountpointArgs),
     /// Show who holds how much device memory, and where it is
     Devmem(MountpointArgs),
+    /// Show a mount live in the browser; prints the address to open
+    Serve(ServeArgs),
     /// Take direct mappings back
     Revoke(RevokeArgs),
     /// Make a file that shares the blocks of another; nothing is copied until one of them is written
@@ -102,13 +127,16 @@ pub struct MountArgs {
     /// pin_quota=SIZE|PERCENT%, pin_quota_user=SIZE|PERCENT% (of the aperture),
     /// importer=nvme:BDF[/nsN] (a controller that moves bytes of files to and from a namespace: peerfs copy),
     /// topology=FILE (PCI topology for importers on a bus, in place of the machine's own), importer_grants=N (of one session), user_sessions=N,
-    /// faults (the device fails on command); devmem=SIZE for device memory to be handed out, with devmem_main=SIZE (main
+    /// faults (the device fails on command); metrics=ADDR (as --metrics); devmem=SIZE for device memory to be handed out, with devmem_main=SIZE (main
     /// memory it may move to), devmem_user_limit=SIZE, devmem_process_limit=SIZE
     #[arg(short = 'o', value_name = "OPTIONS")]
     pub options: Vec<String>,
     /// Size of the software CMB, the aperture; 0 for none [default: 64M; for mem: and pmem: all of the device; for nvme: the controller's CMB]
     #[arg(long, value_parser = size)]
     pub cmb: Option<u64>,
+    /// Serve metrics to Prometheus at http://ADDR/metrics: PORT or ADDRESS:PORT; a port alone is one of the loopback, 0 any
+    #[arg(long, value_name = "ADDR", value_parser = peerfs_http::parse_address)]
+    pub metrics: Option<SocketAddr>,
     /// Stay in the foreground
     #[arg(long)]
     pub foreground: bool,
@@ -230,6 +258,15 @@ pub struct MountpointArgs {
     /// Report as JSON
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Args)]
+pub struct ServeArgs {
+    /// Where the volume is mounted
+    pub mountpoint: PathBuf,
+    /// PORT or ADDRESS:PORT; a port alone is one of the loopback, 0 any
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0", value_parser = peerfs_http::parse_address)]
+    pub listen: SocketAddr,
 }
 
 #[derive(Args)]

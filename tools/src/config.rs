@@ -64,6 +64,7 @@ pub fn mount(args: &MountArgs) -> Result<MountConfig> {
         importers: options.importers,
         guardian_exe: own_program()?,
         device_memory,
+        metrics: args.metrics.or(options.metrics),
     };
     let log = args.log.as_deref().map(absolute).transpose()?;
     Ok(MountConfig { server, log })

@@ -1,5 +1,6 @@
 //! The comma list after `-o`: what mount(8) takes, and what is ours.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use peerfs_blockdev::pci::PciAddress;
 use peerfs_blockdev::{DeviceSpec, NvmePart, parse_size};
 use peerfs_fs::core::Atime;
 use peerfs_fs::server::DeviceMemoryConfig;
+use peerfs_http::parse_address;
 use peerfs_p2p::devmem::PoolConfig;
 use peerfs_p2p::{DirectPolicy, PinQuota};
 
@@ -76,6 +78,8 @@ pub struct MountOptions {
     pub user_sessions: Option<usize>,
     /// Controllers that are importers, and their namespaces.
     pub importers: Vec<(PciAddress, u32)>,
+    /// Where to serve the metrics.
+    pub metrics: Option<SocketAddr>,
     /// Device memory, bytes.
     pub devmem_bytes: Option<u64>,
     /// Main memory that device memory may move to, bytes.
@@ -106,6 +110,7 @@ impl Default for MountOptions {
             importer_grants: None,
             user_sessions: None,
             importers: Vec::new(),
+            metrics: None,
             devmem_bytes: None,
             devmem_main_bytes: None,
             devmem_user_bytes: None,
@@ -191,6 +196,7 @@ impl MountOptions {
             "topology" => self.topology = Some(PathBuf::from(value)),
             "importer_grants" => self.importer_grants = Some(number(name, value, 1, 4 << 20)? as usize),
             "user_sessions" => self.user_sessions = Some(number(name, value, 1, 8192)? as usize),
+            "metrics" => self.metrics = Some(parse_address(value).map_err(|error| bad(name, value, &error.to_string()))?),
             "importer" => self.importers.push(importer(value)?),
             "transport" if value == "fuse" => {}
             "transport" => return Err(bad(name, value, "only `fuse` is built into this version")),
@@ -323,6 +329,7 @@ mod tests {
             "importer_grants=0",
             "user_sessions=8193",
             "importer=cpu",
+            "metrics=example.com:80",
             "importer=nvme:0000:01:00.0/pmr",
         ] {
             let error = parsed(bad).expect_err(bad);

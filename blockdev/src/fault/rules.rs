@@ -97,7 +97,8 @@ pub(super) struct Rules {
 pub(super) struct Random(u64);
 
 impl OpKind {
-    pub(super) fn name(self) -> &'static str {
+    /// Its name in messages and metrics.
+    pub fn name(self) -> &'static str {
         match self {
             OpKind::Read | OpKind::Any => "read",
             OpKind::Write => "write",

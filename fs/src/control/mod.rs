@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use dashmap::DashMap;
 use peerfs_abi::ioctl::{Event, transport};
-use peerfs_blockdev::{Aperture, ApertureInfo, BlockDevice};
+use peerfs_blockdev::{Aperture, ApertureInfo, BlockDevice, IoCounters};
 use peerfs_p2p::devmem::Pool;
 use peerfs_p2p::{Client, Engine, GrantError, GrantObject, NvmeImporter, SessionId};
 use zerocopy::IntoBytes;
@@ -39,6 +39,7 @@ use crate::bus::Bus;
 use crate::core::Core;
 use crate::cpu_cache::CpuCache;
 use crate::error::{FsError, Result};
+use crate::requests::RequestCounts;
 use crate::types::{Attr, Caller, DirEntry, Handle, Ino, OpenFlags};
 
 /// What opening a virtual file gives.
@@ -62,6 +63,8 @@ pub struct Control {
     device: Arc<dyn BlockDevice>,
     aperture: Option<Arc<dyn Aperture>>,
     pool: Option<Arc<Pool>>,
+    requests: Arc<RequestCounts>,
+    storage: Arc<IoCounters>,
     importers: Vec<Arc<NvmeImporter>>,
     facts: MountFacts,
     socket_path: Option<PathBuf>,
@@ -87,6 +90,8 @@ pub struct ControlParts {
     pub aperture: Option<Arc<dyn Aperture>>,
     /// Device memory, if the mount has some.
     pub pool: Option<Arc<Pool>>,
+    /// Requests to the storage, below the aperture.
+    pub storage: Arc<IoCounters>,
     /// Importers that the server drives.
     pub importers: Vec<Arc<NvmeImporter>>,
     /// What is fixed for the life of the mount.
@@ -111,6 +116,8 @@ impl Control {
             device: parts.device,
             aperture: parts.aperture,
             pool: parts.pool,
+            requests: Arc::default(),
+            storage: parts.storage,
             importers: parts.importers,
             facts: parts.facts,
             socket_path: parts.socket_path,
@@ -121,6 +128,11 @@ impl Control {
             handles: DashMap::new(),
             next_handle: AtomicU64::new(1),
         }
+    }
+
+    /// What the transport counts its requests with.
+    pub fn requests(&self) -> &Arc<RequestCounts> {
+        &self.requests
     }
 
     /// Grants are to go through the mount itself if the transport can.

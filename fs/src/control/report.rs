@@ -1,6 +1,9 @@
 //! The server's state as JSON: what `peerfs info` and `peerfs mappings` show.
 
-use peerfs_blockdev::{ApertureKind, BLOCK_BYTES};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use peerfs_blockdev::{ApertureKind, BLOCK_BYTES, IoCount};
 use peerfs_p2p::ByReason;
 use peerfs_p2p::topology::Scope;
 use serde::Serialize;
@@ -9,7 +12,11 @@ use serde_json::{Value, json};
 use super::Control;
 use super::ioctl::attested;
 use crate::error::{FsError, Result};
+use crate::requests::RequestKind;
 use crate::types::Timestamp;
+
+/// Windows in the ledger at most.
+const WINDOWS_LISTED: usize = 4096;
 
 /// What is fixed for the life of a mount.
 #[derive(Debug, Clone)]
@@ -32,6 +39,8 @@ pub struct MountFacts {
     pub direct: String,
     /// No writes.
     pub read_only: bool,
+    /// Where the metrics are served, if anywhere.
+    pub metrics: Option<SocketAddr>,
     /// What this mount cannot do, in sentences; empty for a privileged one.
     pub limits: Vec<String>,
 }
@@ -59,6 +68,7 @@ impl Control {
         render(&json!({
             "version": env!("CARGO_PKG_VERSION"),
             "server_pid": std::process::id(),
+            "started_seconds": facts.started.seconds,
             "mountpoint": facts.mountpoint,
             "device": {
                 "name": facts.device,
@@ -71,6 +81,7 @@ impl Control {
             "direct": facts.direct,
             "deadline_ms": facts.deadline_ms,
             "grants": if self.transport() == peerfs_abi::ioctl::transport::PASSTHROUGH { "passthrough" } else { "socket" },
+            "metrics": facts.metrics.map(|address| address.to_string()),
             "limits": facts.limits,
             "aperture": aperture,
             "faults": self.faults.is_some(),
@@ -94,7 +105,22 @@ impl Control {
             "revocations": totals.revocations,
             "refused": ByReason(&totals.refused),
             "moved": totals.moved,
+            "requests": self.requests_report(),
+            "storage": self.storage_report(),
+            "device_events": self.storage.events().into_iter().collect::<BTreeMap<_, _>>(),
         }))
+    }
+
+    /// Requests of the kernel by operation; operations that were never asked for are left out.
+    fn requests_report(&self) -> BTreeMap<&'static str, u64> {
+        let counts = RequestKind::ALL.into_iter().map(|kind| (kind.name(), self.requests.get(kind)));
+        counts.filter(|(_, count)| *count > 0).collect()
+    }
+
+    /// Requests to the storage by operation.
+    fn storage_report(&self) -> BTreeMap<&'static str, Value> {
+        let report = |count: IoCount| json!({ "requests": count.requests, "bytes": count.bytes, "errors": count.errors });
+        self.storage.io().into_iter().map(|count| (count.kind.name(), report(count))).collect()
     }
 
     /// `topology.json`.
@@ -105,9 +131,12 @@ impl Control {
     /// `mappings.json`.
     pub(super) fn mappings_json(&self) -> Result<Vec<u8>> {
         let snapshot = self.engine.snapshot();
+        let (windows, windows_left_out) = self.engine.window_records(WINDOWS_LISTED);
         render(&json!({
             "contexts": snapshot.contexts,
             "mappings": snapshot.mappings,
+            "windows": windows,
+            "windows_left_out": windows_left_out,
             "pins": self.engine.pins(),
             "mappings_left_out": snapshot.mappings_left_out,
             "refusals": snapshot.refusals,

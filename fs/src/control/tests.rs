@@ -110,9 +110,11 @@ impl World {
             deadline_ms: 0,
             direct: String::new(),
             read_only: false,
+            metrics: None,
             limits: Vec::new(),
         };
         let control = Control::new(ControlParts {
+            storage: Arc::default(),
             importers: Vec::new(),
             core: core.clone(),
             engine,

@@ -24,6 +24,7 @@ use crate::control::{self, Control, ControlOpened};
 use crate::cpu_cache::CpuCache;
 use crate::error::{FsError, Result};
 use crate::ops::Operations;
+use crate::requests::{RequestCounts, RequestKind};
 use crate::types::{
     Attr, Caller, FallocateMode, HandleMode, Ino, Opened, RenameMode, SeekWhence, SetAttr, WriteOrigin, XattrMode,
 };
@@ -48,11 +49,13 @@ pub struct Adapter {
     calls: Pool,
     settle: Settle,
     backings: Backings,
+    requests: Arc<RequestCounts>,
 }
 
 impl Adapter {
     /// An adapter for these operations and virtual files, and the page cache above them.
     pub fn new(ops: Arc<dyn Operations>, control: Arc<Control>, cache: Arc<dyn CpuCache>) -> Self {
+        let requests = Arc::clone(control.requests());
         Adapter {
             ops,
             control,
@@ -61,33 +64,42 @@ impl Adapter {
             calls: Pool::new(CALL_THREADS),
             settle: Settle::new(cache),
             backings: Backings::default(),
+            requests,
         }
     }
 
     /// Runs a request here, or on the pool if it may have to wait.
-    fn serve(&self, operation: &'static str, ino: Option<Ino>, job: impl FnOnce(&dyn Operations) + Send + 'static) {
+    fn serve(&self, kind: RequestKind, ino: Option<Ino>, job: impl FnOnce(&dyn Operations) + Send + 'static) {
         if self.ops.may_wait(ino) {
-            self.wait(operation, job);
+            self.wait(kind, job);
         } else {
-            contain(operation, || job(&*self.ops));
+            self.here(kind, || job(&*self.ops));
         }
     }
 
+    /// Runs a request here.
+    fn here(&self, kind: RequestKind, job: impl FnOnce()) {
+        self.requests.add(kind);
+        contain(kind.name(), job);
+    }
+
     /// As [`Adapter::serve`], for what may have to empty the page cache.
-    fn serve_open(&self, operation: &'static str, ino: Option<Ino>, job: impl FnOnce(&dyn Operations) + Send + 'static) {
+    fn serve_open(&self, kind: RequestKind, ino: Option<Ino>, job: impl FnOnce(&dyn Operations) + Send + 'static) {
         if self.ops.may_wait(ino) {
             let ops = Arc::clone(&self.ops);
-            self.opens.run(move || contain(operation, || job(&*ops)));
+            self.requests.add(kind);
+            self.opens.run(move || contain(kind.name(), || job(&*ops)));
         } else {
-            contain(operation, || job(&*self.ops));
+            self.here(kind, || job(&*self.ops));
         }
     }
 
     /// Runs a request that waits for a commit or a revocation on the pool: a few slow flushes must not keep
     /// everybody else, acknowledgements of revocations among them, from being served.
-    fn wait(&self, operation: &'static str, job: impl FnOnce(&dyn Operations) + Send + 'static) {
+    fn wait(&self, kind: RequestKind, job: impl FnOnce(&dyn Operations) + Send + 'static) {
         let ops = Arc::clone(&self.ops);
-        self.pool.run(move || contain(operation, || job(&*ops)));
+        self.requests.add(kind);
+        self.pool.run(move || contain(kind.name(), || job(&*ops)));
     }
 }
 
@@ -158,7 +170,7 @@ impl fuser::Filesystem for Adapter {
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let caller = caller(request);
-        contain("lookup", || {
+        self.here(RequestKind::Lookup, || {
             let outcome = match self.control.lookup(caller, parent.0, name.as_bytes()) {
                 Some(outcome) => outcome,
                 None => self.ops.lookup(parent.0, name.as_bytes()),
@@ -175,7 +187,7 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn getattr(&self, _request: &Request, ino: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
-        contain("getattr", || {
+        self.here(RequestKind::Getattr, || {
             let outcome = if control::is_virtual(ino.0) { self.control.getattr(ino.0) } else { self.ops.getattr(ino.0) };
             answer("getattr", reply, outcome, attr_reply);
         });
@@ -204,24 +216,26 @@ impl fuser::Filesystem for Adapter {
             if !only_size {
                 return reply.error(Errno::EPERM);
             }
-            contain("setattr", || answer("setattr", reply, self.control.truncate(ino.0), attr_reply));
+            self.here(RequestKind::Setattr, || answer("setattr", reply, self.control.truncate(ino.0), attr_reply));
             return;
         }
         let set =
             SetAttr { mode, uid, gid, size, atime: atime.map(set_time), mtime: mtime.map(set_time), ctime: ctime.map(timestamp) };
         let caller = caller(request);
-        self.serve("setattr", Some(ino.0), move |ops| {
+        self.serve(RequestKind::Setattr, Some(ino.0), move |ops| {
             answer("setattr", reply, ops.setattr(caller, ino.0, handle.map(|h| h.0), set), attr_reply);
         });
     }
 
     fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
-        contain("readlink", || answer("readlink", reply, self.ops.readlink(ino.0), |reply, target| reply.data(&target)));
+        self.here(RequestKind::Readlink, || {
+            answer("readlink", reply, self.ops.readlink(ino.0), |reply, target| reply.data(&target))
+        });
     }
 
     fn mknod(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, rdev: u32, reply: ReplyEntry) {
         let caller = Caller { umask, ..caller(request) };
-        contain("mknod", || {
+        self.here(RequestKind::Mknod, || {
             let outcome =
                 not_virtual(&[parent], &[name]).and_then(|()| self.ops.mknod(caller, parent.0, name.as_bytes(), mode, rdev));
             answer("mknod", reply, outcome, entry);
@@ -230,7 +244,7 @@ impl fuser::Filesystem for Adapter {
 
     fn mkdir(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
         let caller = Caller { umask, ..caller(request) };
-        contain("mkdir", || {
+        self.here(RequestKind::Mkdir, || {
             let outcome = not_virtual(&[parent], &[name]).and_then(|()| self.ops.mkdir(caller, parent.0, name.as_bytes(), mode));
             answer("mkdir", reply, outcome, entry);
         });
@@ -238,14 +252,14 @@ impl fuser::Filesystem for Adapter {
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (caller, name) = (caller(request), name.to_owned());
-        self.serve("unlink", None, move |ops| {
+        self.serve(RequestKind::Unlink, None, move |ops| {
             let outcome = not_virtual(&[parent], &[&name]).and_then(|()| ops.unlink(caller, parent.0, name.as_bytes()));
             answer("unlink", reply, outcome, empty);
         });
     }
 
     fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        contain("rmdir", || {
+        self.here(RequestKind::Rmdir, || {
             let outcome =
                 not_virtual(&[parent], &[name]).and_then(|()| self.ops.rmdir(caller(request), parent.0, name.as_bytes()));
             answer("rmdir", reply, outcome, empty);
@@ -253,7 +267,7 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
-        contain("symlink", || {
+        self.here(RequestKind::Symlink, || {
             let target = target.as_os_str().as_bytes();
             let outcome = not_virtual(&[parent], &[name])
                 .and_then(|()| self.ops.symlink(caller(request), parent.0, name.as_bytes(), target));
@@ -278,7 +292,7 @@ impl fuser::Filesystem for Adapter {
             _ => return reply.error(Errno::EINVAL),
         };
         let (caller, name, new_name) = (caller(request), name.to_owned(), new_name.to_owned());
-        self.serve("rename", None, move |ops| {
+        self.serve(RequestKind::Rename, None, move |ops| {
             let outcome = not_virtual(&[parent, new_parent], &[&name, &new_name])
                 .and_then(|()| ops.rename(caller, parent.0, name.as_bytes(), new_parent.0, new_name.as_bytes(), mode));
             answer("rename", reply, outcome, empty);
@@ -286,7 +300,7 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn link(&self, request: &Request, ino: INodeNo, new_parent: INodeNo, new_name: &OsStr, reply: ReplyEntry) {
-        contain("link", || {
+        self.here(RequestKind::Link, || {
             let outcome = not_virtual(&[ino, new_parent], &[new_name])
                 .and_then(|()| self.ops.link(caller(request), ino.0, new_parent.0, new_name.as_bytes()));
             answer("link", reply, outcome, entry);
@@ -296,10 +310,10 @@ impl fuser::Filesystem for Adapter {
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let (caller, flags) = (caller(request), open_flags(flags.0));
         if control::is_virtual(ino.0) {
-            contain("open", || self.open_virtual(caller, ino.0, flags, reply));
+            self.here(RequestKind::Open, || self.open_virtual(caller, ino.0, flags, reply));
             return;
         }
-        self.serve_open("open", Some(ino.0), move |ops| {
+        self.serve_open(RequestKind::Open, Some(ino.0), move |ops| {
             answer("open", reply, ops.open(caller, ino.0, flags), |reply, opened| {
                 reply.opened(FileHandle(opened.handle), fopen_flags(&opened));
             });
@@ -308,7 +322,7 @@ impl fuser::Filesystem for Adapter {
 
     fn create(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, flags: i32, reply: ReplyCreate) {
         let (caller, name) = (Caller { umask, ..caller(request) }, name.to_owned());
-        self.serve_open("create", None, move |ops| {
+        self.serve_open(RequestKind::Create, None, move |ops| {
             let exclusive = flags & libc::O_EXCL != 0;
             let outcome = not_virtual(&[parent], &[&name])
                 .and_then(|()| ops.create(caller, parent.0, name.as_bytes(), mode, exclusive, open_flags(flags)));
@@ -332,6 +346,7 @@ impl fuser::Filesystem for Adapter {
     ) {
         if control::is_device_memory(ino.0) {
             let control = Arc::clone(&self.control);
+            self.requests.add(RequestKind::Read);
             return self.pool.run(move || {
                 contain("read", || {
                     let outcome = control.read_device_memory(handle.0, offset, size, lock_owner.is_none());
@@ -340,14 +355,14 @@ impl fuser::Filesystem for Adapter {
             });
         }
         if control::is_virtual(ino.0) {
-            contain("read", || {
+            self.here(RequestKind::Read, || {
                 answer("read", reply, self.control.read(handle.0, offset, size), |reply, data| reply.data(&data));
             });
             return;
         }
         // The kernel names a lock owner for read(2) that bypasses its cache, and none when it fills the cache.
         let into_cache = lock_owner.is_none();
-        self.serve("read", Some(ino.0), move |ops| {
+        self.serve(RequestKind::Read, Some(ino.0), move |ops| {
             answer("read", reply, ops.read(handle.0, offset, size, into_cache), |reply, data| reply.data(&data));
         });
     }
@@ -364,6 +379,7 @@ impl fuser::Filesystem for Adapter {
         lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        self.requests.add(RequestKind::Write);
         let from_page_cache = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
         if control::is_device_memory(ino.0) {
             let (control, data) = (Arc::clone(&self.control), data.to_vec());
@@ -431,11 +447,12 @@ impl fuser::Filesystem for Adapter {
     ) {
         if control::is_virtual(ino.0) {
             self.backings.drop_handle(handle.0);
+            self.requests.add(RequestKind::Release);
             let control = Arc::clone(&self.control);
             self.pool.run(move || contain("release", || control.release(handle.0)));
             return reply.ok();
         }
-        self.serve("release", None, move |ops| {
+        self.serve(RequestKind::Release, None, move |ops| {
             ops.release(handle.0);
             reply.ok();
         });
@@ -445,18 +462,18 @@ impl fuser::Filesystem for Adapter {
         if control::is_virtual(ino.0) {
             return reply.ok();
         }
-        self.wait("fsync", move |ops| answer("fsync", reply, ops.fsync(handle.0, data_only), empty));
+        self.wait(RequestKind::Fsync, move |ops| answer("fsync", reply, ops.fsync(handle.0, data_only), empty));
     }
 
     fn opendir(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        contain("opendir", || {
+        self.here(RequestKind::Opendir, || {
             let outcome = if control::is_virtual(ino.0) { Ok(control::DIR_HANDLE) } else { self.ops.opendir(ino.0) };
             answer("opendir", reply, outcome, |reply, handle| reply.opened(FileHandle(handle), FopenFlags::empty()));
         });
     }
 
     fn readdir(&self, _request: &Request, ino: INodeNo, handle: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        contain("readdir", || {
+        self.here(RequestKind::Readdir, || {
             if control::is_virtual(ino.0) {
                 for entry in self.control.entries(ino.0).iter().filter(|entry| entry.cookie > offset) {
                     if reply.add(INodeNo(entry.ino), entry.cookie, file_type(entry.kind), OsStr::from_bytes(entry.name)) {
@@ -473,7 +490,7 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn readdirplus(&self, _request: &Request, ino: INodeNo, handle: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
-        contain("readdirplus", || {
+        self.here(RequestKind::Readdirplus, || {
             if control::is_virtual(ino.0) {
                 for entry in self.control.entries(ino.0).iter().filter(|entry| entry.cookie > offset) {
                     let Some(attr) = self.entry_attributes(entry.ino) else { continue };
@@ -495,7 +512,7 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn releasedir(&self, _request: &Request, ino: INodeNo, handle: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
-        contain("releasedir", || {
+        self.here(RequestKind::Releasedir, || {
             if !control::is_virtual(ino.0) {
                 self.ops.releasedir(handle.0);
             }
@@ -507,11 +524,11 @@ impl fuser::Filesystem for Adapter {
         if control::is_virtual(ino.0) {
             return reply.ok();
         }
-        self.wait("fsyncdir", move |ops| answer("fsyncdir", reply, ops.fsyncdir(handle.0), empty));
+        self.wait(RequestKind::Fsyncdir, move |ops| answer("fsyncdir", reply, ops.fsyncdir(handle.0), empty));
     }
 
     fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        contain("statfs", || {
+        self.here(RequestKind::Statfs, || {
             answer("statfs", reply, self.ops.statfs(), |reply, s| {
                 reply.statfs(s.blocks, s.free, s.available, s.inodes, s.inodes_free, 4096, 255, 4096);
             });
@@ -538,13 +555,13 @@ impl fuser::Filesystem for Adapter {
             _ => return reply.error(Errno::EINVAL),
         };
         let (caller, name, value) = (caller(request), name.to_owned(), value.to_vec());
-        self.serve("setxattr", Some(ino.0), move |ops| {
+        self.serve(RequestKind::Setxattr, Some(ino.0), move |ops| {
             answer("setxattr", reply, ops.setxattr(caller, ino.0, name.as_bytes(), &value, mode), empty);
         });
     }
 
     fn getxattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        contain("getxattr", || {
+        self.here(RequestKind::Getxattr, || {
             let outcome = if control::is_virtual(ino.0) {
                 Err(FsError::errno(libc::ENODATA))
             } else {
@@ -555,7 +572,7 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn listxattr(&self, _request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        contain("listxattr", || {
+        self.here(RequestKind::Listxattr, || {
             let outcome = if control::is_virtual(ino.0) { Ok(Vec::new()) } else { self.ops.listxattr(ino.0) };
             answer("listxattr", reply, outcome, |reply, names| sized(reply, size, &names));
         });
@@ -566,7 +583,7 @@ impl fuser::Filesystem for Adapter {
             return reply.error(Errno::EPERM);
         }
         let (caller, name) = (caller(request), name.to_owned());
-        self.serve("removexattr", Some(ino.0), move |ops| {
+        self.serve(RequestKind::Removexattr, Some(ino.0), move |ops| {
             answer("removexattr", reply, ops.removexattr(caller, ino.0, name.as_bytes()), empty);
         });
     }
@@ -582,6 +599,7 @@ impl fuser::Filesystem for Adapter {
         out_size: u32,
         reply: ReplyIoctl,
     ) {
+        self.requests.add(RequestKind::Ioctl);
         let (caller, input, control) = (caller(request), input.to_vec(), Arc::clone(&self.control));
         let job = move || {
             contain("ioctl", || {
@@ -606,7 +624,7 @@ impl fuser::Filesystem for Adapter {
         if !control::is_virtual(ino.0) {
             return reply.poll(PollEvents::POLLIN | PollEvents::POLLOUT | PollEvents::POLLRDNORM | PollEvents::POLLWRNORM);
         }
-        contain("poll", || {
+        self.here(RequestKind::Poll, || {
             if flags.contains(PollFlags::FUSE_POLL_SCHEDULE_NOTIFY) {
                 self.control.on_ready(handle.0, Box::new(move || drop(notifier.clone().notify())));
             }
@@ -637,7 +655,7 @@ impl fuser::Filesystem for Adapter {
             _ => return reply.error(Errno::EOPNOTSUPP),
         };
         let caller = caller(request);
-        self.serve("fallocate", Some(ino.0), move |ops| {
+        self.serve(RequestKind::Fallocate, Some(ino.0), move |ops| {
             answer("fallocate", reply, ops.fallocate(caller, handle.0, mode, offset, length), empty);
         });
     }
@@ -652,7 +670,7 @@ impl fuser::Filesystem for Adapter {
         if control::is_virtual(ino.0) {
             return reply.error(Errno::ESPIPE);
         }
-        contain("lseek", || {
+        self.here(RequestKind::Lseek, || {
             answer("lseek", reply, self.ops.lseek(handle.0, offset, whence), |reply, offset| reply.offset(offset as i64));
         });
     }

@@ -11,7 +11,7 @@ use crate::sync::lock;
 use crate::types::ObjectId;
 
 /// The state of a pool. All sizes in bytes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Default)]
 pub struct PoolRecord {
     /// The device's memory.
     pub device_bytes: u64,

@@ -58,6 +58,11 @@ impl Holders {
         self.grants.iter().any(|grant| is_such(grant))
     }
 
+    /// Grants that hold the window; none once it is handed over to a revoker.
+    pub(super) fn len(&self) -> usize {
+        self.grants.len()
+    }
+
     /// Nobody but this grant holds the window.
     pub(super) fn is_only(&self, grant: &Arc<Grant>) -> bool {
         matches!(self.grants.as_slice(), [only] if Arc::ptr_eq(only, grant))

@@ -42,6 +42,7 @@ mod snapshot;
 mod thrash;
 mod user;
 mod wide;
+mod window_records;
 mod write_back;
 
 #[cfg(test)]
@@ -53,6 +54,7 @@ pub use ledger::{
 };
 
 pub use pins::{PinQuota, PinRecord, PinReport, PinTotals};
+pub use window_records::WindowRecord;
 
 use context::Context;
 use export::Export;

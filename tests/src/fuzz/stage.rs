@@ -56,6 +56,7 @@ impl Stage {
         core.set_coherence(Arc::new(EngineCoherence::new(&engine)));
         let socket = GrantSocket::listen(&directory.path().join("grants"), engine.clone())?;
         let control = Control::new(ControlParts {
+            storage: Arc::default(),
             importers: Vec::new(),
             core: Arc::clone(&core),
             engine: Arc::clone(&engine),
@@ -76,6 +77,7 @@ impl Stage {
                 deadline_ms: DEADLINE.as_millis() as u32,
                 direct: "prefer".to_owned(),
                 read_only: false,
+                metrics: None,
                 limits: Vec::new(),
             },
             socket_path: Some(socket.path().to_owned()),

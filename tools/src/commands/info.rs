@@ -94,6 +94,10 @@ fn mount_text(info: &Value) -> String {
             ),
         ),
         (
+            "metrics",
+            info["metrics"].as_str().map_or_else(|| "not served".to_owned(), |address| format!("http://{address}/metrics")),
+        ),
+        (
             "in use",
             format!(
                 "{}, {}, {}, {} ({} held for write-back), {}",

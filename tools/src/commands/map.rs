@@ -42,6 +42,10 @@ pub fn run(args: MapArgs) -> Result<ExitCode> {
     let read = read_all(&mapping, args.checksum).with_context(what)?;
     let rates = args.repeat.map(|repeat| compare(&file, &mapping, repeat)).transpose().with_context(what)?;
     let shared = args.va_bits.map(|bits| same_address::compare(&args, &session, &mapping, bits)).transpose()?;
+    if args.hold.is_some() {
+        // For the ledger, which is looked at while it is held.
+        mapping.report().with_context(what)?;
+    }
     if !request.json {
         output::print(&text(&mapping, &read, rates.as_ref(), shared.as_ref()))?;
     }

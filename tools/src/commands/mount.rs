@@ -16,7 +16,7 @@ use peerfs_fs::fuse::unmount;
 use peerfs_fs::server::{LOCK_WAIT, Server};
 use peerfs_p2p::{Engine, Range, Trigger};
 
-use crate::args::MountArgs;
+use crate::args::{LogArgs, LogFormat, MountArgs};
 use crate::config::{self, MountConfig};
 use crate::failure::Reported;
 use crate::{controller, output, volume_check};
@@ -24,13 +24,17 @@ use crate::{controller, output, volume_check};
 /// What a background server says on stdout once the mount is usable.
 const READY: &str = "ready";
 
-pub fn run(args: MountArgs) -> Result<ExitCode> {
+pub fn run(args: MountArgs, log: &LogArgs) -> Result<ExitCode> {
     let config = config::mount(&args)?;
-    if args.foreground || args.ready_stdout { serve(&config, args.ready_stdout) } else { start_in_background(&args, &config) }
+    if args.foreground || args.ready_stdout {
+        serve(&config, args.ready_stdout)
+    } else {
+        start_in_background(&args, log, &config)
+    }
 }
 
 /// Runs this program once more as the server and waits for its word. What it says on the way goes to our stderr.
-fn start_in_background(args: &MountArgs, config: &MountConfig) -> Result<ExitCode> {
+fn start_in_background(args: &MountArgs, log: &LogArgs, config: &MountConfig) -> Result<ExitCode> {
     let mut command = Command::new(config::own_program()?);
     command.arg("mount").arg(&args.device).arg(&args.mountpoint).arg("--foreground").arg("--ready-stdout");
     for options in &args.options {
@@ -38,6 +42,15 @@ fn start_in_background(args: &MountArgs, config: &MountConfig) -> Result<ExitCod
     }
     if let Some(cmb) = args.cmb {
         command.arg("--cmb").arg(cmb.to_string());
+    }
+    if let Some(address) = args.metrics {
+        command.arg("--metrics").arg(address.to_string());
+    }
+    if let Some(level) = &log.log_level {
+        command.arg("--log-level").arg(level);
+    }
+    if log.log_format == LogFormat::Json {
+        command.args(["--log-format", "json"]);
     }
     if let Some(log) = &config.log {
         command.arg("--log").arg(log);
@@ -99,10 +112,12 @@ fn serve(config: &MountConfig, background: bool) -> Result<ExitCode> {
     } else {
         output::print(&format!("{} is mounted on {}; Ctrl-C unmounts\n", server.device, running.mountpoint().display()))?;
     }
+    tracing::info!(device = %server.device, mountpoint = %running.mountpoint().display(), "mounted");
     let ended = running.wait().with_context(what);
     if let (true, Err(error)) = (background, &ended) {
         tracing::error!("{}", crate::failure::line(error));
     }
+    tracing::info!(device = %server.device, "closed");
     ended.map(|()| ExitCode::SUCCESS)
 }
 
@@ -110,7 +125,8 @@ fn open_log(path: &Path) -> Result<File> {
     OpenOptions::new().append(true).create(true).open(path).with_context(|| format!("log {}", path.display()))
 }
 
-fn block_end_signals() -> Result<SigSet> {
+/// Ctrl-C and its like are for who waits for them, from now on.
+pub fn block_end_signals() -> Result<SigSet> {
     let mut signals = SigSet::empty();
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
         signals.add(signal);
