@@ -10,6 +10,7 @@ pub mod cuda;
 pub mod cuda;
 pub mod devmem;
 pub mod fsck;
+pub mod generate;
 pub mod guardian;
 pub mod importers;
 pub mod info;

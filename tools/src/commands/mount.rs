@@ -15,6 +15,7 @@ use nix::sys::signal::{SigSet, Signal};
 use peerfs_fs::fuse::unmount;
 use peerfs_fs::server::{LOCK_WAIT, Server};
 use peerfs_p2p::{Engine, Range, Trigger};
+use sd_notify::NotifyState;
 
 use crate::args::MountArgs;
 use crate::config::{self, MountConfig};
@@ -26,6 +27,9 @@ const READY: &str = "ready";
 
 pub fn run(args: MountArgs) -> Result<ExitCode> {
     let config = config::mount(&args)?;
+    if args.fake {
+        return Ok(ExitCode::SUCCESS);
+    }
     if args.foreground || args.ready_stdout { serve(&config, args.ready_stdout) } else { start_in_background(&args, &config) }
 }
 
@@ -98,12 +102,20 @@ fn serve(config: &MountConfig, background: bool) -> Result<ExitCode> {
         go_into_background(log)?;
     } else {
         output::print(&format!("{} is mounted on {}; Ctrl-C unmounts\n", server.device, running.mountpoint().display()))?;
+        tell_service_manager(&[NotifyState::Ready]);
     }
     let ended = running.wait().with_context(what);
     if let (true, Err(error)) = (background, &ended) {
         tracing::error!("{}", crate::failure::line(error));
     }
     ended.map(|()| ExitCode::SUCCESS)
+}
+
+/// Tells systemd, if it started this server as a service of the type `notify`.
+fn tell_service_manager(state: &[NotifyState]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::warn!(%error, "the service manager does not listen");
+    }
 }
 
 fn open_log(path: &Path) -> Result<File> {
@@ -138,6 +150,7 @@ fn end_on_signal(signals: SigSet, engine: &Arc<Engine>, mountpoint: std::path::P
         while let Ok(signal) = signals.wait() {
             let Some(engine) = engine.upgrade() else { break };
             tracing::info!(%signal, "unmounting");
+            tell_service_manager(&[NotifyState::Stopping]);
             let report = engine.revoke(None, Range::ALL, Trigger::Unmount);
             // While the mount still carries events and acknowledgements; the end of the server would be too late.
             let pins = engine.revoke_pins(None, Range::ALL, Trigger::Unmount);
