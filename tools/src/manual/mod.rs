@@ -26,6 +26,15 @@ const SECTIONS: &[(&str, &str)] = &[
 /// The helper has no definition: mount(8) says how it is called.
 const MOUNT_HELPER: &str = include_str!("mount.fuse.peerfs.8");
 
+/// What the program is, for who knows nothing of it.
+const DESCRIPTION: &str = "\
+A program opens a file; a peer device (the importer: a GPU, a NIC, another NVMe drive) wants its blocks. peerfs decides, \
+range by range, whether the importer may reach them directly, through memory of the storage device (the aperture), or falls \
+back to main memory filled by the filesystem. It can take a direct mapping back at any moment, whatever the importer does.
+
+A direct mapping is semantically invisible: the same bytes, errors and durability as through read(2) and write(2). What \
+cannot be made so falls back, and query says why.";
+
 /// A page, ready to be written.
 pub struct Page {
     /// Name and section: `peerfs-mkfs.1`.
@@ -55,18 +64,15 @@ fn shown(command: &Command) -> impl Iterator<Item = &Command> {
 
 fn page(command: &Command) -> io::Result<Page> {
     let name = command.get_display_name().unwrap_or_else(|| command.get_name()).to_owned();
-    let version = format!("peerfs {}", env!("CARGO_PKG_VERSION"));
-    let man = Man::new(for_reading(command)).title(name.to_uppercase()).source(version).manual("peerfs manual");
-    let mut text = Vec::new();
-    man.render_title(&mut text)?;
-    man.render_name_section(&mut text)?;
-    man.render_synopsis_section(&mut text)?;
-    man.render_description_section(&mut text)?;
-    man.render_options_section(&mut text)?;
+    let man = Man::new(for_reading(command));
+    let mut rest = Vec::new();
+    man.render_description_section(&mut rest)?;
+    man.render_options_section(&mut rest)?;
     if shown(command).next().is_some() {
-        man.render_subcommands_section(&mut text)?;
+        man.render_subcommands_section(&mut rest)?;
     }
-    let mut text = String::from_utf8_lossy(&text).into_owned();
+    let mut text = head(&name, &for_reading(command));
+    text.push_str(&String::from_utf8_lossy(&rest));
     text.extend(SECTIONS.iter().filter(|(of, _)| *of == name).map(|(_, sections)| *sections));
     if name != "peerfs" {
         text.push_str(".SH \"SEE ALSO\"\n.BR peerfs (1)\n");
@@ -74,10 +80,27 @@ fn page(command: &Command) -> io::Result<Page> {
     Ok(Page { file_name: format!("{name}.1"), text })
 }
 
-/// A page has room for a list of the mount options, which the help of one option has not.
+/// Title, name and synopsis, the last as the program's help has it.
+fn head(name: &str, command: &Command) -> String {
+    let (title, version) = (name.to_uppercase(), env!("CARGO_PKG_VERSION"));
+    let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+    let usage = command.clone().render_usage().to_string();
+    let usage = usage.trim_start_matches("Usage:").lines().map(str::trim).collect::<Vec<_>>().join("\n.br\n");
+    let escape = |text: &str| text.replace('\\', "\\e").replace('-', "\\-");
+    format!(
+        ".ie \\n(.g .ds Aq \\(aq\n.el .ds Aq '\n.TH {} 1 \"\" \"peerfs {version}\" \"peerfs manual\"\n.SH NAME\n{} \\- {}\n.SH SYNOPSIS\n{}\n",
+        escape(&title),
+        escape(name),
+        escape(&about),
+        escape(&usage)
+    )
+}
+
+/// A page has room for more than a line of help.
 fn for_reading(command: &Command) -> Command {
     let command = command.clone();
     match command.get_name() {
+        "peerfs" => command.about("a filesystem whose files devices can map").long_about(DESCRIPTION),
         "mount" => command.mut_arg("options", |option| option.help("Options, separated by commas: see MOUNT OPTIONS")),
         _ => command,
     }
