@@ -82,7 +82,8 @@ fn perform(task: Task) -> Result<()> {
         }
         Task::Test => {
             run("cargo", &["test", "--workspace"])?;
-            run("cargo", &["test", "--package", "peerfs", "--features", "cuda", "--test", "cuda"])
+            run("cargo", &["test", "--package", "peerfs", "--features", "cuda", "--test", "cuda"])?;
+            run("python3", &["-B", "tools/bench/test_report.py"])
         }
         Task::Demo => run("cargo", &["run", "--release", "--package", "peerfs", "--", "demo"]),
         Task::Install { prefix } => install::install(&prefix),
