@@ -6,7 +6,7 @@
 Results are a dictionary, kept as JSON:
 
     machine    processors, cpu, kernel, fio
-    settings   runs, seconds, size_mib; commit of the sources
+    settings   runs, seconds, size_mib; commit of the sources; fio: options of all jobs
     jobs       name, fio (its options), rates: for each filesystem MB/s, one a run
     mapped     rates (bytes/s) of memcpy, mapped and read; bytes_direct, bytes_fallback
 
@@ -198,6 +198,7 @@ above 1 peerfs is faster, and <span class="loss">losses</span> are shown as <spa
 {about}
 </table>
 <h2>Job lines</h2>
+<p>All of them with <code>{html.escape(settings['fio'])}</code>.</p>
 <table>
 {lines}
 </table>
