@@ -1,5 +1,8 @@
 //! Every message of the troubleshooting page comes about as its entry says, word for word.
 
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use anyhow::{Context, Result, ensure};
 use peerfs_tests::documents::messages;
 use peerfs_tests::peerfs;
