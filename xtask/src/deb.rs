@@ -42,7 +42,7 @@ fn add_documents(tree: &Tree) -> Result<()> {
     for name in ["README.md", "SEMANTICS.md"] {
         tree.copy(&root().join(name), &at(name), DATA)?;
     }
-    for (folder, to) in [("docs", ""), ("p2p/client-c/examples", "examples/")] {
+    for (folder, to) in [("docs", "docs/"), ("p2p/client-c/examples", "examples/")] {
         for entry in fs::read_dir(root().join(folder)).with_context(|| folder.to_owned())? {
             let path = entry?.path();
             tree.copy(&path, &at(&format!("{to}{}", name_of(&path)?)), DATA)?;
