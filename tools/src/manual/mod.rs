@@ -87,13 +87,11 @@ fn head(name: &str, command: &Command) -> String {
     let usage = command.clone().render_usage().to_string();
     let usage = usage.trim_start_matches("Usage:").lines().map(str::trim).collect::<Vec<_>>().join("\n.br\n");
     let escape = |text: &str| text.replace('\\', "\\e").replace('-', "\\-");
-    format!(
-        ".ie \\n(.g .ds Aq \\(aq\n.el .ds Aq '\n.TH {} 1 \"\" \"peerfs {version}\" \"peerfs manual\"\n.SH NAME\n{} \\- {}\n.SH SYNOPSIS\n{}\n",
-        escape(&title),
-        escape(name),
-        escape(&about),
-        escape(&usage)
-    )
+    // As clap_mangen begins its pages: apostrophes that every formatter shows.
+    let mut text = String::from(".ie \\n(.g .ds Aq \\(aq\n.el .ds Aq '\n");
+    text += &format!(".TH {} 1 \"\" \"peerfs {version}\" \"peerfs manual\"\n", escape(&title));
+    text += &format!(".SH NAME\n{} \\- {}\n", escape(name), escape(&about));
+    text + &format!(".SH SYNOPSIS\n{}\n", escape(&usage))
 }
 
 /// A page has room for more than a line of help.
