@@ -1,6 +1,7 @@
 //! What the whole-system tests share: a scratch volume on a real mount, served
 //! by the real binary, and a generator of random choices that a seed replays.
 
+pub mod documents;
 pub mod fuzz;
 pub mod headless;
 pub mod lab;

@@ -80,6 +80,9 @@ pub enum Command {
     Demo(DemoArgs),
     /// Try every rule of mapping on a scratch volume; one line per rule
     Conformance(ConformanceArgs),
+    /// Write the manual pages, or what a shell needs to complete command lines
+    #[command(subcommand)]
+    Generate(GenerateCommand),
     /// Keeps windows beyond the death of a server (started by the server)
     #[command(hide = true)]
     Guardian,
@@ -143,6 +146,9 @@ pub struct MountArgs {
     /// Where the server logs once it is in the background
     #[arg(long)]
     pub log: Option<PathBuf>,
+    /// Only check the device's name and the options, as mount -f does
+    #[arg(long, hide = true)]
+    pub fake: bool,
     /// Say `ready` on stdout, then go into the background
     #[arg(long, hide = true)]
     pub ready_stdout: bool,
@@ -430,6 +436,20 @@ pub struct ConformanceArgs {
     pub json: bool,
 }
 
+#[derive(Subcommand)]
+pub enum GenerateCommand {
+    /// Write the manual pages into a directory
+    Man {
+        /// An existing directory
+        directory: PathBuf,
+    },
+    /// Print the completions of a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+}
+
 #[derive(Args)]
 pub struct ConformanceClientArgs {
     pub words: Vec<OsString>,
@@ -464,7 +484,7 @@ pub enum Parsed {
 
 /// Parses a command line, program name first.
 pub fn parse(arguments: impl Iterator<Item = OsString>) -> Parsed {
-    let error = match Cli::try_parse_from(for_mount_helper(arguments.collect())) {
+    let error = match Cli::try_parse_from(arguments) {
         Ok(cli) => return Parsed::Run(Box::new(cli)),
         Err(error) => error,
     };
@@ -480,24 +500,6 @@ fn usage_line(text: &str) -> String {
     let what = text.split("\n\nUsage:").next().unwrap_or(text).split("\n\nFor more information").next().unwrap_or(text);
     let what = what.strip_prefix("error: ").unwrap_or(what);
     what.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
-/// Called as `mount.fuse.peerfs` by mount(8), the arguments are those of `peerfs mount` with a few flags that mean nothing here.
-fn for_mount_helper(arguments: Vec<OsString>) -> Vec<OsString> {
-    let name = arguments.first().and_then(|name| Path::new(name).file_name()).map(|name| name.to_string_lossy().into_owned());
-    if !name.is_some_and(|name| name.starts_with("mount.")) {
-        return arguments;
-    }
-    let mut rewritten = vec![OsString::from("peerfs"), OsString::from("mount")];
-    let mut rest = arguments.into_iter().skip(1);
-    while let Some(argument) = rest.next() {
-        match argument.to_str() {
-            Some("-s" | "-n" | "-v" | "-f") => {}
-            Some("-t" | "-N") => drop(rest.next()),
-            _ => rewritten.push(argument),
-        }
-    }
-    rewritten
 }
 
 #[cfg(test)]
@@ -519,13 +521,5 @@ mod tests {
             let Parsed::Usage(what) = parsed(line) else { panic!("{line} is accepted") };
             assert!(!what.contains('\n') && !what.starts_with("error"), "{what}");
         }
-    }
-
-    #[test]
-    fn mount_helper_calls_are_mounts() {
-        let line = "/sbin/mount.fuse.peerfs image:/v /mnt -n -s -o rw,cmb=1M -t fuse.peerfs";
-        let Parsed::Run(cli) = parsed(line) else { panic!("refused") };
-        let Command::Mount(args) = cli.command else { panic!("another command") };
-        assert_eq!((args.device.as_str(), args.options), ("image:/v", vec!["rw,cmb=1M".to_owned()]));
     }
 }

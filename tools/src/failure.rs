@@ -3,8 +3,17 @@
 use std::io;
 use std::process::ExitCode;
 
-const FAILURE: u8 = 1;
-const USAGE: u8 = 2;
+/// Exit codes other than 0.
+#[derive(Debug, Clone, Copy)]
+pub struct Codes {
+    /// What was asked for was not done.
+    pub failure: u8,
+    /// The command line is wrong.
+    pub usage: u8,
+}
+
+/// Those of every `peerfs` command.
+pub const COMMAND: Codes = Codes { failure: 1, usage: 2 };
 
 /// The command line itself is wrong.
 #[derive(Debug, thiserror::Error)]
@@ -17,28 +26,28 @@ pub struct Usage(pub String);
 pub struct Reported;
 
 /// Turns an outcome into an exit code, and a failure into its line.
-pub fn exit_code(outcome: anyhow::Result<ExitCode>) -> ExitCode {
+pub fn exit_code(outcome: anyhow::Result<ExitCode>, codes: Codes) -> ExitCode {
     let error = match outcome {
         Ok(code) => return code,
         Err(error) => error,
     };
     if error.is::<Reported>() {
-        return ExitCode::from(FAILURE);
+        return ExitCode::from(codes.failure);
     }
     if reader_left(&error) {
         return ExitCode::SUCCESS;
     }
     if let Some(Usage(line)) = error.downcast_ref::<Usage>() {
-        return usage(line);
+        return usage(line, codes);
     }
     eprintln!("peerfs: {}", line(&error));
-    ExitCode::from(FAILURE)
+    ExitCode::from(codes.failure)
 }
 
 /// Reports a wrong command line.
-pub fn usage(line: &str) -> ExitCode {
+pub fn usage(line: &str, codes: Codes) -> ExitCode {
     eprintln!("peerfs: {line}; see peerfs --help");
-    ExitCode::from(USAGE)
+    ExitCode::from(codes.usage)
 }
 
 /// Whoever read our output (`head`, a pager) has seen enough.

@@ -7,25 +7,32 @@ mod controller;
 mod demo;
 mod failure;
 mod log;
+mod manual;
+mod mount_helper;
 mod mount_options;
 mod output;
 mod ranges;
 mod serve;
 mod volume_check;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use args::{Cli, Command, Parsed};
 
 fn main() -> ExitCode {
     report_panics_in_one_line();
-    match args::parse(std::env::args_os()) {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    if mount_helper::is_called(&arguments) {
+        return mount_helper::run(arguments);
+    }
+    match args::parse(arguments.into_iter()) {
         Parsed::Run(cli) => {
             log::to_stderr(&cli.log);
-            failure::exit_code(run(*cli))
+            failure::exit_code(run(*cli), failure::COMMAND)
         }
-        Parsed::Print(text) => failure::exit_code(output::print(&text).map(|()| ExitCode::SUCCESS)),
-        Parsed::Usage(line) => failure::usage(&line),
+        Parsed::Print(text) => failure::exit_code(output::print(&text).map(|()| ExitCode::SUCCESS), failure::COMMAND),
+        Parsed::Usage(line) => failure::usage(&line, failure::COMMAND),
     }
 }
 
@@ -51,6 +58,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Demo(args) => demo::run(args),
         Command::Conformance(args) => commands::conformance::run(args),
         Command::ConformanceClient(args) => commands::conformance::client(args),
+        Command::Generate(command) => commands::generate::run(command),
         Command::Guardian => commands::guardian::run(),
         Command::CheckMetadata(args) => commands::check_metadata::run(args),
         Command::DemoHung(args) => demo::hung::run(args),

@@ -200,7 +200,7 @@ impl MountOptions {
             "importer" => self.importers.push(importer(value)?),
             "transport" if value == "fuse" => {}
             "transport" => return Err(bad(name, value, "only `fuse` is built into this version")),
-            _ if name.starts_with("x-") || name == "comment" => {}
+            _ if name.starts_with("x-") || matches!(name, "comment" | "user" | "helper" | "uhelper") => {}
             _ => return Err(unknown(name)),
         }
         Ok(())

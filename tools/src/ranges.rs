@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use peerfs_abi::names::{CUDA_PREFIX, IMPORTERS, importer_flags};
+use peerfs_blockdev::pci::PciAddress;
 use peerfs_client::{DecisionTable, Error, File, ImporterSpec, MapFlags, Path as Way, Reason, ReasonSet, Segment, TriggerSet};
 
 use crate::args::RequestArgs;
@@ -39,12 +40,19 @@ pub fn flags(request: &RequestArgs) -> MapFlags {
 
 /// The importer that `NAME` or `NAME@PCI-ADDRESS` means when this process registers it.
 pub fn importer(text: &str) -> Result<ImporterSpec> {
+    check_address(text)?;
     let (name, pci_address) = match text.split_once('@') {
         Some((name, address)) => (name, Some(address.to_owned())),
         None => (text, None),
     };
     let Some(flags) = importer_flags(name) else { bail!("importer {name} is not known; use {}", known_importers()) };
     Ok(ImporterSpec { name: name.to_owned(), flags, pci_address, ..ImporterSpec::cpu() })
+}
+
+/// Refuses what is no address before the server does, which could not say why.
+fn check_address(importer: &str) -> Result<(), Usage> {
+    let address = importer.split_once('@').map(|(_, address)| address.parse::<PciAddress>());
+    address.transpose().map(drop).map_err(|error| Usage(format!("--importer {importer}: {error}")))
 }
 
 /// The names of importers, for messages.
@@ -71,6 +79,7 @@ fn may_not_write(error: &std::io::Error) -> bool {
 
 /// The decision table of whatever `path` names. Nothing changes.
 pub fn query(request: &RequestArgs) -> Result<DecisionTable> {
+    check_address(&request.importer)?;
     let path = &request.file;
     let metadata = fs::metadata(path).with_context(|| path.display().to_string())?;
     let kind = metadata.file_type();

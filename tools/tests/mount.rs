@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -329,4 +329,47 @@ fn the_log_gets_what_the_background_server_says() {
     nix::unistd::syncfs(root.as_fd()).expect("mounted");
     drop(root);
     succeed(&["umount", &scratch.mnt()]);
+}
+
+#[test]
+fn systemd_is_told_when_the_mount_is_usable() {
+    let scratch = Scratch::new();
+    let manager = UnixDatagram::bind(scratch.join("notify")).expect("room");
+    manager.set_read_timeout(Some(Duration::from_secs(30))).expect("a socket");
+    let mut server = Command::new(env!("CARGO_BIN_EXE_peerfs"))
+        .args(["mount", "mem:32M", &scratch.mnt(), "--foreground"])
+        .env("NOTIFY_SOCKET", scratch.join("notify"))
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("the binary under test starts");
+    let hear = || {
+        let mut message = [0; 256];
+        let length = manager.recv(&mut message).expect("a message in time");
+        String::from_utf8_lossy(&message[..length]).into_owned()
+    };
+    assert_eq!(hear().trim_end(), "READY=1");
+    assert_eq!(json(&["info", &scratch.mnt(), "--json"])["device"]["backend"], "mem");
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(server.id()).expect("a process number"));
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("our own child");
+    assert_eq!(hear().trim_end(), "STOPPING=1");
+    assert!(server.wait().expect("our own child").success());
+}
+
+#[test]
+fn called_by_mount_it_answers_as_mount_does() {
+    let scratch = Scratch::new();
+    let helper = scratch.join("mount.fuse.peerfs");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_peerfs"), &helper).expect("room");
+    let image = scratch.text("v.img");
+    succeed(&["mkfs", &image, "--size", "64M"]);
+    let mnt = scratch.mnt();
+    let call = |arguments: &[&str]| Command::new(&helper).args(arguments).output().expect("the helper starts").status.code();
+    assert_eq!(call(&[&image, &mnt, "-f", "-o", "rw,noauto"]), Some(0));
+    fail(1, &["info", &mnt]);
+    assert_eq!(call(&[&image, &mnt, "-o", "turbo"]), Some(1));
+    assert_eq!(call(&[&image, &mnt, "-N", "1"]), Some(1));
+    assert_eq!(call(&[&scratch.text("missing"), &mnt]), Some(32));
+    assert_eq!(call(&[&image, &mnt, "-n", "-o", "rw,cmb=8M,user=root", "-t", "fuse.peerfs"]), Some(0));
+    assert_eq!(json(&["info", &mnt, "--json"])["aperture"]["capacity_bytes"], 8 << 20);
+    succeed(&["umount", &mnt]);
 }

@@ -1,8 +1,10 @@
 //! The developer's entry point: `cargo xtask help` lists its tasks.
 
+mod deb;
 mod install;
 mod mutants;
 mod mutants_list;
+mod tree;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -26,12 +28,14 @@ enum Task {
     Test,
     /// The main job, end to end.
     Demo,
-    /// Program, client library, headers and pkg-config file below a prefix.
+    /// Program and manual, client library, headers and pkg-config file below a prefix.
     Install {
         /// Where to.
         #[arg(long, default_value = "/usr/local")]
         prefix: PathBuf,
     },
+    /// The Debian package, in target/debian (needs dpkg-dev).
+    Deb,
     /// What strangers may send: ioctls and messages to the grant socket, each for so many seconds.
     Fuzz {
         #[arg(long, default_value_t = 20)]
@@ -78,10 +82,12 @@ fn perform(task: Task) -> Result<()> {
         }
         Task::Test => {
             run("cargo", &["test", "--workspace"])?;
-            run("cargo", &["test", "--package", "peerfs", "--features", "cuda", "--test", "cuda"])
+            run("cargo", &["test", "--package", "peerfs", "--features", "cuda", "--test", "cuda"])?;
+            run("python3", &["-B", "tools/bench/test_report.py"])
         }
         Task::Demo => run("cargo", &["run", "--release", "--package", "peerfs", "--", "demo"]),
         Task::Install { prefix } => install::install(&prefix),
+        Task::Deb => deb::deb(),
         Task::Fuzz { seconds, seed } => ["ioctls", "socket", "nvme"].iter().try_for_each(|target| {
             let (seconds, seed) = (seconds.to_string(), seed.to_string());
             let options = ["--seconds", seconds.as_str(), "--seed", seed.as_str()];
@@ -116,4 +122,16 @@ fn run(program: &str, arguments: &[&str]) -> Result<()> {
         .with_context(|| format!("{program} cannot be started; is it installed?"))?;
     ensure!(status.success(), "{program} {} failed: {status}", arguments.join(" "));
     Ok(())
+}
+
+/// What a command prints, run in the workspace's root, without the end of the last line.
+fn output_of(program: &str, arguments: &[&str]) -> Result<String> {
+    let output = Command::new(program)
+        .args(arguments)
+        .current_dir(root())
+        .output()
+        .with_context(|| format!("{program} cannot be started; is it installed?"))?;
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{program} {} failed: {complaint}", arguments.join(" "));
+    Ok(String::from_utf8(output.stdout)?.trim_end().to_owned())
 }

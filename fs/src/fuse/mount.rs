@@ -92,16 +92,18 @@ impl FuseMount {
 
 fn usable_mountpoint(path: &Path) -> Result<PathBuf, MountError> {
     let bad = |reason: String| MountError::MountPoint { path: path.to_owned(), reason };
-    let absolute = path.canonicalize().map_err(|error| match error.raw_os_error() {
+    // A path to a dead mount resolves; only a look at what is there fails.
+    let refused = |error: io::Error| match error.raw_os_error() {
         Some(libc::ENOTCONN) => bad("a dead mount is still there; run peerfs umount on it first".into()),
         Some(libc::ENOENT) => bad("no such directory; make it first".into()),
         _ => bad(error.to_string()),
-    })?;
-    let metadata = fs::metadata(&absolute).map_err(|error| bad(error.to_string()))?;
+    };
+    let absolute = path.canonicalize().map_err(refused)?;
+    let metadata = fs::metadata(&absolute).map_err(refused)?;
     if !metadata.is_dir() {
         return Err(bad("not a directory; name an empty directory".into()));
     }
-    let mut entries = fs::read_dir(&absolute).map_err(|error| bad(error.to_string()))?;
+    let mut entries = fs::read_dir(&absolute).map_err(refused)?;
     if entries.next().is_some() {
         return Err(bad("the directory is not empty; its content would be hidden. Name an empty one".into()));
     }

@@ -11,6 +11,7 @@ pub mod cuda;
 pub mod cuda;
 pub mod devmem;
 pub mod fsck;
+pub mod generate;
 pub mod guardian;
 pub mod importers;
 pub mod info;

@@ -15,6 +15,7 @@ use nix::sys::signal::{SigSet, Signal};
 use peerfs_fs::fuse::unmount;
 use peerfs_fs::server::{LOCK_WAIT, Server};
 use peerfs_p2p::{Engine, Range, Trigger};
+use sd_notify::NotifyState;
 
 use crate::args::{LogArgs, LogFormat, MountArgs};
 use crate::config::{self, MountConfig};
@@ -26,6 +27,9 @@ const READY: &str = "ready";
 
 pub fn run(args: MountArgs, log: &LogArgs) -> Result<ExitCode> {
     let config = config::mount(&args)?;
+    if args.fake {
+        return Ok(ExitCode::SUCCESS);
+    }
     if args.foreground || args.ready_stdout {
         serve(&config, args.ready_stdout)
     } else {
@@ -111,6 +115,7 @@ fn serve(config: &MountConfig, background: bool) -> Result<ExitCode> {
         go_into_background(log)?;
     } else {
         output::print(&format!("{} is mounted on {}; Ctrl-C unmounts\n", server.device, running.mountpoint().display()))?;
+        tell_service_manager(&[NotifyState::Ready]);
     }
     tracing::info!(device = %server.device, mountpoint = %running.mountpoint().display(), "mounted");
     let ended = running.wait().with_context(what);
@@ -119,6 +124,13 @@ fn serve(config: &MountConfig, background: bool) -> Result<ExitCode> {
     }
     tracing::info!(device = %server.device, "closed");
     ended.map(|()| ExitCode::SUCCESS)
+}
+
+/// Tells systemd, if it started this server as a service of the type `notify`.
+fn tell_service_manager(state: &[NotifyState]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::warn!(%error, "the service manager does not listen");
+    }
 }
 
 fn open_log(path: &Path) -> Result<File> {
@@ -154,6 +166,7 @@ fn end_on_signal(signals: SigSet, engine: &Arc<Engine>, mountpoint: std::path::P
         while let Ok(signal) = signals.wait() {
             let Some(engine) = engine.upgrade() else { break };
             tracing::info!(%signal, "unmounting");
+            tell_service_manager(&[NotifyState::Stopping]);
             let report = engine.revoke(None, Range::ALL, Trigger::Unmount);
             // While the mount still carries events and acknowledgements; the end of the server would be too late.
             let pins = engine.revoke_pins(None, Range::ALL, Trigger::Unmount);
