@@ -110,7 +110,9 @@ impl Control {
             "mappings": snapshot.mappings,
             "pins": self.engine.pins(),
             "mappings_left_out": snapshot.mappings_left_out,
+            "windows": snapshot.windows_listed,
             "refusals": snapshot.refusals,
+            "revocations": snapshot.last_revocations,
         }))
     }
 }

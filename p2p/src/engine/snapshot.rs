@@ -5,13 +5,17 @@ use std::time::Duration;
 
 use super::Engine;
 use super::context::Context;
-use super::ledger::{ContextRecord, MappingRecord, Snapshot, Totals, TriggerDistribution};
+use super::ledger::{ContextRecord, MappingRecord, Snapshot, Totals, TriggerDistribution, WindowRecord};
 use super::mappings::Mapping;
+use super::order::Used;
+use crate::api::CHUNK_BYTES;
 use crate::moved::Moved;
 use crate::types::ObjectId;
 
 /// Mappings in a snapshot at most.
 const MAPPINGS_LISTED: usize = 16 * 1024;
+/// Windows in a snapshot at most.
+const WINDOWS_LISTED: usize = 4 * 1024;
 
 impl Engine {
     /// The ledger: who maps what, last refusals, what revocations cost.
@@ -30,8 +34,20 @@ impl Engine {
             windows: self.windows(),
             windows_held: self.held_count(),
             refusals: self.ledger.refusal_records(now),
+            last_revocations: self.ledger.revocation_records(now),
+            windows_listed: self.window_records(),
             revocations: self.ledger.trigger_records(),
         }
+    }
+
+    fn window_records(&self) -> Vec<WindowRecord> {
+        let used = self.export(ObjectId(0)).order.oldest(0, WINDOWS_LISTED);
+        let record = |used: Used| WindowRecord {
+            object: used.key.object.0,
+            offset: used.key.number.saturating_mul(CHUNK_BYTES),
+            bytes: used.bytes,
+        };
+        used.into_iter().map(record).collect()
     }
 
     /// The state in numbers.
