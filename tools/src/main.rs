@@ -5,6 +5,7 @@ mod commands;
 mod config;
 mod controller;
 mod demo;
+mod explain;
 mod failure;
 mod mount_options;
 mod output;
