@@ -46,6 +46,9 @@ pub enum Command {
     /// Show who maps what since when, and the last refusals
     #[command(after_help = "Example:\n  peerfs mappings /mnt/peer")]
     Mappings(MountpointArgs),
+    /// Show live what a mount does: aperture, mappings, revocations, rates, refusals, pins, transfers
+    #[command(after_help = "Examples:\n  peerfs top /mnt/peer\n  peerfs top --once /mnt/peer")]
+    Top(TopArgs),
     /// Show who holds how much device memory, and where it is
     #[command(after_help = "Example:\n  peerfs devmem /mnt/peer")]
     Devmem(MountpointArgs),
@@ -260,6 +263,18 @@ pub struct MountpointArgs {
     /// Report as JSON
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Args)]
+pub struct TopArgs {
+    /// Where the volume is mounted
+    pub mountpoint: PathBuf,
+    /// Time between two looks at the mount
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0)]
+    pub interval: f64,
+    /// Print one screen as text, and end
+    #[arg(long)]
+    pub once: bool,
 }
 
 #[derive(Args)]

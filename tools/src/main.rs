@@ -10,6 +10,7 @@ mod failure;
 mod mount_options;
 mod output;
 mod ranges;
+mod top;
 mod volume_check;
 
 use std::process::ExitCode;
@@ -35,6 +36,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Query(args) => commands::query::run(args),
         Command::Map(args) => commands::map::run(args),
         Command::Mappings(args) => commands::mappings::run(args),
+        Command::Top(args) => top::run(args),
         Command::Devmem(args) => commands::devmem::run(args),
         Command::Revoke(args) => commands::revoke::run(args),
         Command::Reflink(args) => commands::reflink::run(args),
