@@ -5,7 +5,7 @@ mod common;
 mod tmux;
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Lines, Write};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
 use common::{Scratch, fail, succeed};
@@ -18,17 +18,23 @@ const MIB: usize = 1 << 20;
 /// A process that maps a file and holds the mapping.
 struct Holder {
     child: Child,
-    lines: std::iter::MapWhile<std::io::Lines<BufReader<ChildStdout>>, fn(std::io::Result<String>) -> Option<String>>,
+    said: Lines<BufReader<ChildStdout>>,
 }
 
 impl Holder {
     fn new(file: &str) -> Holder {
         let mut child =
             Command::new(PEERFS).args(["map", file, "--hold", "600"]).stdout(Stdio::piped()).spawn().expect("the binary starts");
-        let stdout = child.stdout.take().expect("piped");
-        let mut lines = BufReader::new(stdout).lines().map_while(Result::ok as fn(_) -> _);
-        assert!(lines.any(|line| line.starts_with("mapping ")), "{file} is not mapped");
-        Holder { child, lines }
+        let said = BufReader::new(child.stdout.take().expect("piped")).lines();
+        let mut holder = Holder { child, said };
+        holder.says("mapping ");
+        holder
+    }
+
+    /// Waits until it says something that begins so.
+    fn says(&mut self, beginning: &str) {
+        let mut lines = self.said.by_ref().map_while(Result::ok);
+        assert!(lines.any(|line| line.starts_with(beginning)), "it never says {beginning:?}");
     }
 
     fn pid(&self) -> String {
@@ -66,7 +72,7 @@ fn view(scratch: &Scratch, columns: u16, rows: u16) -> Tmux {
 
 /// Numbers in the column of this title, from the top.
 fn column(screen: &str, title: &str) -> Vec<String> {
-    let mut lines = screen.lines().skip_while(|line| !line.starts_with("mapping"));
+    let mut lines = screen.lines().skip_while(|line| !line.trim_start().starts_with("mapping"));
     let titles = lines.next().unwrap_or_default();
     let Some(column) = titles.split("  ").filter(|word| !word.trim().is_empty()).position(|word| word.trim().starts_with(title))
     else {
@@ -124,7 +130,7 @@ fn mappings_are_shown_sorted_and_revoked_by_key() {
     view.shows("2 grants revoked in ");
     let screen = view.until("one mapping less", |screen| column(screen, "process") == [small.pid()]);
     assert!(screen.contains("(Administrator): median "), "{screen}");
-    assert!(large.lines.any(|line| line.starts_with("revoked: ")), "the holder was told");
+    large.says("revoked: ");
     assert_eq!(live_grants(&scratch), 1);
 
     view.press(&["q"]);
@@ -146,7 +152,7 @@ fn a_pause_and_the_help_and_other_sizes_of_the_terminal() {
     view.press(&["Space"]);
     view.shows("PAUSED");
     let holder = Holder::new(&written(&scratch, "mnt/file", MIB));
-    for (columns, rows, title) in [(20, 5, "peerfs top  "), (1, 1, "q"), (60, 10, "PAUSED")] {
+    for (columns, rows, title) in [(20, 5, "peerfs top PAUSED"), (1, 1, "q"), (60, 10, "PAUSED")] {
         view.resize(columns, rows);
         let screen = view.until("the size", |screen| {
             let fits = screen.lines().all(|line| line.chars().count() <= usize::from(columns));

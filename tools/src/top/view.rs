@@ -76,12 +76,10 @@ impl Summary<'_> {
     }
 }
 
-fn title(state: &State, width: u16) -> Line<'_> {
+fn title(state: &State, width: u16) -> Line<'static> {
     let mappings = output::count(state.picture.mappings.len() as u64, "mapping");
-    let mut line = format!("peerfs top  {}  {mappings}", state.picture.title);
-    if state.paused {
-        line.push_str("  PAUSED");
-    }
+    let paused = if state.paused { " PAUSED" } else { "" };
+    let line = format!("peerfs top{paused}  {}  {mappings}", state.picture.title);
     Line::styled(format!("{line:<width$}", width = usize::from(width)), REVERSED)
 }
 
