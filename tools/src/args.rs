@@ -94,7 +94,7 @@ pub enum Command {
     CheckMetadata(CheckMetadataArgs),
     /// A client process of the conformance suite (started by it)
     #[command(hide = true)]
-    #[command(after_help = "Example:\n  peerfs conformance-client /mnt/peer")]
+    #[command(after_help = "Example:\n  peerfs conformance-client pid-reuse image /mnt/peer")]
     ConformanceClient(ConformanceClientArgs),
     /// An importer that never acknowledges (started by the demo)
     #[command(hide = true)]

@@ -9,6 +9,8 @@ use std::io::{BufRead, BufReader, Lines, Write};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
 use common::{Scratch, fail, succeed};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 use tmux::Tmux;
 
@@ -87,6 +89,11 @@ fn column(screen: &str, title: &str) -> Vec<String> {
 fn live_grants(scratch: &Scratch) -> u64 {
     let ledger: Value = serde_json::from_str(&succeed(&["mappings", &scratch.mnt(), "--json"])).expect("JSON");
     ledger["mappings"].as_array().expect("a list").iter().filter_map(|mapping| mapping["grants"].as_u64()).sum()
+}
+
+fn server(scratch: &Scratch) -> Pid {
+    let info: Value = serde_json::from_str(&succeed(&["info", &scratch.mnt(), "--json"])).expect("JSON");
+    Pid::from_raw(info["server_pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).expect("a process"))
 }
 
 #[test]
@@ -178,12 +185,29 @@ fn a_view_outlives_its_mount_and_finds_the_next_one() {
     view.shows("not on a peerfs mount");
     mount(&scratch);
     view.until("the new mount", |screen| !screen.contains("OLD: "));
-    let info: Value = serde_json::from_str(&succeed(&["info", &scratch.mnt(), "--json"])).expect("JSON");
-    let server = info["server_pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).expect("a process");
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(server), nix::sys::signal::Signal::SIGKILL).expect("it is there");
+    kill(server(&scratch), Signal::SIGKILL).expect("it is there");
     view.shows("OLD: ");
     view.press(&["R"]);
     view.shows("OLD: ");
+    view.press(&["q"]);
+    view.shows("ended 0");
+    succeed(&["umount", &scratch.mnt()]);
+}
+
+/// A server that does not answer holds up no key.
+#[test]
+fn a_stopped_server_is_told_and_found_again() {
+    let scratch = mounted();
+    let view = view(&scratch, 120, 30);
+    view.shows("nothing is mapped");
+    let server = server(&scratch);
+    kill(server, Signal::SIGSTOP).expect("it is there");
+    view.shows("OLD: no answer for ");
+    view.press(&["h"]);
+    view.shows("sort by the next column");
+    view.press(&["h"]);
+    kill(server, Signal::SIGCONT).expect("it is there");
+    view.until("answers", |screen| !screen.contains("OLD: "));
     view.press(&["q"]);
     view.shows("ended 0");
     succeed(&["umount", &scratch.mnt()]);
@@ -193,12 +217,12 @@ fn a_view_outlives_its_mount_and_finds_the_next_one() {
 fn a_signal_gives_the_terminal_back() {
     let scratch = mounted();
     let pid = scratch.text("pid");
-    for (signal, code) in [(nix::sys::signal::Signal::SIGTERM, 143), (nix::sys::signal::Signal::SIGINT, 130)] {
+    for (signal, code) in [(Signal::SIGTERM, 143), (Signal::SIGINT, 130)] {
         let line = format!("sh -c 'echo $$ >{pid}; exec {PEERFS} top {}'; echo ended $?; stty -a", scratch.mnt());
         let view = Tmux::run(&line, 120, 30);
         view.shows("nothing is mapped");
         let number: i32 = fs::read_to_string(&pid).expect("written").trim().parse().expect("a number");
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(number), signal).expect("it is there");
+        kill(Pid::from_raw(number), signal).expect("it is there");
         let screen = view.until("the end", |screen| screen.contains(&format!("ended {code}")) && screen.contains("echoke"));
         assert!(!view.is_alternate() && screen.contains(" icanon") && screen.contains(" echo "), "{screen}");
     }

@@ -18,7 +18,7 @@ mod watcher;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -60,6 +60,8 @@ pub fn run(args: TopArgs) -> Result<ExitCode> {
     live(&args, interval)
 }
 
+/// How long to wait for something to happen before a look at the clock.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// Shortest time between two looks.
 const SHORTEST: Duration = Duration::from_millis(50);
 
@@ -108,7 +110,7 @@ fn live(args: &TopArgs, interval: Duration) -> Result<ExitCode> {
     start("top-mount", tell, move |tell| {
         watcher::watch(&mountpoint, interval, &taken, |news| tell.send(Event::News(news)).is_ok());
     })?;
-    let end = follow(&mut screen, &events, &orders)?;
+    let end = follow(&mut screen, interval, &events, &orders)?;
     drop(screen);
     match end {
         Some(signal) => terminal::die_of(signal).map(|()| ExitCode::FAILURE),
@@ -131,11 +133,22 @@ fn read_keys(tell: Sender<Event>) {
 }
 
 /// Shows what happens until the view is ended; answers the signal that did.
-fn follow(screen: &mut Screen, events: &Receiver<Event>, orders: &Sender<state::Order>) -> Result<Option<Signal>> {
+fn follow(
+    screen: &mut Screen,
+    interval: Duration,
+    events: &Receiver<Event>,
+    orders: &Sender<state::Order>,
+) -> Result<Option<Signal>> {
     let mut state = State::default();
+    let mut heard = Instant::now();
     loop {
+        state.silent(heard.elapsed().saturating_sub(interval));
         screen.draw(|frame| view::draw(&state, frame.area(), frame.buffer_mut()))?;
-        let Ok(first) = events.recv() else { return Ok(None) };
+        let first = match events.recv_timeout(PATIENCE) {
+            Ok(event) => event,
+            Err(RecvTimeoutError::Timeout) => continue,
+            Err(RecvTimeoutError::Disconnected) => return Ok(None),
+        };
         // All that has come is taken in before the next frame.
         for event in std::iter::once(first).chain(events.try_iter()) {
             let outcome = match event {
@@ -145,6 +158,7 @@ fn follow(screen: &mut Screen, events: &Receiver<Event>, orders: &Sender<state::
                 // The next frame has the new size.
                 Event::Terminal(_) => Outcome::Continue,
                 Event::News(News::Look(look)) => {
+                    heard = Instant::now();
                     state.looked(*look);
                     Outcome::Continue
                 }

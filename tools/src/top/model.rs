@@ -341,3 +341,58 @@ fn device_memory(memory: &Value) -> Option<String> {
         most.unwrap_or_default()
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::top::scenes;
+
+    #[test]
+    fn what_happened_between_two_looks_is_counted_by_the_second() {
+        let [before, now] = scenes::busy();
+        let picture = Picture::new(Some(&before), &now);
+        let rates = picture.rates.expect("two looks");
+        assert_eq!((rates.window, rates.bar, rates.fallback), (4.0 * 1048576.0, 1048576.0, 2048.0));
+        let refusals: Vec<_> = picture.refusals.iter().map(|refusal| (refusal.reason.as_str(), refusal.total)).collect();
+        assert_eq!(refusals, [("Hole", 24), ("Busy", 100)], "what is refused now comes first");
+        assert_eq!((picture.refusals[0].per_second, picture.refusals[1].per_second), (10.0, 0.0));
+        let revocations = &picture.revocations;
+        // Unmap is none.
+        assert_eq!((revocations.grants, revocations.enforced, revocations.per_second), (20, 2, Some(3.0)));
+        assert_eq!((revocations.cut_ns[0], revocations.median_ns, revocations.p99_ns), (100_000, 800_000, 1_600_000));
+        assert_eq!(picture.windows, [("3".to_owned(), 4 << 20), ("2".to_owned(), 2 << 20), ("4".to_owned(), 2 << 20)]);
+    }
+
+    #[test]
+    fn another_server_begins_anew() {
+        let [before, mut now] = scenes::busy();
+        now.info["server_pid"] = 99.into();
+        let picture = Picture::new(Some(&before), &now);
+        assert_eq!((picture.rates, picture.revocations.per_second), (None, None));
+        // So does a look that is no later.
+        assert_eq!(Picture::new(Some(&before), &before).rates, None);
+    }
+
+    #[test]
+    fn counters_that_go_back_and_answers_without_anything_are_survived() {
+        let [before, now] = scenes::busy();
+        let earlier = Sample { at: before.at, ..now.clone() };
+        let later = Sample { at: now.at, ..before };
+        assert_eq!(Picture::new(Some(&earlier), &later).rates, Some(Paths::default()));
+        let nothing = Sample { at: now.at, info: Value::Null, ledger: Ok(Value::Null), device_memory: Value::Null };
+        let picture = Picture::new(None, &nothing);
+        assert_eq!((picture.aperture, picture.mappings.len(), picture.no_ledger), (None, 0, None));
+    }
+
+    #[test]
+    fn mappings_without_grants_are_counted_apart() {
+        let mut sample = scenes::sample(&[1, 2, 3]);
+        if let Ok(ledger) = &mut sample.ledger {
+            ledger["mappings"][1]["grants"] = 0.into();
+            ledger["mappings_left_out"] = 7.into();
+        }
+        let picture = Picture::new(None, &sample);
+        let numbers: Vec<u64> = picture.mappings.iter().map(|mapping| mapping.number).collect();
+        assert_eq!((numbers, picture.fallen_back, picture.left_out), (vec![1, 3], 1, 7));
+    }
+}

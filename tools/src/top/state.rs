@@ -1,9 +1,14 @@
 //! The state of the view and what actions and answers do to it. Pure: what is to be done comes out as an [`Order`].
 
+use std::time::Duration;
+
 use super::input::{Action, Mode};
 use super::model::Picture;
 use super::sample::Sample;
 use super::table::{Grouping, Order as Sorting, Table, titles};
+
+/// Longest time, beyond that between two looks, that a mount may take before it counts as silent.
+const SILENCE: Duration = Duration::from_secs(3);
 
 /// Something for the mount to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,6 +89,13 @@ impl State {
         self.picture = Picture::new(self.last.as_ref(), &sample);
         self.last = Some(sample);
         self.arrange();
+    }
+
+    /// Nothing has come from the mount for this long.
+    pub fn silent(&mut self, time: Duration) {
+        if time >= SILENCE {
+            self.lost = Some(format!("no answer for {} s", time.as_secs()));
+        }
     }
 
     /// How a request ended.
@@ -243,6 +255,10 @@ mod tests {
         assert_eq!((state.table.rows.len(), state.lost.as_deref()), (1, Some("the server has gone")));
         state.looked(Ok(scenes::sample(&[1, 2])));
         assert_eq!((state.table.rows.len(), state.lost.as_deref()), (2, None));
+        state.silent(SILENCE - Duration::from_millis(1));
+        assert_eq!(state.lost, None);
+        state.silent(SILENCE);
+        assert_eq!(state.lost.as_deref(), Some("no answer for 3 s"));
     }
 
     #[test]

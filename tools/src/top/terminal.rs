@@ -41,6 +41,10 @@ impl Screen {
 
     /// Draws a frame, as large as the terminal is now.
     pub fn draw(&mut self, draw: impl FnOnce(&mut ratatui::Frame<'_>)) -> Result<()> {
+        if !TAKEN.load(Ordering::SeqCst) {
+            // Another thread has panicked and is about to end the program.
+            return Ok(());
+        }
         self.0.draw(draw).map(drop).context("cannot draw on the terminal")
     }
 }
