@@ -4,10 +4,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::sync::{Mutex, lock};
 
+/// An entry and its number.
+type Place<T> = Mutex<Option<(u64, T)>>;
+
 /// Keeps the youngest entries, each with its number. A place of its own for each, so those who add do not meet at a lock.
 #[derive(Debug)]
 pub(super) struct Ring<T> {
-    places: Box<[Mutex<Option<(u64, T)>>]>,
+    places: Box<[Place<T>]>,
     next: AtomicUsize,
 }
 
