@@ -20,6 +20,8 @@ pub struct Picture {
     pub windows: Vec<(String, u64)>,
     /// The ledger's live mappings.
     pub mappings: Vec<Mapping>,
+    /// How many there are; for who may not see them, those that were made and not ended.
+    pub mapping_count: u64,
     /// Mappings that have no grant any more, or never had one.
     pub fallen_back: u64,
     /// Mappings that the ledger does not list.
@@ -166,6 +168,10 @@ impl Picture {
                 number(info, "server_pid")
             ),
             aperture: aperture(&info["aperture"]),
+            mapping_count: match &now.ledger {
+                Ok(_) => mappings.len() as u64,
+                Err(_) => number(info, "mappings"),
+            },
             windows: windows(ledger),
             mappings,
             fallen_back: without.len() as u64,

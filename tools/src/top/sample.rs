@@ -26,7 +26,7 @@ impl Sample {
     pub fn take(mountpoint: &Path, start: Instant) -> Result<Sample> {
         let info = server_info::info(mountpoint).map_err(anyhow::Error::from);
         let info = info.with_context(|| format!("top {}", mountpoint.display()))?;
-        let ledger = server_info::mappings(mountpoint).map_err(|error| crate::failure::line(&error));
+        let ledger = server_info::mappings(mountpoint).map_err(|error| error.root_cause().to_string());
         let device_memory = match info["device_memory"].is_null() {
             true => Value::Null,
             false => server_info::device_memory(mountpoint).unwrap_or_default(),

@@ -77,7 +77,7 @@ impl Summary<'_> {
 }
 
 fn title(state: &State, width: u16) -> Line<'static> {
-    let mappings = output::count(state.picture.mappings.len() as u64, "mapping");
+    let mappings = output::count(state.picture.mapping_count, "mapping");
     let paused = if state.paused { " PAUSED" } else { "" };
     let line = format!("peerfs top{paused}  {}  {mappings}", state.picture.title);
     Line::styled(format!("{line:<width$}", width = usize::from(width)), REVERSED)

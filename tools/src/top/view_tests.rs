@@ -93,10 +93,13 @@ fn groups_questions_help_and_a_lost_mount() {
 #[test]
 fn the_ledger_is_the_owners() {
     let mut sample = scenes::sample(&[1]);
+    sample.info["mappings"] = 12.into();
     sample.ledger = Err("/mnt/peer: only the owner of the mount may ask this".to_owned());
     let mut state = State::default();
     state.looked(Ok(sample));
-    assert!(frame(&state, 120, 40).contains("mappings are not shown: /mnt/peer: only the owner of the mount may ask this"));
+    let shown = frame(&state, 120, 40);
+    assert!(shown.contains("mappings are not shown: /mnt/peer: only the owner of the mount may ask this"), "{shown}");
+    assert!(shown.contains("server 1234  12 mappings"), "{shown}");
 }
 
 #[test]
