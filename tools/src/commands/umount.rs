@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
@@ -18,6 +18,9 @@ use super::server_info::{self, NoServer};
 use crate::args::UmountArgs;
 use crate::{config, output};
 
+/// How long a mount has to be busy to count as such, and the time between two tries.
+const MOMENTS: Duration = Duration::from_secs(1);
+const MOMENT: Duration = Duration::from_millis(5);
 /// After this long a person wants to know what is being waited for.
 const QUIET_WAIT: Duration = Duration::from_secs(2);
 /// The guardian, which shares the volume's lock, ends right after the server.
@@ -37,7 +40,8 @@ pub fn run(args: UmountArgs) -> Result<ExitCode> {
     if args.force {
         end_mappings(&mountpoint);
     }
-    let how = unmount(&mountpoint, args.force).map_err(|error| refused(&mountpoint, &error))?;
+    let how = if args.force { unmount(&mountpoint, true) } else { unmount_quiet(&mountpoint) };
+    let how = how.map_err(|error| refused(&mountpoint, &error))?;
     match (how, server) {
         (_, None) => Ok(ExitCode::SUCCESS),
         (Unmounted::Cleanly, Some((pid, server))) => {
@@ -45,6 +49,19 @@ pub fn run(args: UmountArgs) -> Result<ExitCode> {
             check_closed(&info)
         }
         (Unmounted::Detached, Some((pid, server))) => wait_detached(&mountpoint, pid, &server),
+    }
+}
+
+/// Whoever looks at a mount (`peerfs top`, a monitor) has a report of it open for moments. Only who keeps it busy is told of.
+fn unmount_quiet(mountpoint: &Path) -> io::Result<Unmounted> {
+    let start = Instant::now();
+    loop {
+        match unmount(mountpoint, false) {
+            Err(error) if error.raw_os_error() == Some(Errno::EBUSY as i32) && start.elapsed() < MOMENTS => {
+                std::thread::sleep(MOMENT);
+            }
+            other => return other,
+        }
     }
 }
 
