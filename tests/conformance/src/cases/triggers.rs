@@ -213,7 +213,7 @@ fn revoke_mapping(scene: &mut Scene<'_>) -> Result<()> {
     fs::set_permissions(&file.path, std::os::unix::fs::PermissionsExt::from_mode(0o666))?;
     let stranger = crate::puppet::Puppet::start(scene, crate::kit::worker::NOBODY)?;
     // Not even whether there is such a mapping.
-    for asked in [number, 1] {
+    for asked in [1, number] {
         let refused = stranger.ask(&format!("revoke-mapping {asked} {}", file.path.display()))?;
         ensure!(refused == format!("errno {}", libc::EPERM), "a stranger's revocation answers `{refused}`");
     }
