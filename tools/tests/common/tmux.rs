@@ -29,7 +29,7 @@ impl Tmux {
             .env_remove("TMUX")
             .env_remove("NO_COLOR")
             .output()
-            .expect("tmux is installed");
+            .expect("tmux runs (Debian package tmux)");
         let Output { status, stdout, stderr } = ran;
         assert!(status.success(), "tmux {arguments:?}: {}", String::from_utf8_lossy(&stderr));
         String::from_utf8_lossy(&stdout).into_owned()
