@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
@@ -12,6 +12,7 @@ use peerfs_blockdev::{SpecError, parse_size};
 /// peerfs: a filesystem whose files devices can map.
 #[derive(Parser)]
 #[command(name = "peerfs", version, about, arg_required_else_help = true, max_term_width = 110)]
+#[command(after_help = "Example, on a machine without any device:\n  peerfs demo")]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
@@ -42,58 +43,92 @@ pub enum LogFormat {
 #[derive(Subcommand)]
 pub enum Command {
     /// Make an empty volume on a device (image:PATH, just PATH, pmem:PATH, nvme:BDF/ns1 or nvme:BDF/pmr)
+    #[command(after_help = "Example:\n  peerfs mkfs image:/srv/vol.img --size 4G --label models")]
     Mkfs(MkfsArgs),
     /// Mount a volume; returns when the mount is usable
+    #[command(
+        after_help = "Examples:\n  peerfs mount image:/srv/vol.img /mnt/peer --cmb 256M\n  peerfs mount nvme:0000:01:00.0/ns1 /mnt/peer -o noatime,deadline_ms=50"
+    )]
     Mount(MountArgs),
     /// Unmount; returns when the volume is closed
+    #[command(after_help = "Example:\n  peerfs umount /mnt/peer")]
     Umount(UmountArgs),
     /// Show a mount (space, aperture, mappings, revocations) or an unmounted volume
+    #[command(after_help = "Examples:\n  peerfs info /mnt/peer\n  peerfs info image:/srv/vol.img --json")]
     Info(InfoArgs),
     /// Show which ranges of a file an importer would map directly, and why not the others; changes nothing
+    #[command(
+        after_help = "Examples:\n  peerfs query /mnt/peer/model.bin\n  peerfs query /mnt/peer/model.bin --offset 1M --length 64K --write --importer cpu@0000:01:00.0"
+    )]
     Query(QueryArgs),
     /// Map a file, read through the mapping and report the way its bytes went
+    #[command(
+        after_help = "Examples:\n  peerfs map /mnt/peer/model.bin --checksum\n  peerfs map /mnt/peer/model.bin --pin --hold 60"
+    )]
     Map(MapArgs),
     /// Show who maps what since when, and the last refusals
+    #[command(after_help = "Example:\n  peerfs mappings /mnt/peer")]
     Mappings(MountpointArgs),
+    /// Show live what a mount does: aperture, mappings, revocations, rates, refusals, pins, transfers
+    #[command(after_help = "Examples:\n  peerfs top /mnt/peer\n  peerfs top --once /mnt/peer")]
+    Top(TopArgs),
     /// Show who holds how much device memory, and where it is
+    #[command(after_help = "Example:\n  peerfs devmem /mnt/peer")]
     Devmem(MountpointArgs),
     /// Show a mount live in the browser; prints the address to open
     Serve(ServeArgs),
     /// Take direct mappings back
+    #[command(
+        after_help = "Examples:\n  peerfs revoke /mnt/peer/model.bin --offset 2M --length 2M\n  peerfs revoke --mapping 4294967312 /mnt/peer\n  peerfs revoke --all --pins /mnt/peer"
+    )]
     Revoke(RevokeArgs),
     /// Make a file that shares the blocks of another; nothing is copied until one of them is written
+    #[command(after_help = "Example:\n  peerfs reflink /mnt/peer/model.bin /mnt/peer/copy.bin")]
     Reflink(ReflinkArgs),
     /// Copy between a file and a namespace of an importer: device to device, where that is decided
+    #[command(
+        after_help = "Examples:\n  peerfs copy /mnt/peer/model.bin --to-importer nvme:0000:02:00.0 --lba 0\n  peerfs copy /mnt/peer/back.bin --from-importer nvme:0000:02:00.0 --lba 0 --length 64M"
+    )]
     Copy(CopyArgs),
     /// Run fio job files, on any path or through the client library, and say which way the bytes went
     Bench(BenchArgs),
     /// Show the importers of a mount
+    #[command(after_help = "Example:\n  peerfs importers /mnt/peer")]
     Importers(MountpointArgs),
     /// Show which devices reach each other's memory, and which hop refuses the others
+    #[command(after_help = "Examples:\n  peerfs topology\n  peerfs topology /mnt/peer --json")]
     Topology(TopologyArgs),
     /// Show NVMe controllers, give them to vfio-pci, or back to the kernel
     #[command(subcommand)]
+    #[command(after_help = "Example:\n  peerfs nvme list")]
     Nvme(NvmeCommand),
     /// Check an unmounted volume
+    #[command(after_help = "Example:\n  peerfs fsck image:/srv/vol.img")]
     Fsck(FsckArgs),
     /// Try everything on a temporary volume with real files
+    #[command(after_help = "Example:\n  peerfs demo --size 64M")]
     Demo(DemoArgs),
     /// Try every rule of mapping on a scratch volume; one line per rule
+    #[command(after_help = "Example:\n  peerfs conformance --backend mem --case trigger-truncate")]
     Conformance(ConformanceArgs),
     /// Write the manual pages, or what a shell needs to complete command lines
     #[command(subcommand)]
     Generate(GenerateCommand),
     /// Keeps windows beyond the death of a server (started by the server)
     #[command(hide = true)]
+    #[command(after_help = "Example:\n  peerfs guardian")]
     Guardian,
     /// Reads all metadata, so that a process of its own dies if it is corrupt
     #[command(hide = true)]
+    #[command(after_help = "Example:\n  peerfs check-metadata image:/srv/vol.img --full")]
     CheckMetadata(CheckMetadataArgs),
     /// A client process of the conformance suite (started by it)
     #[command(hide = true)]
+    #[command(after_help = "Example:\n  peerfs conformance-client pid-reuse image /mnt/peer")]
     ConformanceClient(ConformanceClientArgs),
     /// An importer that never acknowledges (started by the demo)
     #[command(hide = true)]
+    #[command(after_help = "Example:\n  peerfs demo-hung /mnt/peer/model.bin")]
     DemoHung(DemoHungArgs),
 }
 
@@ -276,6 +311,18 @@ pub struct ServeArgs {
 }
 
 #[derive(Args)]
+pub struct TopArgs {
+    /// Where the volume is mounted
+    pub mountpoint: PathBuf,
+    /// Time between two looks at the mount
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0)]
+    pub interval: f64,
+    /// Print one screen as text, and end
+    #[arg(long)]
+    pub once: bool,
+}
+
+#[derive(Args)]
 pub struct TopologyArgs {
     /// Where a volume is mounted: what its server goes by. Default: this machine's PCI bus
     pub mountpoint: Option<PathBuf>,
@@ -289,12 +336,15 @@ pub struct TopologyArgs {
 
 #[derive(Args)]
 pub struct RevokeArgs {
-    /// A file of a mount; with --all the mount point
+    /// A file of a mount; with --all or --mapping the mount point
     #[arg(value_name = "FILE|MOUNTPOINT")]
     pub path: PathBuf,
     /// Every mapping of the mount
     #[arg(long, conflicts_with_all = ["offset", "length"])]
     pub all: bool,
+    /// One mapping, by its number in `peerfs mappings`; for the owner of the mount
+    #[arg(long, value_name = "NUMBER", conflicts_with_all = ["all", "pins", "offset", "length"])]
+    pub mapping: Option<u64>,
     /// Pins too, by force; for the owner of the mount
     #[arg(long)]
     pub pins: bool,
@@ -323,10 +373,13 @@ pub struct ReflinkArgs {
 #[derive(Subcommand)]
 pub enum NvmeCommand {
     /// Show the controllers, their namespaces and what these hold
+    #[command(after_help = "Example:\n  peerfs nvme list --json")]
     List(NvmeListArgs),
     /// Give a controller to vfio-pci; refuses while anything on it is in use or would be lost
+    #[command(after_help = "Example:\n  peerfs nvme bind 0000:01:00.0")]
     Bind(NvmeBindArgs),
     /// Give a controller that is on vfio-pci to the driver that the kernel finds for it
+    #[command(after_help = "Example:\n  peerfs nvme unbind 0000:01:00.0")]
     Unbind(NvmeUnbindArgs),
 }
 
@@ -513,6 +566,30 @@ mod tests {
     #[test]
     fn the_definition_is_consistent() {
         <Cli as clap::CommandFactory>::command().debug_assert();
+    }
+
+    /// The commands of the tree with how they are called, the hidden ones too.
+    fn tree(command: &clap::Command, called: &str) -> Vec<(String, clap::Command)> {
+        let below = command.get_subcommands().flat_map(|sub| tree(sub, &format!("{called} {}", sub.get_name())));
+        std::iter::once((called.to_owned(), command.clone())).chain(below).collect()
+    }
+
+    #[test]
+    fn every_command_ends_its_help_with_an_example_that_parses() {
+        let commands = tree(&<Cli as clap::CommandFactory>::command(), "peerfs");
+        assert!(commands.len() > 20, "{} commands", commands.len());
+        for (called, command) in commands {
+            let after = command.get_after_help().unwrap_or_else(|| panic!("{called} has no example")).to_string();
+            assert!(after.starts_with("Example"), "{called}: {after}");
+            let examples: Vec<&str> = after.lines().skip(1).map(str::trim).collect();
+            assert!(!examples.is_empty(), "{called}: {after}");
+            for example in examples {
+                assert!(example.starts_with(&called), "{called}: {example} is another command");
+                if let Parsed::Usage(why) = parsed(example) {
+                    panic!("{example}: {why}");
+                }
+            }
+        }
     }
 
     #[test]

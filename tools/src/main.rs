@@ -5,6 +5,7 @@ mod commands;
 mod config;
 mod controller;
 mod demo;
+mod explain;
 mod failure;
 mod log;
 mod manual;
@@ -13,6 +14,7 @@ mod mount_options;
 mod output;
 mod ranges;
 mod serve;
+mod top;
 mod volume_check;
 
 use std::ffi::OsString;
@@ -45,6 +47,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Query(args) => commands::query::run(args),
         Command::Map(args) => commands::map::run(args),
         Command::Mappings(args) => commands::mappings::run(args),
+        Command::Top(args) => top::run(args),
         Command::Devmem(args) => commands::devmem::run(args),
         Command::Serve(args) => serve::run(&args),
         Command::Revoke(args) => commands::revoke::run(args),

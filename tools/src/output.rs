@@ -1,6 +1,6 @@
 //! What commands print: plain text, JSON and tables.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 
 use anyhow::Result;
 use comfy_table::{CellAlignment, Table, presets};
@@ -17,6 +17,22 @@ pub fn print(text: &str) -> Result<()> {
 /// Writes a JSON document to stdout.
 pub fn print_json(value: &Value) -> Result<()> {
     print(&format!("{value:#}\n"))
+}
+
+/// Columns of the terminal that stdout is; 80 where it is none.
+pub fn width() -> usize {
+    const USUAL: usize = 80;
+    if !std::io::stdout().is_terminal() {
+        return USUAL;
+    }
+    ratatui::crossterm::terminal::size().map_or(USUAL, |(columns, _)| usize::from(columns)).max(1)
+}
+
+/// Colours are shown: stdout is a terminal that knows them, and NO_COLOR is not set.
+pub fn colours() -> bool {
+    let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let dumb = std::env::var_os("TERM").is_some_and(|name| name == "dumb");
+    std::io::stdout().is_terminal() && !set("NO_COLOR") && !dumb
 }
 
 /// An empty table with these column titles. The columns at `right` are aligned to the right.

@@ -33,6 +33,15 @@ pub const MUTANTS: &[Mutant] = &[
         case: "revoke-deadline-enforced",
     },
     Mutant {
+        name: "mapping-revoked-by-anyone",
+        rule: "one mapping is revoked by its number by the owner of the mount, and by nobody else",
+        file: "fs/src/control/ioctl.rs",
+        find: "        self.control.owner_only(self.caller)?;\n        if revoke.offset != 0",
+        replace: "        if revoke.offset != 0",
+        backend: "image",
+        case: "trigger-revoke-mapping",
+    },
+    Mutant {
         name: "cut-without-waiting",
         rule: "an importer has until the deadline to acknowledge",
         file: "p2p/src/engine/revoke.rs",

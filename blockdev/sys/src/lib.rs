@@ -76,7 +76,7 @@ pub use uring::{Direction, Ended, Engine, EngineStats, IoQueue, Outcome, Registe
 pub use vfio::{DmaAccess, DmaMapping, IommuInfo, RegionInfo, VfioContainer, VfioDevice, VfioError};
 pub use vma::{AddressMap, Vma};
 pub use window::Window;
-pub use xattr::set_xattr;
+pub use xattr::{XATTR_VALUE_MAX, get_xattr, set_xattr};
 
 /// Page size, bytes: what direct mappings and device page tables go by.
 const PAGE: usize = 4096;

@@ -11,7 +11,7 @@ use peerfs_blockdev::PathKind;
 use peerfs_blockdev::pci::PciAddress;
 use peerfs_p2p::{
     Asker, BindError, CacheProbe, Client, ContextId, DeviceMapOps, GrantId, GrantObject, Importer, MapCall, MapError, MapRequest,
-    MapSegment, MappingId, Moved, ObjectId, Placement, Range, SessionError, SessionId, Trigger, UnmapCall,
+    MapSegment, MappingId, Moved, ObjectId, Placement, Range, RevokeReport, SessionError, SessionId, Trigger, UnmapCall,
 };
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
@@ -36,6 +36,11 @@ pub(super) struct Call<'a> {
     pub caller: Caller,
     pub ino: Ino,
     pub handle: Handle,
+}
+
+fn reported(revoke: Revoke, report: RevokeReport) -> Revoke {
+    let latency_us = u64::try_from(report.latency.as_micros()).unwrap_or(u64::MAX);
+    Revoke { revoked: report.revoked, enforced: report.enforced, latency_us, ..revoke }
 }
 
 pub(super) fn invalid<T>() -> Result<T> {
@@ -215,9 +220,12 @@ impl Call<'_> {
         check_version(revoke.abi_version)?;
         let Some(last) = revoke.offset.checked_add(revoke.length) else { return invalid() };
         let range = Range { start: revoke.offset, end: if revoke.length == 0 { u64::MAX } else { last } };
+        if revoke.flags == revoke_flags::MAPPING {
+            return self.revoke_mapping(revoke);
+        }
         let everything = revoke.flags & revoke_flags::WHOLE_MOUNT != 0;
         let pins = revoke.flags & revoke_flags::PINS != 0;
-        if revoke.flags & !(revoke_flags::WHOLE_MOUNT | revoke_flags::PINS) != 0 {
+        if revoke.flags & !(revoke_flags::WHOLE_MOUNT | revoke_flags::PINS) != 0 || revoke.mapping_id != 0 {
             return invalid();
         }
         if everything || pins {
@@ -234,10 +242,16 @@ impl Call<'_> {
             revoke.pins_detached = forced.detached;
             report.latency = report.latency.max(forced.latency);
         }
-        revoke.revoked = report.revoked;
-        revoke.enforced = report.enforced;
-        revoke.latency_us = report.latency.as_micros() as u64;
-        Ok(revoke)
+        Ok(reported(revoke, report))
+    }
+
+    fn revoke_mapping(&self, revoke: Revoke) -> Result<Revoke> {
+        self.control.owner_only(self.caller)?;
+        if revoke.offset != 0 || revoke.length != 0 {
+            return invalid();
+        }
+        let report = self.control.engine.revoke_mapping(MappingId(revoke.mapping_id), Trigger::Administrator);
+        report.map(|report| reported(revoke, report)).ok_or_else(|| FsError::errno(libc::ENOENT))
     }
 
     /// Who may write a file may take mappings of it away (a write would do the same), and so may the mount's owner.

@@ -140,6 +140,7 @@ impl Control {
             "pins": self.engine.pins(),
             "mappings_left_out": snapshot.mappings_left_out,
             "refusals": snapshot.refusals,
+            "revocations": snapshot.last_revocations,
         }))
     }
 }

@@ -99,8 +99,8 @@ static inline const char *peerfs_reason_text(uint32_t code) {
 static inline const char *peerfs_reason_remedy(uint32_t code) {
   switch (code) {
   case 1: return "ask for a regular file";
-  case 2: return "fallocate or write the range first";
-  case 3: return "write the range first, or ask for a WRITE mapping after writing zeros";
+  case 2: return "write the range first (blocks that are only allocated are Unwritten)";
+  case 3: return "write the range first; zeros will do";
   case 4: return "extend the file first";
   case 5: return "align the range to 4096 bytes";
   case 6: return "call fsync on the file, or close its shared mappings";
@@ -241,6 +241,10 @@ static inline const char *peerfs_path_name(uint32_t code) {
 
 // Pins too, by force (owner of the mount only).
 #define PEERFS_REVOKE_PINS 2
+
+// One mapping, by its number in the ledger, instead of a range (owner of the mount only); no other flag beside it.
+// Windows that others hold as well end for them too.
+#define MAPPING 4
 
 // Open the grant's file in the control directory and mmap it.
 #define PEERFS_TRANSPORT_PASSTHROUGH 1
@@ -504,6 +508,8 @@ struct peerfs_revoke {
   // Out: pins whose memory is a dma-buf, which nothing can cut: the file goes on without them, and what their
   // importers write later is discarded.
   uint64_t pins_detached;
+  // In: the mapping, with PEERFS_REVOKE_MAPPING; ENOENT if there is none. Else 0.
+  uint64_t mapping_id;
 };
 
 // Argument of PEERFS_IOC_CONTEXT.

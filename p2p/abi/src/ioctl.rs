@@ -149,6 +149,9 @@ pub mod revoke_flags {
     pub const WHOLE_MOUNT: u32 = 1;
     /// Pins too, by force (owner of the mount only).
     pub const PINS: u32 = 2;
+    /// One mapping, by its number in the ledger, instead of a range (owner of the mount only); no other flag beside it.
+    /// Windows that others hold as well end for them too.
+    pub const MAPPING: u32 = 4;
 }
 
 /// Argument of [`REVOKE`].
@@ -174,6 +177,8 @@ pub struct Revoke {
     /// Out: pins whose memory is a dma-buf, which nothing can cut: the file goes on without them, and what their
     /// importers write later is discarded.
     pub pins_detached: u64,
+    /// In: the mapping, with [`revoke_flags::MAPPING`]; ENOENT if there is none. Else 0.
+    pub mapping_id: u64,
 }
 
 /// How a client gets at the memory of a grant.
@@ -404,7 +409,7 @@ const _: () = {
     assert!(size_of::<Segment>() == 80);
     assert!(size_of::<Map>() == 104 + SEGMENTS_MAX * 80);
     assert!(size_of::<Unmap>() == 32 + REASON_SLOTS * 8);
-    assert!(size_of::<Revoke>() == 64);
+    assert!(size_of::<Revoke>() == 72);
     assert!(size_of::<Context>() == 216);
     assert!(size_of::<Ack>() == 8 + ACKS_MAX * 8);
     assert!(size_of::<Reflink>() == 40);

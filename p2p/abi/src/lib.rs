@@ -7,12 +7,14 @@
 //! the same layout.
 
 pub mod devmem;
+pub mod explain;
 pub mod ioctl;
 pub mod names;
 pub mod reason;
 pub mod sets;
 pub mod socket;
 
+pub use explain::Rule;
 pub use reason::{Path, REASON_SLOTS, REVOKED, Reason, Stage, Trigger, slot_name};
 pub use sets::{ReasonSet, TriggerSet};
 

@@ -183,72 +183,6 @@ impl Reason {
             _ => Stage::PeerPath,
         }
     }
-
-    /// What is the case, for people.
-    pub fn text(self) -> &'static str {
-        match self {
-            Reason::NotRegularFile => "only regular files have blocks to map",
-            Reason::Hole => "no blocks are allocated here",
-            Reason::Unwritten => "the blocks are preallocated but were never written",
-            Reason::BeyondEof => "the range lies beyond the end of the file",
-            Reason::Misaligned => "direct mappings start and end on 4096-byte boundaries (or at the end of the file)",
-            Reason::PageCacheDirty => "dirty pages of the range are in the page cache and could not be written back",
-            Reason::PageCached => "pages of the range are in the page cache and the policy is respect-cache",
-            Reason::CpuWriter => "a cached handle of the file is open for writing and may write behind the importer's back",
-            Reason::SharedExtent => "the blocks are shared with another file, which must not be written in place, nor pinned",
-            Reason::Policy => "direct mapping is switched off for this file or mount",
-            Reason::ReadOnly => "the file handle or the mount is read-only",
-            Reason::Busy => "the range is being revoked, or pinned, or was used by the CPU each time the map was tried",
-            Reason::NoAperture => "the storage device has no aperture",
-            Reason::ApertureFull => "no room is left in the aperture",
-            Reason::NoGrantObject => "the kernel has no object that could hand this memory to a process and take it back",
-            Reason::WriteForbidden => "the aperture or the importer does not allow peer writes",
-            Reason::AtomicUnsupported => "not every part of the path can do atomic operations",
-            Reason::PinQuota => "the quota for pinned mappings is used up",
-            Reason::DeviceResetting => "the storage device is being reset",
-            Reason::MediaError => "the storage device cannot read or write these blocks",
-            Reason::NoPeerPath => "no peer-to-peer path leads from the importer to the storage device",
-            Reason::DmaMaskExceeded => "the importer cannot address this memory",
-            Reason::IommuRejected => "the IOMMU refused the mapping",
-            Reason::NotifierRequired => "the importer cannot honour revocation, so it may hold only pinned mappings",
-            Reason::ImporterQuota => "the importer holds as many mappings as it may",
-            Reason::StaleContext => "the context belongs to another address space, or has ended",
-        }
-    }
-
-    /// What a person can do about it, in one line.
-    pub fn remedy(self) -> &'static str {
-        match self {
-            Reason::NotRegularFile => "ask for a regular file",
-            Reason::Hole => "fallocate or write the range first",
-            Reason::Unwritten => "write the range first, or ask for a WRITE mapping after writing zeros",
-            Reason::BeyondEof => "extend the file first",
-            Reason::Misaligned => "align the range to 4096 bytes",
-            Reason::PageCacheDirty => "call fsync on the file, or close its shared mappings",
-            Reason::PageCached => "drop them (POSIX_FADV_DONTNEED) or set the policy to prefer",
-            Reason::CpuWriter => "close the other handles of the file",
-            Reason::SharedExtent => {
-                "copy the range first (rewrite it), or map read-only, without PIN, while the other file is not mapped"
-            }
-            Reason::Policy => "setfattr -n user.peerfs.direct -v prefer FILE, or mount with -o direct=prefer",
-            Reason::ReadOnly => "open the file for writing on a writable mount",
-            Reason::Busy => "try again later; keep CPU and device access to the range apart; `peerfs mappings` shows pins",
-            Reason::NoAperture => "mount with --cmb SIZE (software CMB), or use a device with CMB or PMR",
-            Reason::ApertureFull => "unmap other ranges, or mount with a larger --cmb",
-            Reason::NoGrantObject => "use an importer inside the server, or the software CMB (mount with --cmb SIZE)",
-            Reason::WriteForbidden => "map read-only",
-            Reason::AtomicUnsupported => "map without ATOMIC",
-            Reason::PinQuota => "end other pins, or map without PIN",
-            Reason::DeviceResetting => "try again later",
-            Reason::MediaError => "see the server's log; restore the file from a copy",
-            Reason::NoPeerPath => "see peerfs topology for the hop that refuses, and what to do about it",
-            Reason::DmaMaskExceeded => "use an importer with a wider DMA mask",
-            Reason::IommuRejected => "see the kernel log for the IOMMU's reason",
-            Reason::NotifierRequired => "map with PIN",
-            Reason::ImporterQuota => "unmap other ranges",
-            Reason::StaleContext => "make a new context after exec or fork",
-        }
-    }
 }
 
 impl fmt::Display for Reason {
@@ -335,25 +269,6 @@ impl Trigger {
     pub fn from_code(code: u32) -> Option<Trigger> {
         Trigger::ALL.iter().copied().find(|trigger| trigger.code() == code)
     }
-
-    /// What happened, for people.
-    pub fn text(self) -> &'static str {
-        match self {
-            Trigger::Truncate => "the file was shortened",
-            Trigger::Punch => "blocks of the range were freed or zeroed",
-            Trigger::Unlink => "the last link and handle of the file went away",
-            Trigger::CpuAccess => "a program used the range through the page cache",
-            Trigger::AperturePressure => "another request needed the aperture space",
-            Trigger::Relocation => "the blocks of the range changed place",
-            Trigger::Administrator => "an administrator revoked it",
-            Trigger::ClientGone => "the client that held it ended",
-            Trigger::Unmount => "the filesystem is being unmounted",
-            Trigger::DeviceEvent => "the storage device was reset, removed or reported a media error, or the way to it changed",
-            Trigger::PolicyChange => "the policy of the file or mount changed",
-            Trigger::Unmap => "the client gave it back",
-            Trigger::Reflink => "the blocks of the range became shared with another file",
-        }
-    }
 }
 
 impl fmt::Display for Trigger {
@@ -405,7 +320,6 @@ mod tests {
         for &reason in Reason::ALL {
             assert_eq!(Reason::from_code(reason.code()), Some(reason));
             assert_eq!(Reason::from_slot(reason.slot()), Some(reason));
-            assert!(!reason.text().is_empty() && !reason.remedy().is_empty());
         }
         assert!(Reason::ALL.windows(2).all(|w| w[0] < w[1] && w[0].stage() <= w[1].stage()));
         for &trigger in Trigger::ALL {

@@ -63,6 +63,7 @@ fn tidy(text: &str) -> String {
         ("`copy_flags::SYNC`", "PEERFS_COPY_SYNC"),
         ("`copy_flags`", "PEERFS_COPY_*"),
         ("`grant_kind`", "PEERFS_GRANT_*"),
+        ("`revoke_flags::MAPPING`", "PEERFS_REVOKE_MAPPING"),
         ("`revoke_flags`", "PEERFS_REVOKE_*"),
         ("`reflink`", "PEERFS_REFLINK_*"),
         ("`NAME_SOURCE`", "PEERFS_REFLINK_NAME_SOURCE"),
@@ -223,7 +224,8 @@ fn expectations() -> Vec<(String, u64)> {
         latency_us,
         enforced,
         pins_cut,
-        pins_detached
+        pins_detached,
+        mapping_id
     );
     layout!(
         list,

@@ -324,6 +324,12 @@ enum peerfs_code peerfs_file_revoke_mount(const struct peerfs_file *file,
 enum peerfs_code peerfs_file_revoke_mount_pins(const struct peerfs_file *file,
                                                struct peerfs_revoked *revoked);
 
+// Revokes one mapping of the mount the file is on, by its number in `peerfs mappings`: for the owner of the mount only.
+// As peerfs_file_revoke; the system's ENOENT where there is no such mapping.
+enum peerfs_code peerfs_file_revoke_mapping(const struct peerfs_file *file,
+                                            uint64_t mapping,
+                                            struct peerfs_revoked *revoked);
+
 // Fills in the software importer `cpu`: no limits, honours revocation. A start for a device of one's own.
 enum peerfs_code peerfs_importer_cpu(struct peerfs_importer *importer);
 

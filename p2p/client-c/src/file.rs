@@ -186,6 +186,17 @@ pub extern "C" fn peerfs_file_revoke_mount_pins(
     revoke(file, revoked, |file| Ok(file.revoke_mount_pins()?))
 }
 
+/// Revokes one mapping of the mount the file is on, by its number in `peerfs mappings`: for the owner of the mount only.
+/// As peerfs_file_revoke; the system's ENOENT where there is no such mapping.
+#[unsafe(no_mangle)]
+pub extern "C" fn peerfs_file_revoke_mapping(
+    file: Option<&PeerfsFile>,
+    mapping: u64,
+    revoked: Option<&mut MaybeUninit<PeerfsRevoked>>,
+) -> Code {
+    revoke(file, revoked, |file| Ok(file.revoke_mapping(mapping)?))
+}
+
 fn revoke(
     file: Option<&PeerfsFile>,
     revoked: Option<&mut MaybeUninit<PeerfsRevoked>>,

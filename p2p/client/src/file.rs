@@ -139,12 +139,27 @@ impl File {
         self.revoke_span(everything, revoke_flags::WHOLE_MOUNT)
     }
 
+    /// Revokes one mapping of the mount this file is on, by its number in the ledger. For the owner of the mount only.
+    ///
+    /// # Errors
+    /// ENOENT: there is no such mapping; EPERM.
+    pub fn revoke_mapping(&self, mapping: u64) -> Result<Revoked, Error> {
+        let mut argument = Revoke::new_zeroed();
+        argument.flags = revoke_flags::MAPPING;
+        argument.mapping_id = mapping;
+        self.revoke_as(argument)
+    }
+
     fn revoke_span(&self, span: Span, flags: u32) -> Result<Revoked, Error> {
         let mut argument = Revoke::new_zeroed();
-        argument.abi_version = ABI_VERSION;
         argument.flags = flags;
         argument.offset = span.offset;
         argument.length = span.length;
+        self.revoke_as(argument)
+    }
+
+    fn revoke_as(&self, mut argument: Revoke) -> Result<Revoked, Error> {
+        argument.abi_version = ABI_VERSION;
         self.calls.revoke(&mut argument).map_err(|source| Error::command("revoke mappings of", &self.name, source))?;
         Ok(Revoked {
             grants: argument.revoked,

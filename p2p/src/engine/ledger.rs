@@ -1,13 +1,14 @@
 //! Who maps what, what was refused, and what revocations cost.
 
-use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use peerfs_abi::{REASON_SLOTS, Reason, Trigger};
 use serde::Serialize;
 
+use super::ring::Ring;
 use crate::moved::{Moved, MovedCounters, ReasonCounters};
-use crate::sync::{DashMap, Mutex, lock};
+use crate::sync::DashMap;
 use crate::types::{ObjectId, Range};
 
 /// Buckets of a histogram: powers of two of nanoseconds, four per octave.
@@ -124,6 +125,25 @@ pub struct RefusalRecord {
     pub reason: &'static str,
 }
 
+/// A revocation: what one trigger ended together.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RevocationRecord {
+    /// How many there were before it, since the mount.
+    pub number: u64,
+    /// How long ago its trigger came, milliseconds.
+    pub age_ms: u64,
+    /// Name of the trigger.
+    pub trigger: &'static str,
+    /// Grants revoked.
+    pub revoked: u64,
+    /// Grants cut without an acknowledgement.
+    pub enforced: u64,
+    /// Time from the trigger to the cut, nanoseconds.
+    pub cut_ns: u64,
+    /// Time write-back took after it, nanoseconds.
+    pub write_back_ns: u64,
+}
+
 /// The state of the engine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Snapshot {
@@ -141,6 +161,8 @@ pub struct Snapshot {
     pub windows_held: u64,
     /// Last refusals, newest first.
     pub refusals: Vec<RefusalRecord>,
+    /// Last revocations, newest first.
+    pub last_revocations: Vec<RevocationRecord>,
     /// Revocations by trigger; triggers that never fired are left out.
     pub revocations: Vec<TriggerRecord>,
 }
@@ -268,11 +290,30 @@ struct Refusal {
     reason: Reason,
 }
 
-/// Counters and the ring of refusals. Bounded, and without a lock that all maps take.
+/// What one trigger ended together.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Revocation {
+    /// When the trigger came.
+    pub(super) at: Duration,
+    pub(super) trigger: Trigger,
+    /// Grants.
+    pub(super) revoked: u64,
+    /// Those of them that did not acknowledge.
+    pub(super) enforced: u64,
+    /// From the trigger to the cut.
+    pub(super) cut: Duration,
+    /// Write-back after it.
+    pub(super) write_back: Duration,
+}
+
+/// Revocations that the ledger remembers one by one.
+const REVOCATIONS_KEPT: usize = 128;
+
+/// Counters and the rings of refusals and revocations. Bounded, and without a lock that all maps take.
 #[derive(Debug)]
 pub(super) struct Ledger {
-    refusals: Box<[Mutex<Option<Refusal>>]>,
-    next_refusal: AtomicUsize,
+    refusals: Ring<Refusal>,
+    revocations: Ring<Revocation>,
     /// In the order of [`Trigger::ALL`].
     triggers: Vec<TriggerStats>,
     refused: ReasonCounters,
@@ -288,8 +329,8 @@ pub(super) struct Ledger {
 impl Ledger {
     pub(super) fn new(refusals_kept: usize, counted_objects: usize) -> Self {
         Ledger {
-            refusals: (0..refusals_kept.max(1)).map(|_| Mutex::default()).collect(),
-            next_refusal: AtomicUsize::new(0),
+            refusals: Ring::new(refusals_kept),
+            revocations: Ring::new(REVOCATIONS_KEPT),
             triggers: Trigger::ALL.iter().map(|_| TriggerStats::new()).collect(),
             refused: ReasonCounters::default(),
             moved: MovedCounters::default(),
@@ -302,16 +343,19 @@ impl Ledger {
 
     pub(super) fn refuse(&self, at: Duration, object: ObjectId, range: Range, reason: Reason) {
         self.refused.add(reason.slot(), 1);
-        let place = self.next_refusal.fetch_add(1, Ordering::Relaxed) % self.refusals.len();
-        *lock(&self.refusals[place]) = Some(Refusal { at, object, range, reason });
+        self.refusals.push(Refusal { at, object, range, reason });
     }
 
-    pub(super) fn revoked(&self, trigger: Trigger, revoked: u64, enforced: u64, cut: Duration, write_back: Duration) {
-        let Some(stats) = self.stats(trigger) else { return };
-        stats.revoked.fetch_add(revoked, Ordering::Relaxed);
-        stats.enforced.fetch_add(enforced, Ordering::Relaxed);
-        stats.cut.add(cut);
-        stats.write_back.add(write_back);
+    pub(super) fn revoked(&self, revocation: Revocation) {
+        let Some(stats) = self.stats(revocation.trigger) else { return };
+        stats.revoked.fetch_add(revocation.revoked, Ordering::Relaxed);
+        stats.enforced.fetch_add(revocation.enforced, Ordering::Relaxed);
+        stats.cut.add(revocation.cut);
+        stats.write_back.add(revocation.write_back);
+        // What a client gives back is no revocation, and there is more of that.
+        if revocation.trigger != Trigger::Unmap {
+            self.revocations.push(revocation);
+        }
     }
 
     /// Beyond the bound, an object that nobody maps is forgotten; where there is none, bytes of further objects are
@@ -389,9 +433,21 @@ impl Ledger {
             length: refusal.range.length(),
             reason: refusal.reason.name(),
         };
-        let (kept, next) = (self.refusals.len(), self.next_refusal.load(Ordering::Relaxed));
-        let newest_first = (1..=kept).map(|back| &self.refusals[(next % kept + kept - back) % kept]);
-        newest_first.filter_map(|place| *lock(place)).map(record).collect()
+        self.refusals.newest_first().into_iter().map(|(_, refusal)| record(refusal)).collect()
+    }
+
+    pub(super) fn revocation_records(&self, now: Duration) -> Vec<RevocationRecord> {
+        let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let record = |(number, revocation): (u64, Revocation)| RevocationRecord {
+            number,
+            age_ms: now.saturating_sub(revocation.at).as_millis() as u64,
+            trigger: revocation.trigger.name(),
+            revoked: revocation.revoked,
+            enforced: revocation.enforced,
+            cut_ns: nanoseconds(revocation.cut),
+            write_back_ns: nanoseconds(revocation.write_back),
+        };
+        self.revocations.newest_first().into_iter().map(record).collect()
     }
 
     pub(super) fn trigger_records(&self) -> Vec<TriggerRecord> {

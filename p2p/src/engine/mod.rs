@@ -37,6 +37,7 @@ mod order;
 mod pins;
 mod plan;
 mod revoke;
+mod ring;
 mod session;
 mod snapshot;
 mod thrash;
@@ -50,7 +51,8 @@ mod tests;
 
 pub use closing::ClosedRange;
 pub use ledger::{
-    ContextRecord, Distribution, Latency, MappingRecord, RefusalRecord, Snapshot, Totals, TriggerDistribution, TriggerRecord,
+    ContextRecord, Distribution, Latency, MappingRecord, RefusalRecord, RevocationRecord, Snapshot, Totals, TriggerDistribution,
+    TriggerRecord,
 };
 
 pub use pins::{PinQuota, PinRecord, PinReport, PinTotals};

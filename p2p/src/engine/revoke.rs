@@ -12,15 +12,16 @@ use std::time::Duration;
 use peerfs_abi::{Trigger, ioctl};
 
 use super::Engine;
-use super::grant::{Grant, GrantKind, Lent};
+use super::grant::{DataGrant, Grant, GrantKind, Lent};
 use super::holders::Acks;
+use super::ledger::Revocation;
 use super::object::{Active, Chunk, ChunkState, Object, ObjectState, Phase};
 use super::plan::milliseconds;
 use super::session::Session;
 use crate::api::{RevokeReport, SessionId};
 use crate::clock::Clock;
 use crate::sync::{Mutex, lock, spawn_scoped, thread};
-use crate::types::{GrantId, Range};
+use crate::types::{GrantId, MappingId, Range};
 
 /// Chunks to be revoked together.
 pub(super) struct Batch {
@@ -141,7 +142,14 @@ impl Engine {
             report.latency = self.clock.now().saturating_sub(start);
             self.write_back_and_forget(batch.owned);
             let write_back = self.clock.now().saturating_sub(start + report.latency);
-            self.ledger.revoked(trigger, report.revoked, report.enforced, report.latency, write_back);
+            self.ledger.revoked(Revocation {
+                at: start,
+                trigger,
+                revoked: report.revoked,
+                enforced: report.enforced,
+                cut: report.latency,
+                write_back,
+            });
         }
         for (object, number, id) in &batch.others {
             self.clock.wait(&object.gate, None, &mut || lock(&object.state).same(*number, *id).is_none());
@@ -256,6 +264,20 @@ impl Engine {
             }
         }
         self.carry_out(batch, trigger);
+    }
+
+    /// Revokes the windows of one mapping, for whoever holds them; pins stay. `None`: there is no such mapping.
+    pub fn revoke_mapping(&self, mapping: MappingId, trigger: Trigger) -> Option<RevokeReport> {
+        let mapping = self.mappings.get(mapping)?;
+        let mut batch = Batch::new(&*self.clock);
+        for grant in mapping.grants().into_iter().filter_map(|id| self.grant_of(id)) {
+            let Some(DataGrant { lent, .. }) = grant.data() else { continue };
+            let mut state = lock(&lent.object.state);
+            if state.same(lent.number, lent.id).is_some() {
+                self.seize(&lent.object, &mut state, lent.number, trigger, &mut batch);
+            }
+        }
+        Some(self.carry_out(batch, trigger))
     }
 
     /// The importer has stopped using a grant that is being revoked. False: no such grant of this session.

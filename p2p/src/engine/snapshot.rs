@@ -30,6 +30,7 @@ impl Engine {
             windows: self.windows(),
             windows_held: self.held_count(),
             refusals: self.ledger.refusal_records(now),
+            last_revocations: self.ledger.revocation_records(now),
             revocations: self.ledger.trigger_records(),
         }
     }

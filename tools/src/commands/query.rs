@@ -5,20 +5,22 @@ use std::fmt::Write;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use peerfs_abi::Stage;
 use peerfs_client::{DecisionTable, Reason, Segment, Trigger};
 use serde_json::{Value, json};
 
 use crate::args::{QueryArgs, RequestArgs};
+use crate::explain::{Bar, Explanation, Facts, Look, explain, stage_name};
 use crate::{output, ranges};
 
 pub fn run(args: QueryArgs) -> Result<ExitCode> {
     let request = &args.request;
     let table = ranges::query(request).with_context(|| format!("query {}", request.file.display()))?;
+    let facts = Facts::of(request, &table);
     if request.json {
-        output::print_json(&to_json(request, &table))?;
+        output::print_json(&to_json(request, &table, &facts))?;
     } else {
-        output::print(&text(request, &table))?;
+        let look = Look { width: output::width(), colours: output::colours() };
+        output::print(&text(request, &table, &facts, look))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -67,26 +69,51 @@ fn fallback_bytes(table: &DecisionTable) -> u64 {
     refused(&table.segments).values().sum()
 }
 
-fn text(request: &RequestArgs, table: &DecisionTable) -> String {
-    let mut text = segment_lines(&table.segments, true);
-    text.push('\n');
-    text.push_str(&refusal_lines(table.refusals()));
-    let direct = table.direct_bytes();
-    let _ = writeln!(
-        text,
-        "{} directly, {} by fallback, importer {}",
-        output::bytes(direct),
+fn text(request: &RequestArgs, table: &DecisionTable, facts: &Facts, look: Look) -> String {
+    let mut text = format!(
+        "{}: {} directly, {} by fallback, importer {}\n",
+        request.file.display(),
+        output::bytes(table.direct_bytes()),
         output::bytes(fallback_bytes(table)),
         request.importer
     );
+    text.push_str(&Bar::new(table, look.width.saturating_sub(2)).render(look.colours));
+    text.push('\n');
+    text.push_str(&segment_lines(&table.segments, true));
+    let explained = explain(request, table, facts);
+    if !explained.is_empty() {
+        text.push_str("\nwhy not directly\n");
+        explained.iter().for_each(|refusal| text.push_str(&refusal_text(refusal)));
+    }
     if let Some(wait) = table.retry_after {
         let _ = writeln!(text, "Busy: worth another try in {} ms", wait.as_millis());
     }
-    if direct > 0 {
-        text.push_str("the direct part could be revoked by:\n");
-        for trigger in table.triggers().iter() {
-            let _ = writeln!(text, "  {}: {}", trigger.name(), trigger.text());
-        }
+    if table.direct_bytes() > 0 {
+        text.push_str(&revocable_by(table, facts));
+    }
+    text
+}
+
+fn refusal_text(refusal: &Explanation) -> String {
+    let reason = refusal.reason;
+    let mut text = format!("{} ({}): {}\n", reason.name(), output::bytes(refusal.bytes), reason.text());
+    let _ = writeln!(text, "  what    {}", refusal.object);
+    let _ = writeln!(text, "  rule    SEMANTICS.md, {:?}; peerfs conformance --case {}", refusal.rule.section, refusal.rule.case);
+    let _ = writeln!(text, "  remedy  {}", refusal.remedy);
+    if let Some(command) = &refusal.command {
+        let _ = writeln!(text, "          {command}");
+    }
+    text
+}
+
+fn revocable_by(table: &DecisionTable, facts: &Facts) -> String {
+    let mut text = String::from("\nthe direct part could be revoked when");
+    if let Some(deadline_ms) = facts.info["deadline_ms"].as_u64() {
+        let _ = write!(text, " (the importer has {deadline_ms} ms then)");
+    }
+    text.push('\n');
+    for trigger in table.triggers().iter() {
+        let _ = writeln!(text, "  {:<16} {}", trigger.name(), trigger.cause());
     }
     text
 }
@@ -112,11 +139,7 @@ pub fn refusals_json(refused: impl IntoIterator<Item = (Reason, u64)>) -> Value 
     let refusals = refused.into_iter().map(|(reason, bytes)| {
         json!({
             "reason": reason.name(),
-            "stage": match reason.stage() {
-                Stage::Filesystem => "filesystem",
-                Stage::BlockDevice => "block device",
-                Stage::PeerPath => "peer path",
-            },
+            "stage": stage_name(reason.stage()),
             "bytes": bytes,
             "text": reason.text(),
             "remedy": reason.remedy(),
@@ -125,8 +148,13 @@ pub fn refusals_json(refused: impl IntoIterator<Item = (Reason, u64)>) -> Value 
     refusals.collect()
 }
 
-fn to_json(request: &RequestArgs, table: &DecisionTable) -> Value {
+/// The document that docs/query-json.md describes.
+fn to_json(request: &RequestArgs, table: &DecisionTable, facts: &Facts) -> Value {
     let flags = ranges::flags(request);
+    let revocable_by = table
+        .triggers()
+        .iter()
+        .map(|trigger| json!({ "trigger": trigger.name(), "text": trigger.text(), "cause": trigger.cause() }));
     json!({
         "file": request.file.display().to_string(),
         "importer": request.importer,
@@ -134,10 +162,24 @@ fn to_json(request: &RequestArgs, table: &DecisionTable) -> Value {
         "offset": request.offset,
         "end": table.end,
         "segments": table.segments.iter().map(|segment| segment_json(segment, true)).collect::<Vec<_>>(),
-        "refusals": refusals_json(table.refusals()),
+        "refusals": explain(request, table, facts).iter().map(explained_json).collect::<Vec<_>>(),
         "bytes_direct": table.direct_bytes(),
         "bytes_fallback": fallback_bytes(table),
         "retry_after_ms": table.retry_after.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)),
-        "revocable_by": table.triggers().iter().map(|trigger| json!({ "trigger": trigger.name(), "text": trigger.text() })).collect::<Vec<_>>(),
+        "revocable_by": revocable_by.collect::<Vec<_>>(),
+    })
+}
+
+fn explained_json(refusal: &Explanation) -> Value {
+    let reason = refusal.reason;
+    json!({
+        "reason": reason.name(),
+        "stage": stage_name(reason.stage()),
+        "bytes": refusal.bytes,
+        "text": reason.text(),
+        "object": refusal.object,
+        "rule": { "section": refusal.rule.section, "case": refusal.rule.case },
+        "remedy": refusal.remedy,
+        "command": refusal.command,
     })
 }

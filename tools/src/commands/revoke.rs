@@ -12,17 +12,18 @@ pub fn run(args: RevokeArgs) -> Result<ExitCode> {
     let shown = args.path.display();
     let wanted = ranges::range(args.offset, args.length)?;
     let file = ranges::open(&args.path, false).with_context(|| format!("revoke {shown}"))?;
-    let outcome = match (args.all, args.pins) {
-        (false, false) => file.revoke(wanted),
-        (false, true) => file.revoke_pins(wanted),
-        (true, false) => file.revoke_mount(),
-        (true, true) => file.revoke_mount_pins(),
+    let outcome = match (args.mapping, args.all, args.pins) {
+        (Some(mapping), ..) => file.revoke_mapping(mapping),
+        (None, false, false) => file.revoke(wanted),
+        (None, false, true) => file.revoke_pins(wanted),
+        (None, true, false) => file.revoke_mount(),
+        (None, true, true) => file.revoke_mount_pins(),
     };
     let revoked = outcome.with_context(|| format!("revoke {shown}"))?;
     let latency_us = u64::try_from(revoked.latency.as_micros()).unwrap_or(u64::MAX);
     if args.json {
         output::print_json(&json!({
-            "path": shown.to_string(), "whole_mount": args.all,
+            "path": shown.to_string(), "whole_mount": args.all, "mapping": args.mapping,
             "grants": revoked.grants, "enforced": revoked.enforced, "latency_us": latency_us,
             "pins_cut": revoked.pins_cut, "pins_detached": revoked.pins_detached,
         }))?;

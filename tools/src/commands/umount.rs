@@ -19,7 +19,7 @@ use crate::args::UmountArgs;
 use crate::{config, output};
 
 /// A mount that is busy for longer is in use.
-const BUSY_WAIT: Duration = Duration::from_millis(500);
+const BUSY_WAIT: Duration = Duration::from_secs(1);
 const BUSY_PAUSE: Duration = Duration::from_millis(20);
 /// After this long a person wants to know what is being waited for.
 const QUIET_WAIT: Duration = Duration::from_secs(2);

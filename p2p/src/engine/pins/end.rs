@@ -12,6 +12,7 @@ use super::pin::{Phase, Pin, PinGrant};
 use crate::api::Event;
 use crate::engine::Engine;
 use crate::engine::grant::{Grant, GrantKind};
+use crate::engine::ledger::Revocation;
 use crate::engine::plan::milliseconds;
 use crate::sync::lock;
 use crate::types::{ObjectId, Range};
@@ -43,7 +44,8 @@ impl Engine {
         ours.iter().for_each(|pin| self.finish_pin(pin));
         if !ours.is_empty() {
             let write_back = self.clock.now().saturating_sub(start + latency);
-            self.ledger.revoked(trigger, ours.len() as u64, enforced, latency, write_back);
+            let revoked = ours.len() as u64;
+            self.ledger.revoked(Revocation { at: start, trigger, revoked, enforced, cut: latency, write_back });
         }
         // Those that others are ending.
         for pin in pins.iter().filter(|pin| !ours.iter().any(|own| Arc::ptr_eq(own, pin))) {

@@ -175,3 +175,31 @@ fn racing_maps_never_live_in_a_closed_range() {
     assert!(world.clock.now() > Duration::ZERO);
     world.assert_clean();
 }
+
+#[test]
+fn one_mapping_is_revoked_by_its_number_and_the_last_revocations_are_remembered() {
+    let world = World::new();
+    let (first, second) = (world.peer(), world.peer());
+    let world = &world;
+    let revoked = world.map(first, Range::new(0, 2 * CHUNK_BYTES));
+    let spared = world.map(second, Range::new(2 * CHUNK_BYTES, 4096));
+    assert_eq!(world.engine.revoke_mapping(MappingId(u64::MAX), Trigger::Administrator), None);
+    std::thread::scope(|scope| {
+        let number = revoked.mapping.expect("mapped");
+        let revoke = scope.spawn(move || world.engine.revoke_mapping(number, Trigger::Administrator));
+        world.clock.await_sleepers(1);
+        for grant in grants(&revoked) {
+            assert!(world.engine.ack(first.session, grant.id));
+        }
+        let report = revoke.join().expect("revoke").expect("it is there");
+        assert_eq!((report.revoked, report.enforced), (2, 0));
+    });
+    world.clock.advance(Duration::from_millis(7));
+    let snapshot = world.engine.snapshot();
+    let live: Vec<_> = snapshot.mappings.iter().filter(|mapping| mapping.grants > 0).map(|mapping| mapping.mapping).collect();
+    assert_eq!(live, [spared.mapping.expect("mapped").0]);
+    let windows: Vec<_> = world.engine.window_records(8).0.iter().map(|window| (window.object, window.offset)).collect();
+    assert_eq!(windows, [(FILE.0, 2 * CHUNK_BYTES)]);
+    let [record] = snapshot.last_revocations.as_slice() else { panic!("{:?}", snapshot.last_revocations) };
+    assert_eq!((record.number, record.trigger, record.revoked, record.enforced, record.age_ms), (0, "Administrator", 2, 0, 7));
+}

@@ -62,6 +62,14 @@ pub const CASES: &[Case] = &[
         .revoking(Trigger::Administrator)
         .needing(&[Capability::Grants]),
     Case::new(
+        "trigger-revoke-mapping",
+        "the owner of the mount, and nobody else, may revoke one mapping by its number; those of other chunks stay",
+        Setup::PATIENT,
+        revoke_mapping,
+    )
+    .revoking(Trigger::Administrator)
+    .needing(&[Capability::Grants]),
+    Case::new(
         "trigger-client-gone",
         "a session that ends gives up what it holds at once, and nothing of others",
         Setup::PATIENT,
@@ -195,6 +203,24 @@ fn revoke_mount(scene: &mut Scene<'_>) -> Result<()> {
     let file = scene.file("file", CHUNK)?;
     let witness = Witness::map(scene, &file, 0..CHUNK, MapFlags::empty())?;
     in_order(scene, &witness, Trigger::Administrator, || Ok(file.handle.revoke_mount().map(drop)?))
+}
+
+fn revoke_mapping(scene: &mut Scene<'_>) -> Result<()> {
+    let file = scene.file("file", 2 * CHUNK)?;
+    let witness = Witness::map(scene, &file, 0..CHUNK, MapFlags::empty())?;
+    let other = Witness::map(scene, &file, CHUNK..2 * CHUNK, MapFlags::empty())?;
+    let number = witness.answer.mapping_id;
+    fs::set_permissions(&file.path, std::os::unix::fs::PermissionsExt::from_mode(0o666))?;
+    let stranger = crate::puppet::Puppet::start(scene, crate::kit::worker::NOBODY)?;
+    // Not even whether there is such a mapping.
+    for asked in [1, number] {
+        let refused = stranger.ask(&format!("revoke-mapping {asked} {}", file.path.display()))?;
+        ensure!(refused == format!("errno {}", libc::EPERM), "a stranger's revocation answers `{refused}`");
+    }
+    let missing = file.handle.revoke_mapping(1).err().map(|error| error.to_string());
+    ensure!(missing.is_some(), "a mapping that is not there is revoked");
+    in_order(scene, &witness, Trigger::Administrator, || Ok(file.handle.revoke_mapping(number).map(drop)?))?;
+    other.expect_undisturbed(scene)
 }
 
 fn client_gone(scene: &mut Scene<'_>) -> Result<()> {

@@ -100,7 +100,8 @@ impl State {
             ["exec-with-sibling"] => self.exec(true),
             ["pass"] => self.pass(),
             ["receive"] => self.receive(),
-            ["revoke", path] => revoke(path.as_ref()),
+            ["revoke", path] => revoke(path.as_ref(), None),
+            ["revoke-mapping", number, path] => revoke(path.as_ref(), Some(number.parse()?)),
             ["spin"] => self.spin(),
             ["attack", when] => self.attack(when),
             ["truncate", length] => self.file()?.set_len(length.parse()?).map(|()| String::new()).map_err(Into::into),
@@ -342,9 +343,14 @@ fn first_byte(file: &File) -> io::Result<u8> {
     Ok(byte[0])
 }
 
-fn revoke(path: &Path) -> Result<String> {
+/// All of a file, or one mapping.
+fn revoke(path: &Path, mapping: Option<u64>) -> Result<String> {
     let file = open_direct(path, false)?;
     let mut argument = Revoke::new_zeroed();
+    if let Some(number) = mapping {
+        argument.flags = ioctl::revoke_flags::MAPPING;
+        argument.mapping_id = number;
+    }
     argument.abi_version = ABI_VERSION;
     peerfs_sys::ioctl(&file, ioctl::REVOKE, &mut argument)?;
     Ok(argument.revoked.to_string())

@@ -1,0 +1,116 @@
+//! What to do about a refusal, and the command for it.
+
+use peerfs_client::{DecisionTable, Reason, Segment};
+
+use super::Facts;
+use super::subject::refusal_of;
+use crate::args::RequestArgs;
+
+const BLOCK_BYTES: u64 = 4096;
+/// What a mount without an aperture is offered, bytes.
+const CMB_BYTES: u64 = 256 << 20;
+
+/// The remedy in one line: the topology's own for a hop, else the reason's.
+pub fn remedy(reason: Reason, facts: &Facts) -> String {
+    let of_hop = refusal_of(reason, facts).and_then(|refusal| refusal["remedy"].as_str());
+    of_hop.filter(|remedy| !remedy.is_empty()).unwrap_or_else(|| reason.remedy()).to_owned()
+}
+
+/// The command that does it for this file, or shows what has to be ended.
+pub fn command(reason: Reason, request: &RequestArgs, table: &DecisionTable, facts: &Facts) -> Option<String> {
+    let file = quoted(&request.file.display().to_string());
+    let mount = quoted(facts.mountpoint());
+    let command = match reason {
+        Reason::Hole | Reason::Unwritten => zeros(&file, first(reason, table)?),
+        Reason::Misaligned => query(&aligned(request), &file),
+        Reason::PageCacheDirty => format!("sync {file}"),
+        Reason::PageCached => format!("setfattr -n user.peerfs.direct -v prefer {file}"),
+        Reason::Policy if facts.info["direct"] == "never" => remount(facts, "-o direct=prefer"),
+        Reason::Policy => format!("setfattr -n user.peerfs.direct -v prefer {file}"),
+        Reason::CpuWriter => format!("fuser -v {file}"),
+        Reason::SharedExtent => format!("cp --reflink=never {file} {}", quoted(&format!("{}.own", request.file.display()))),
+        Reason::ReadOnly if facts.info["read_only"] == true => remount(facts, ""),
+        Reason::ReadOnly => format!("chmod u+w {file}"),
+        Reason::NoAperture => remount(facts, &format!("--cmb {}", size(CMB_BYTES))),
+        Reason::ApertureFull | Reason::Busy | Reason::PinQuota | Reason::ImporterQuota => format!("peerfs mappings {mount}"),
+        Reason::NoGrantObject => query(&RequestArgs { importer: "server".to_owned(), ..request.clone() }, &file),
+        Reason::WriteForbidden => query(&RequestArgs { write: false, ..request.clone() }, &file),
+        Reason::AtomicUnsupported => query(&RequestArgs { atomic: false, ..request.clone() }, &file),
+        Reason::NoPeerPath | Reason::DmaMaskExceeded => format!("peerfs topology {mount}"),
+        Reason::IommuRejected => "dmesg --facility kern | grep -i -e iommu -e dmar -e amd-vi".to_owned(),
+        Reason::NotifierRequired => query(&RequestArgs { pin: true, ..request.clone() }, &file),
+        Reason::BeyondEof if facts.size > request.offset => {
+            query(&RequestArgs { length: Some(facts.size - request.offset), ..request.clone() }, &file)
+        }
+        Reason::BeyondEof | Reason::NotRegularFile | Reason::DeviceResetting | Reason::MediaError | Reason::StaleContext => {
+            return None;
+        }
+    };
+    Some(command)
+}
+
+fn first(reason: Reason, table: &DecisionTable) -> Option<&Segment> {
+    table.segments.iter().find(|segment| segment.refusals.contains(reason))
+}
+
+/// Writes zeros over a stretch that reads as zeros.
+fn zeros(file: &str, segment: &Segment) -> String {
+    let first = segment.file_offset / BLOCK_BYTES;
+    // The last block of a file may be a part of one; more than it has is not written.
+    let bytes = segment.end() - first * BLOCK_BYTES;
+    match bytes % BLOCK_BYTES {
+        0 => format!("dd if=/dev/zero of={file} bs=4096 seek={first} count={} conv=notrunc", bytes / BLOCK_BYTES),
+        _ => format!(
+            "dd if=/dev/zero of={file} bs=4096 oflag=seek_bytes iflag=count_bytes seek={} count={bytes} conv=notrunc",
+            first * BLOCK_BYTES
+        ),
+    }
+}
+
+/// The smallest request of whole blocks that has this one in it.
+fn aligned(request: &RequestArgs) -> RequestArgs {
+    let offset = request.offset - request.offset % BLOCK_BYTES;
+    let end = request.length.map(|length| request.offset.saturating_add(length));
+    let length = end.and_then(|end| Some(end.checked_next_multiple_of(BLOCK_BYTES)? - offset));
+    RequestArgs { offset, length, ..request.clone() }
+}
+
+/// The command line of a query.
+fn query(request: &RequestArgs, file: &str) -> String {
+    let mut line = format!("peerfs query {file}");
+    if request.offset > 0 {
+        line.push_str(&format!(" --offset {}", request.offset));
+    }
+    if let Some(length) = request.length {
+        line.push_str(&format!(" --length {length}"));
+    }
+    if request.importer != "cpu" {
+        line.push_str(&format!(" --importer {}", quoted(&request.importer)));
+    }
+    for (flag, given) in [("--write", request.write), ("--pin", request.pin), ("--atomic", request.atomic)] {
+        if given {
+            line.push(' ');
+            line.push_str(flag);
+        }
+    }
+    line
+}
+
+fn remount(facts: &Facts, option: &str) -> String {
+    let (mount, device) = (quoted(facts.mountpoint()), quoted(facts.device()));
+    format!("peerfs umount {mount} && peerfs mount {device} {mount} {option}").trim_end().to_owned()
+}
+
+/// A size as `--cmb` takes it.
+fn size(bytes: u64) -> String {
+    format!("{}M", bytes >> 20)
+}
+
+/// As a shell reads it as one word.
+fn quoted(word: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-:,@+=%".contains(&byte);
+    match !word.is_empty() && word.bytes().all(plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    }
+}
