@@ -21,12 +21,16 @@ crate_tool() { # name, version
     echo "$tools/bin/$1"
 }
 
+# What else a script has to undo.
+undo() { :; }
+
 tidy() {
     local status=$?
     if mountpoint -q "$work/other"; then umount "$work/other" || status=1; fi
     if mountpoint -q "$mnt" 2>/dev/null || [ "$(stat -f -c %T "$mnt" 2>/dev/null)" = fuseblk ]; then
         "$peerfs" umount --force "$mnt" || umount -l "$mnt" || status=1
     fi
+    undo || status=1
     rm -rf "$work"
     exit "$status"
 }

@@ -1,6 +1,7 @@
 //! `peerfs`: the command line.
 
 mod args;
+mod busy;
 mod commands;
 mod config;
 mod controller;

@@ -17,6 +17,7 @@ use crate::failure::Usage;
 /// Options that say nothing to the server: they are for mount(8), or name what is so anyway.
 const WITHOUT_EFFECT: &[&str] = &[
     "defaults",
+    "remount",
     "auto",
     "noauto",
     "user",

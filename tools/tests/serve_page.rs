@@ -230,7 +230,7 @@ fn a_clicked_file_shows_its_segments(browser: &mut Browser, load: &Load) {
         (column(browser, "segments", 3), reasons.contains(&"Hole")),
         (reasons.iter().map(|&r| r.to_owned()).collect(), true)
     );
-    assert!(text_of(browser, ".remedies").contains("fallocate or write the range first"));
+    assert!(text_of(browser, ".remedies").contains("write the range first"));
     assert_eq!(browser.value("document.querySelectorAll('#map .cell.chosen').length > 0"), true);
 }
 

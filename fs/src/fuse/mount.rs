@@ -113,7 +113,8 @@ fn usable_mountpoint(path: &Path) -> Result<PathBuf, MountError> {
 fn mount_options(options: &FuseOptions) -> Result<Vec<MountOption>, MountError> {
     let mut list = vec![
         MountOption::FSName(options.fsname.clone()),
-        MountOption::Subtype("peerfs".into()),
+        // Not `Subtype`, of which only fusermount3 would hear.
+        MountOption::CUSTOM("subtype=peerfs".into()),
         MountOption::DefaultPermissions,
         if options.read_only { MountOption::RO } else { MountOption::RW },
     ];

@@ -22,6 +22,7 @@ pub mod mount;
 pub mod nvme;
 pub mod query;
 pub mod reflink;
+pub mod remount;
 pub mod revoke;
 mod same_address;
 pub mod server_info;

@@ -17,6 +17,7 @@ use peerfs_fs::server::{LOCK_WAIT, Server};
 use peerfs_p2p::{Engine, Range, Trigger};
 use sd_notify::NotifyState;
 
+use super::remount;
 use crate::args::{LogArgs, LogFormat, MountArgs};
 use crate::config::{self, MountConfig};
 use crate::failure::Reported;
@@ -26,6 +27,9 @@ use crate::{controller, output, volume_check};
 const READY: &str = "ready";
 
 pub fn run(args: MountArgs, log: &LogArgs) -> Result<ExitCode> {
+    if remount::is_asked(&args.options) && !args.fake {
+        return remount::run(&args.mountpoint, &args.options);
+    }
     let config = config::mount(&args)?;
     if args.fake {
         return Ok(ExitCode::SUCCESS);

@@ -162,7 +162,7 @@ fn to_json(request: &RequestArgs, table: &DecisionTable, facts: &Facts) -> Value
         "offset": request.offset,
         "end": table.end,
         "segments": table.segments.iter().map(|segment| segment_json(segment, true)).collect::<Vec<_>>(),
-        "refusals": explain(request, table, facts).iter().map(explained_json).collect::<Vec<_>>(),
+        "refusals": explained_json(request, table, facts),
         "bytes_direct": table.direct_bytes(),
         "bytes_fallback": fallback_bytes(table),
         "retry_after_ms": table.retry_after.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)),
@@ -170,16 +170,19 @@ fn to_json(request: &RequestArgs, table: &DecisionTable, facts: &Facts) -> Value
     })
 }
 
-fn explained_json(refusal: &Explanation) -> Value {
-    let reason = refusal.reason;
-    json!({
-        "reason": reason.name(),
-        "stage": stage_name(reason.stage()),
-        "bytes": refusal.bytes,
-        "text": reason.text(),
-        "object": refusal.object,
-        "rule": { "section": refusal.rule.section, "case": refusal.rule.case },
-        "remedy": refusal.remedy,
-        "command": refusal.command,
-    })
+/// Refusals with all that explains them.
+pub fn explained_json(request: &RequestArgs, table: &DecisionTable, facts: &Facts) -> Value {
+    let explained = explain(request, table, facts).into_iter().map(|refusal| {
+        json!({
+            "reason": refusal.reason.name(),
+            "stage": stage_name(refusal.reason.stage()),
+            "bytes": refusal.bytes,
+            "text": refusal.reason.text(),
+            "object": refusal.object,
+            "rule": { "section": refusal.rule.section, "case": refusal.rule.case },
+            "remedy": refusal.remedy,
+            "command": refusal.command,
+        })
+    });
+    explained.collect()
 }

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
@@ -16,11 +16,8 @@ use serde_json::Value;
 
 use super::server_info::{self, NoServer};
 use crate::args::UmountArgs;
-use crate::{config, output};
+use crate::{busy, config, output};
 
-/// A mount that is busy for longer is in use.
-const BUSY_WAIT: Duration = Duration::from_secs(1);
-const BUSY_PAUSE: Duration = Duration::from_millis(20);
 /// After this long a person wants to know what is being waited for.
 const QUIET_WAIT: Duration = Duration::from_secs(2);
 /// The guardian, which shares the volume's lock, ends right after the server.
@@ -40,7 +37,7 @@ pub fn run(args: UmountArgs) -> Result<ExitCode> {
     if args.force {
         end_mappings(&mountpoint);
     }
-    let how = unmount_when_free(&mountpoint, args.force).map_err(|error| refused(&mountpoint, &error))?;
+    let how = busy::patiently(|| unmount(&mountpoint, args.force)).map_err(|error| refused(&mountpoint, &error))?;
     match (how, server) {
         (_, None) => Ok(ExitCode::SUCCESS),
         (Unmounted::Cleanly, Some((pid, server))) => {
@@ -48,19 +45,6 @@ pub fn run(args: UmountArgs) -> Result<ExitCode> {
             check_closed(&info)
         }
         (Unmounted::Detached, Some((pid, server))) => wait_detached(&mountpoint, pid, &server),
-    }
-}
-
-/// Whoever looks at a mount (`peerfs serve` does all the time) keeps it busy for an instant.
-fn unmount_when_free(mountpoint: &Path, force: bool) -> io::Result<Unmounted> {
-    let deadline = Instant::now() + BUSY_WAIT;
-    loop {
-        match unmount(mountpoint, force) {
-            Err(error) if error.raw_os_error() == Some(Errno::EBUSY as i32) && Instant::now() < deadline => {
-                std::thread::sleep(BUSY_PAUSE);
-            }
-            other => return other,
-        }
     }
 }
 

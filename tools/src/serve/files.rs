@@ -8,10 +8,12 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use peerfs_client::{DecisionTable, File, MapFlags};
 use serde_json::{Value, json};
 
-use crate::commands::query::{refusals_json, segment_json};
+use crate::args::RequestArgs;
+use crate::commands::query::{explained_json, segment_json};
+use crate::explain::Facts;
+use crate::ranges;
 
 /// Files listed at most.
 const FILES_MAX: usize = 500;
@@ -72,14 +74,15 @@ impl Files {
     }
 
     fn segments_of(&self, path: &Path) -> Result<Value> {
-        let table = query(path)?;
+        let request = request(path);
+        let table = ranges::query(&request)?;
         let shown: Vec<Value> = table.segments.iter().take(SEGMENTS_MAX).map(|segment| segment_json(segment, true)).collect();
         Ok(json!({
             "path": self.name(path),
             "importer": IMPORTER,
             "segments": shown,
             "segments_left_out": table.segments.len().saturating_sub(SEGMENTS_MAX),
-            "refusals": refusals_json(table.refusals()),
+            "refusals": explained_json(&request, &table, &Facts::of(&request, &table)),
             "bytes_direct": table.direct_bytes(),
             "end": table.end,
         }))
@@ -141,7 +144,7 @@ fn decision(known: &Known) -> Value {
     if known.size == 0 {
         return json!({ "direct": 0, "fallback": 0, "reasons": {} });
     }
-    match query(&known.path) {
+    match ranges::query(&request(&known.path)) {
         Ok(table) => {
             let reasons: BTreeMap<&str, u64> = crate::commands::query::refused(&table.segments)
                 .into_iter()
@@ -153,6 +156,16 @@ fn decision(known: &Known) -> Value {
     }
 }
 
-fn query(path: &Path) -> Result<DecisionTable> {
-    Ok(File::open(path)?.query(.., MapFlags::empty(), IMPORTER)?)
+/// What is asked of each file.
+fn request(path: &Path) -> RequestArgs {
+    RequestArgs {
+        file: path.to_owned(),
+        offset: 0,
+        length: None,
+        importer: IMPORTER.to_owned(),
+        write: false,
+        pin: false,
+        atomic: false,
+        json: true,
+    }
 }

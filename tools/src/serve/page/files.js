@@ -70,6 +70,6 @@ function drawDetail() {
     h("div", { class: "inner" }, h("table", { id: "segments" },
       h("thead", null, h("tr", null, ...head.map((title, at) => h("th", { class: right(at) }, title)))),
       h("tbody", null, ...lines.map(line => h("tr", null, ...line.map((cell, at) => h("td", { class: right(at) }, String(cell)))))))),
-    h("ul", { class: "remedies" }, ...segments.refusals.map(r => h("li", null, h("b", null, r.reason), `: ${r.text}; ${r.remedy}`))));
+    h("ul", { class: "remedies" }, ...segments.refusals.map(r => h("li", null, h("b", null, r.reason), `: ${r.text}; ${r.remedy}`, ...(r.command ? [h("code", null, r.command)] : [])))));
   if (segments.segments_left_out) node.append(h("p", { class: "empty-note" }, `and ${many(segments.segments_left_out, "segment")} more`));
 }
