@@ -342,6 +342,23 @@ fn a_region_whose_function_somebody_else_has_reset_may_have_lost_stores() {
 }
 
 #[test]
+fn a_copy_that_fell_into_a_reset_counts_for_nobody() {
+    let emulator = EmulatedController::new(Profile { pmr_bytes: MIB as u64, ..inline() });
+    let region = Arc::new(PersistentRegion::open(emulator.clone()).expect("open"));
+    region.write(4096, &pattern(1, 8192)).expect("write");
+    emulator.begin_reset();
+    // The reset ends and somebody else switches the region on again, before the copy is looked at.
+    let (controller, other) = (emulator.clone(), region.clone());
+    emulator.after_next_bar_read(move || {
+        controller.end_reset();
+        other.read(0, &mut [0; 64]).expect("on again");
+    });
+    let mut back = vec![0; 8192];
+    region.read(4096, &mut back).expect("read");
+    assert_eq!(back, pattern(1, 8192));
+}
+
+#[test]
 fn a_persistent_region_that_is_pulled_out_is_gone() {
     let emulator = EmulatedController::new(Profile { pmr_bytes: MIB as u64, ..inline() });
     let region = PersistentRegion::open(emulator.clone()).expect("open");

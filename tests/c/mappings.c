@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include "check.h"
 
+#include <errno.h>
 #include <time.h>
 
 enum { PAGES = 16, SIZE = PAGES * PAGE };
@@ -125,6 +126,8 @@ static void revocations(struct peerfs_session *session, struct peerfs_file *file
   OK(peerfs_mapping_on_revoke(second, count, &heard));
   OK(peerfs_file_revoke_mount(file, &revoked));
   ASSERT(revoked.grants == 2 && revoked.enforced == 0 && revoked.pins_cut == 0 && revoked.pins_detached == 0);
+  REFUSED(PEERFS_SYSTEM, peerfs_file_revoke_mapping(file, UINT64_MAX, NULL));
+  ASSERT(peerfs_last_errno() == ENOENT);
   OK(peerfs_mapping_unmap(first, NULL));
   OK(peerfs_mapping_unmap(second, NULL));
   /* Nothing calls back any more. */

@@ -45,7 +45,9 @@ impl Prefix {
             fs::copy(&from, prefix.path().join("include").join(name)).expect("copy");
         }
         let template = fs::read_to_string(library_folder().join("peerfs.pc.in")).expect("template");
-        let text = template.replace("@prefix@", &prefix.path().to_string_lossy()).replace("@version@", env!("CARGO_PKG_VERSION"));
+        let values =
+            [("@prefix@", &*prefix.path().to_string_lossy()), ("@libraries@", "lib"), ("@version@", env!("CARGO_PKG_VERSION"))];
+        let text = values.iter().fold(template, |text, (name, value)| text.replace(name, value));
         fs::write(prefix.path().join("lib/pkgconfig/peerfs.pc"), text).expect("room");
         prefix
     }

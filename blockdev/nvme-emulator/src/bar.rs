@@ -1,7 +1,7 @@
 //! Memory of the controller that the host maps: buffer and region.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use peerfs_blockdev::BusPlace;
 use peerfs_blockdev::nvme::BarMemory;
@@ -68,6 +68,10 @@ impl BarMemory for Bar {
         match self.filler() {
             Some(filler) => out.fill(filler),
             None => self.memory.read(place, out).expect("checked"),
+        }
+        let interlude = self.core.after_read.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(interlude) = interlude {
+            (interlude.0)();
         }
         true
     }

@@ -15,7 +15,7 @@ use crate::profile::{Processing, Profile};
 use crate::queues::Queues;
 use crate::random::Random;
 use crate::registers::Registers;
-use crate::state::{Core, Counts, State};
+use crate::state::{Core, Counts, Interlude, State};
 
 /// A controller in software. Its thread ends when it is dropped.
 pub struct EmulatedController {
@@ -50,7 +50,7 @@ impl EmulatedController {
             stopping: false,
             profile,
         };
-        let core = Arc::new(Core { state: Mutex::new(state), work: Condvar::new() });
+        let core = Arc::new(Core { state: Mutex::new(state), after_read: Mutex::default(), work: Condvar::new() });
         let thread = threaded.then(|| {
             let core = core.clone();
             std::thread::Builder::new().name("nvme-emulator".into()).spawn(move || run(&core)).expect("a thread")
@@ -93,6 +93,11 @@ impl EmulatedController {
     /// The reset is over. Which memory is on, and where, is as before.
     pub fn end_reset(&self) {
         self.core.lock().undecoded = false;
+    }
+
+    /// Has something happen once, after the next copy out of a BAR and before whoever copies goes on.
+    pub fn after_next_bar_read(&self, what: impl FnOnce() + Send + 'static) {
+        *self.core.after_read.lock().unwrap_or_else(PoisonError::into_inner) = Some(Interlude(Box::new(what)));
     }
 
     /// A logical block as the namespace holds it, its write cache included.

@@ -30,10 +30,21 @@ pub struct Counts {
     pub resets: u64,
 }
 
+/// What happens in the middle of something else.
+pub(crate) struct Interlude(pub(crate) Box<dyn FnOnce() + Send>);
+
+impl std::fmt::Debug for Interlude {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Interlude")
+    }
+}
+
 /// What port, thread and memory handles share.
 #[derive(Debug)]
 pub(crate) struct Core {
     pub(crate) state: Mutex<State>,
+    /// Run once, after the next copy out of a BAR.
+    pub(crate) after_read: Mutex<Option<Interlude>>,
     /// There may be something to process, or the thread is to end.
     pub(crate) work: Condvar,
 }

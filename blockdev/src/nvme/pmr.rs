@@ -202,11 +202,15 @@ impl PersistentRegion {
 
     fn access(&self, mut copy: impl FnMut() -> bool) -> Result<Access, NvmeError> {
         let mut done = Access::Plain;
-        while !copy() || !matches!(self.is_on(), Ok(true)) {
+        loop {
+            // Somebody else may switch it on again before this looks.
+            let times_off = self.times_off();
+            if copy() && self.has_been_on_since(times_off) {
+                return Ok(done);
+            }
             self.revive()?;
             done = Access::Revived;
         }
-        Ok(done)
     }
 
     fn revive(&self) -> Result<(), NvmeError> {
@@ -238,6 +242,9 @@ impl PersistentRegion {
             "the Persistent Memory Region was switched off, or its function reset: switching it on again"
         );
         self.mark.renew()?;
-        self.switch_on().map(drop)
+        self.switch_on()?;
+        // What was copied while it got ready does not count either.
+        self.times_off.fetch_add(1, Ordering::AcqRel);
+        Ok(())
     }
 }
