@@ -371,5 +371,20 @@ fn called_by_mount_it_answers_as_mount_does() {
     assert_eq!(call(&[&scratch.text("missing"), &mnt]), Some(32));
     assert_eq!(call(&[&image, &mnt, "-n", "-o", "rw,cmb=8M,user=root", "-t", "fuse.peerfs"]), Some(0));
     assert_eq!(json(&["info", &mnt, "--json"])["aperture"]["capacity_bytes"], 8 << 20);
+    // With what mount(8) adds from fstab and from the table of mounts.
+    let file = scratch.join("mnt/file");
+    std::fs::write(&file, [1; 4096]).expect("write");
+    let change =
+        |to| call(&[&image, &mnt, "-o", &format!("cmb=8M,devmem_main=1M,devmem=1M,user=root,user_id=0,nofail,remount,{to}")]);
+    assert_eq!(change("ro"), Some(0));
+    let refused = std::fs::write(&file, [2; 4096]).expect_err("read-only");
+    assert_eq!(refused.raw_os_error(), Some(nix::libc::EROFS));
+    assert_eq!(change("rw"), Some(0));
+    std::fs::write(&file, [3; 4096]).expect("write");
+    let open = std::fs::File::options().write(true).open(&file).expect("open");
+    assert_eq!(change("ro"), Some(32), "somebody writes");
+    drop(open);
+    std::fs::create_dir(scratch.join("mnt/folder")).expect("a folder");
+    assert_eq!(call(&[&image, &scratch.text("mnt/folder"), "-o", "remount,ro"]), Some(32));
     succeed(&["umount", &mnt]);
 }

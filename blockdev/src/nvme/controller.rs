@@ -346,7 +346,7 @@ pub(super) fn judge(command: &'static str, completion: Completion) -> Result<Com
     }
 }
 
-fn check_capabilities(cap: Cap, registers_length: u64) -> Result<(), NvmeError> {
+pub(super) fn check_capabilities(cap: Cap, registers_length: u64) -> Result<(), NvmeError> {
     if !cap.has_nvm_commands() {
         return Err(NvmeError::Unsupported("the controller does not have the NVM command set".into()));
     }

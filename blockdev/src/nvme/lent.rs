@@ -55,7 +55,9 @@ impl ControllerMemory {
     /// Nothing was lost since `content` was current. Asked after an access: it then was to what is meant.
     pub fn has_kept(&self, content: Content) -> bool {
         // A reset by somebody else, or a loss of power, shows there before anybody hears of it.
-        registers::health(&*self.port).is_ok() && content.0.is_multiple_of(2) && content == self.content()
+        let running = registers::health(&*self.port).is_ok();
+        let enabled = self.port.read_u64(offset::CMBMSC) == cmb_memory_space(self.base);
+        running && enabled && content.0.is_multiple_of(2) && content == self.content()
     }
 
     fn begin_loss(&self) {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use peerfs_nvme_spec::PAGE_BYTES;
 use peerfs_nvme_spec::register::Cap;
 
+use super::controller;
 use super::error::NvmeError;
 use super::port::{DmaBlock, Port};
 use super::registers;
@@ -29,6 +30,7 @@ pub(super) struct ResetMark {
 impl ResetMark {
     /// Makes a controller ready.
     pub(super) fn set(port: Arc<dyn Port>, cap: Cap) -> Result<Self, NvmeError> {
+        controller::check_capabilities(cap, port.registers_length())?;
         let timeout = registers::ready_timeout(cap, READY_LIMIT);
         let rings = port.allocate(2 * PAGE_BYTES as usize);
         let rings = rings.map_err(|err| NvmeError::system("no memory for the admin queue", &err))?;

@@ -251,8 +251,7 @@ impl Allocator {
 
     /// The commit of this number is durable: what it freed may be used again.
     pub(super) fn release_committed(&self, seq: CommitSeq) {
-        let freed = self.take_committed(seq);
-        self.release(&freed);
+        self.take_committed(seq).into_iter().for_each(|range| self.release(range));
     }
 
     /// What that commit and earlier ones freed. It waits for [`Allocator::release`].
@@ -267,12 +266,10 @@ impl Allocator {
     }
 
     /// Makes what [`Allocator::take_committed`] gave available.
-    pub(super) fn release(&self, freed: &[BlockRange]) {
+    pub(super) fn release(&self, freed: BlockRange) {
         let mut state = lock(&self.state);
-        for range in freed {
-            state.pending_blocks -= range.count;
-            state.available.insert(*range);
-        }
+        state.pending_blocks -= freed.count;
+        state.available.insert(freed);
     }
 
     /// Takes the free blocks that are chosen, all in one run.

@@ -8,9 +8,9 @@ use super::alloc::{Allocation, Allocator};
 use super::kv::CommitSeq;
 use super::volume::Volume;
 use super::{BlockRange, StoreError};
-use crate::sync::lock;
+use crate::sync::{read, write};
 
-/// Blocks taken at a time: writers find that much less.
+/// Blocks taken at a time, and never more than a quarter: those who find no space wait for them.
 const AT_ONCE: u64 = 1024;
 
 impl Volume {
@@ -19,6 +19,10 @@ impl Volume {
         let (mut at, mut trimmed) = (range.start, 0);
         while at < range.end() {
             let rest = BlockRange::new(at, range.end() - at);
+            let _turn = read(self.discarding());
+            if self.is_closed() {
+                break;
+            }
             let Some(taken) = self.allocator().take_free(rest, least_blocks, AT_ONCE) else { break };
             for piece in taken.pieces() {
                 discard(&**self.device(), *piece)?;
@@ -31,16 +35,21 @@ impl Volume {
 
     /// Makes what a durable commit freed available, when the device has been told.
     pub(super) fn discard_committed(&self, seq: CommitSeq) {
-        // One at a time: whoever needs space and commits for it finds what another is about to give back.
-        let _turn = lock(self.discarding());
-        let freed = self.allocator().take_committed(seq);
-        for range in &freed {
-            if let Err(error) = discard(&**self.device(), *range) {
-                tracing::warn!(%error, "freed blocks are not discarded");
-                break;
+        let _turn = read(self.discarding());
+        for range in self.allocator().take_committed(seq) {
+            if self.discards()
+                && let Err(error) = discard(&**self.device(), range)
+            {
+                tracing::warn!(%error, "freed blocks are not discarded any more");
+                self.stop_discarding();
             }
+            self.allocator().release(range);
         }
-        self.allocator().release(&freed);
+    }
+
+    /// Until what is being discarded now is available.
+    pub(super) fn await_discards(&self) {
+        drop(write(self.discarding()));
     }
 }
 
@@ -50,6 +59,7 @@ impl Allocator {
         self.take_where(|available| {
             let run = available.runs_in(range).find(|run| run.count >= least)?;
             let start = run.start.max(range.start);
+            let most = most.min(available.total() / 4).max(1);
             Some(BlockRange::new(start, (run.end().min(range.end()) - start).min(most)))
         })
     }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, RwLock};
 
 use peerfs_blockdev::BlockDevice;
 
@@ -49,9 +49,9 @@ pub struct Volume {
     kv: Kv,
     allocator: Arc<Allocator>,
     read_only: bool,
-    discard: bool,
-    /// Held while freed blocks are discarded.
-    discarding: Mutex<()>,
+    discard: AtomicBool,
+    /// Shared while free blocks are discarded, which are not available then.
+    discarding: RwLock<()>,
     was_clean: bool,
     closed: AtomicBool,
     metadata_full: AtomicBool,
@@ -92,8 +92,8 @@ impl Volume {
             kv,
             allocator,
             read_only: options.read_only,
-            discard: options.discard,
-            discarding: Mutex::default(),
+            discard: AtomicBool::new(options.discard),
+            discarding: RwLock::default(),
             was_clean: current.clean,
             closed: AtomicBool::new(false),
             metadata_full: AtomicBool::new(false),
@@ -124,6 +124,7 @@ impl Volume {
             self.closed.store(false, Ordering::Release);
             return Err(error);
         }
+        self.await_discards();
         self.kv.close()?;
         self.superblock.update(|superblock| superblock.clean = true)?;
         Ok(())
@@ -244,8 +245,11 @@ impl Volume {
     /// Takes blocks for data. When only a commit stands between it and enough space, commits.
     pub fn allocate(&self, request: AllocRequest) -> Result<Allocation, StoreError> {
         match self.allocator.allocate(request) {
-            Err(StoreError::NoSpace { .. }) if self.allocator.space().pending > 0 => {
-                self.commit()?;
+            Err(StoreError::NoSpace { .. }) => {
+                if self.allocator.space().pending > 0 {
+                    self.commit()?;
+                }
+                self.await_discards();
                 self.allocator.allocate(request)
             }
             result => result,
@@ -267,7 +271,14 @@ impl Volume {
     /// Makes everything durable that was applied, and every data write that completed, before this
     /// call. Returns the commit's number: all batches with a number up to it are durable.
     pub fn commit(&self) -> Result<CommitSeq, StoreError> {
-        let seq = match self.kv.commit() {
+        let committed = self.kv.commit().or_else(|error| match error.errno() {
+            libc::ENOSPC => {
+                self.await_discards();
+                self.kv.commit()
+            }
+            _ => Err(error),
+        });
+        let seq = match committed {
             Err(error) if error.errno() == libc::ENOSPC => self.commit_with_last_half()?,
             Err(error) => return Err(error),
             Ok(seq) => {
@@ -275,7 +286,7 @@ impl Volume {
                 seq
             }
         };
-        match self.discard {
+        match self.discards() {
             true => self.discard_committed(seq),
             false => self.allocator.release_committed(seq),
         }
@@ -310,8 +321,21 @@ impl Volume {
         &self.allocator
     }
 
-    pub(super) fn discarding(&self) -> &Mutex<()> {
+    pub(super) fn discarding(&self) -> &RwLock<()> {
         &self.discarding
+    }
+
+    /// Freed blocks are discarded.
+    pub(super) fn discards(&self) -> bool {
+        self.discard.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn stop_discarding(&self) {
+        self.discard.store(false, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
     }
 
     pub(super) fn kv(&self) -> &Kv {

@@ -1,9 +1,11 @@
 //! `-o remount`: what the kernel keeps of a mount's options changes, the server goes on.
 
+use std::fs::metadata;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statvfs::{FsFlags, statvfs};
 use peerfs_client::File;
@@ -11,6 +13,7 @@ use peerfs_client::File;
 use super::server_info;
 use crate::busy;
 use crate::failure::Usage;
+use crate::mount_options;
 
 /// Flags that the kernel keeps, the names that set and clear them, and how statvfs(3) shows them.
 const FLAGS: [(MsFlags, &str, &str, FsFlags); 5] = [
@@ -21,41 +24,38 @@ const FLAGS: [(MsFlags, &str, &str, FsFlags); 5] = [
     (MsFlags::MS_SYNCHRONOUS, "sync", "async", FsFlags::ST_SYNCHRONOUS),
 ];
 
-/// Names that mount(8) adds from the table of mounts, and that say nothing new.
-const KNOWN: [&str; 12] = [
-    "remount",
-    "relatime",
-    "noatime",
-    "strictatime",
-    "user_id",
-    "group_id",
-    "default_permissions",
-    "allow_other",
-    "max_read",
-    "blksize",
-    "fsname",
-    "subtype",
-];
+/// Names that mount(8) adds from the table of mounts; `user=` is of fstab.
+const OF_THE_TABLE: [&str; 6] = ["user_id", "group_id", "max_read", "blksize", "subtype", "user"];
 
 /// Some option is `remount`.
 pub fn is_asked(lists: &[String]) -> bool {
     names(lists).any(|option| option == "remount")
 }
 
-/// Changes what the options say, and leaves the rest.
+/// Changes what the options say. mount(8) adds those of fstab, of which what only the server knows stays as it is.
 pub fn run(mountpoint: &Path, lists: &[String]) -> Result<ExitCode> {
     let what = || format!("remount {}", mountpoint.display());
     let server = server_info::info(mountpoint).map_err(anyhow::Error::from).with_context(what)?;
+    ensure!(is_mount_point(mountpoint).with_context(what)?, "{}: not a mount point itself", what());
     let flags = flags(current(mountpoint).with_context(what)?, lists)?;
-    if flags.contains(MsFlags::MS_RDONLY) {
-        // Devices write past the kernel.
-        File::open(mountpoint).and_then(|root| root.revoke_mount()).with_context(what)?;
-    } else if server["read_only"] == true {
+    let read_only = flags.contains(MsFlags::MS_RDONLY);
+    if !read_only && server["read_only"] == true {
         bail!("{}: its server was started read-only; umount it, and mount it again", what());
+    }
+    if read_only && server["pins"].as_u64().unwrap_or(0) > 0 {
+        bail!("{}: devices hold pins, which may be written; end them, or take them: peerfs revoke --all --pins", what());
     }
     let remount = || mount(None::<&str>, mountpoint, None::<&str>, flags | MsFlags::MS_REMOUNT, None::<&str>);
     busy::patiently(|| Ok(remount()?)).with_context(what)?;
+    if read_only {
+        // Devices write past the kernel. Nobody can ask for a new mapping for writing any more.
+        File::open(mountpoint).and_then(|root| root.revoke_mount()).with_context(what)?;
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+fn is_mount_point(path: &Path) -> Result<bool> {
+    Ok(metadata(path)?.dev() != metadata(path.join(".."))?.dev())
 }
 
 fn current(mountpoint: &Path) -> Result<MsFlags> {
@@ -64,14 +64,17 @@ fn current(mountpoint: &Path) -> Result<MsFlags> {
 }
 
 fn flags(mut flags: MsFlags, lists: &[String]) -> Result<MsFlags, Usage> {
+    let mut others = Vec::new();
     for option in names(lists) {
         let name = option.split('=').next().unwrap_or(option);
         match FLAGS.into_iter().find(|flag| option == flag.1 || option == flag.2) {
             Some((flag, set, ..)) => flags.set(flag, option == set),
-            None if KNOWN.contains(&name) || name.starts_with("x-") => {}
-            None => return Err(Usage(format!("mount option {name}: it cannot be changed while the volume is mounted"))),
+            None if OF_THE_TABLE.contains(&name) => {}
+            None => others.push(option.to_owned()),
         }
     }
+    // They are known, at least.
+    mount_options::parse(&others)?;
     Ok(flags)
 }
 
@@ -89,8 +92,8 @@ mod tests {
         let both = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
         assert_eq!(asked("remount,ro").ok(), Some(both | MsFlags::MS_RDONLY));
         assert_eq!(asked("ro,remount,rw,dev,user_id=0,max_read=4096,x-a=b").ok(), Some(MsFlags::MS_NOSUID));
-        for fixed in ["remount,cmb=1G", "remount,discard"] {
-            assert!(asked(fixed).is_err_and(|error| error.to_string().contains("while the volume is mounted")), "{fixed}");
-        }
+        // As mount(8) merges a line of fstab.
+        assert_eq!(asked("cmb=256M,noatime,nofail,_netdev,user=root,remount,rw").ok(), Some(both));
+        assert!(asked("remount,frobnicate").is_err());
     }
 }
