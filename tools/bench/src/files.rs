@@ -136,9 +136,10 @@ pub fn open(job: &Job, clone: u32) -> Result<File, Error> {
     Ok(file)
 }
 
-/// Removes the file of a clone, if the job asks for that. Clones may share it.
+/// Removes the file that a clone used, if the job asks for that: never a device, nor a link to a file. Clones may share it.
 pub fn remove(job: &Job, clone: u32) {
-    if job.settings.unlink {
-        let _ = fs::remove_file(job.file(clone));
+    let path = job.file(clone);
+    if job.settings.unlink && fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_file()) {
+        let _ = fs::remove_file(path);
     }
 }

@@ -3,7 +3,7 @@
 mod common;
 
 use std::fs::{self, OpenOptions};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, symlink};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -68,6 +68,16 @@ fn a_damaged_block_is_found_wherever_it_is() {
     assert_eq!(figure(&report, 0, "/read/total_ios"), 10, "the first ends it");
 }
 
+#[test]
+fn an_error_names_the_file_of_its_clone() {
+    let (directory, option) = scratch();
+    let write = "--name=a --rw=write --size=16k --numjobs=2 --verify=crc32c";
+    assert_eq!(in_directory(&option, write).errors().count(), 0);
+    fs::write(directory.path().join("a.1.0"), vec![0; 16 << 10]).expect("room");
+    let report = in_directory(&option, &write.replace("=write", "=read"));
+    assert!(only_error(&report).contains("a.1.0: the block"), "{report:?}");
+}
+
 /// EILSEQ, as fio reports it.
 fn nix_eilseq() -> i32 {
     nix::errno::Errno::EILSEQ as i32
@@ -97,6 +107,22 @@ fn stages_follow_each_other_and_clones_are_reported_as_asked() {
     assert_eq!(figure(&report, 0, "/write/io_bytes"), 3 * (64 << 10));
     assert_eq!(figure(&report, 0, "/peerfs/clones"), 3);
     assert!(!directory.path().join("a.0.0").exists());
+}
+
+#[test]
+fn only_files_that_were_used_are_removed() {
+    let (directory, option) = scratch();
+    let path = |name: &str| directory.path().join(name);
+    fs::write(path("refused"), vec![0; 64 << 10]).expect("room");
+    fs::write(path("kept"), vec![0; 64 << 10]).expect("room");
+    symlink(path("kept"), path("link")).expect("room");
+    nix::unistd::mkfifo(&path("fifo"), nix::sys::stat::Mode::S_IRWXU).expect("room");
+    let line = "--rw=read --size=64k --unlink=1 --name=a --filename=refused --ioengine=peerfs --name=b --filename=fifo \
+                --name=c --filename=link --name=d --filename=used";
+    let report = in_directory(&option, line);
+    assert_eq!(report.errors().count(), 2, "{report:?}");
+    let left = ["refused", "fifo", "link", "kept", "used"].map(|name| path(name).symlink_metadata().is_ok());
+    assert_eq!(left, [true, true, true, true, false]);
 }
 
 #[test]

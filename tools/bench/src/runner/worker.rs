@@ -53,7 +53,14 @@ pub struct Worker<'r> {
 }
 
 impl<'r> Worker<'r> {
-    pub fn new(job: &'r Job, mut engine: Box<dyn Engine>, region: Region, seed: u64, progress: &'r Progress) -> Worker<'r> {
+    pub fn new(
+        job: &'r Job,
+        clone: u32,
+        mut engine: Box<dyn Engine>,
+        region: Region,
+        seed: u64,
+        progress: &'r Progress,
+    ) -> Worker<'r> {
         let depth = job.depth();
         let mut content = Random::new(seed, 6);
         (0..depth).for_each(|slot| content.fill(engine.buffer(slot)));
@@ -63,7 +70,7 @@ impl<'r> Worker<'r> {
             job,
             engine,
             pattern: Pattern::new(job, region, seed),
-            file: job.file(0).display().to_string(),
+            file: job.file(clone).display().to_string(),
             verifier,
             history: History::default(),
             limiter: Limiter::new(&job.settings),
