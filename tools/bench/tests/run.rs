@@ -141,6 +141,18 @@ fn time_ends_what_work_does_not_and_ramps_are_not_measured() {
 }
 
 #[test]
+fn what_the_runtime_cut_short_is_verified() {
+    let (_directory, option) = scratch();
+    for line in ["--size=4m --rate_iops=100", "--size=64k --time_based"] {
+        let report = in_directory(&option, &format!("--name=a --rw=write --verify=crc32c --runtime=300ms {line}"));
+        assert_eq!(report.errors().count(), 0, "{report:?}");
+        let [written, verified] = ["/write/total_ios", "/read/total_ios"].map(|path| figure(&report, 0, path));
+        assert_eq!(written, verified, "{line}");
+        assert!(written.as_u64() > Some(0) && written != 1024, "{line}: {written}");
+    }
+}
+
+#[test]
 fn rates_are_kept() {
     let (_directory, option) = scratch();
     let began = Instant::now();

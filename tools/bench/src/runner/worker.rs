@@ -1,5 +1,8 @@
 //! One clone at work: keeps its engine busy and measures.
 
+#[cfg(test)]
+mod tests;
+
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -40,6 +43,8 @@ pub struct Worker<'r> {
     history: History,
     limiter: Option<Limiter>,
     clock: Clock,
+    /// The runtime ends this phase: not one that verifies.
+    is_timed: bool,
     stats: Stats,
     usage_before: Usage,
     flights: Vec<Option<Flight>>,
@@ -75,6 +80,7 @@ impl<'r> Worker<'r> {
             history: History::default(),
             limiter: Limiter::new(&job.settings),
             clock: Clock::new(&job.settings),
+            is_timed: true,
             stats: Stats::default(),
             usage_before: Usage::of_this_thread(),
             flights: (0..depth).map(|_| None).collect(),
@@ -102,6 +108,7 @@ impl<'r> Worker<'r> {
         let mut done = 0;
         loop {
             let directions: Vec<Direction> = self.job.directions().collect();
+            self.is_timed = true;
             self.phase(&directions, Worker::planned)?;
             if settings.end_fsync && settings.access.writes {
                 // Not measured, as in fio.
@@ -109,6 +116,7 @@ impl<'r> Worker<'r> {
             }
             if self.verifier.is_some() && settings.do_verify && settings.access.writes {
                 let mut written = std::mem::take(&mut self.history).take();
+                self.is_timed = false;
                 self.phase(&[Direction::Read], move |_| written.next().map(from_history))?;
             }
             done += 1;
@@ -141,7 +149,7 @@ impl<'r> Worker<'r> {
     }
 
     fn transfers(&mut self, next: &mut impl FnMut(&mut Self) -> Option<Next>) -> Result<(), Error> {
-        while !self.clock.is_over() {
+        while !(self.is_timed && self.clock.is_over()) {
             if self.clock.ramp_ends() {
                 self.begin_measuring();
             }
@@ -179,7 +187,7 @@ impl<'r> Worker<'r> {
         }
         // Otherwise what ends meanwhile would be noticed, and measured, too late.
         self.drain()?;
-        let left = self.clock.left();
+        let left = self.clock.left().filter(|_| self.is_timed);
         thread::sleep(left.map_or(wait, |left| wait.min(left)));
         Ok(left.is_none_or(|left| wait < left))
     }
