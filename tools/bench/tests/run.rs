@@ -3,7 +3,7 @@
 mod common;
 
 use std::fs::{self, OpenOptions};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, symlink};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -68,6 +68,16 @@ fn a_damaged_block_is_found_wherever_it_is() {
     assert_eq!(figure(&report, 0, "/read/total_ios"), 10, "the first ends it");
 }
 
+#[test]
+fn an_error_names_the_file_of_its_clone() {
+    let (directory, option) = scratch();
+    let write = "--name=a --rw=write --size=16k --numjobs=2 --verify=crc32c";
+    assert_eq!(in_directory(&option, write).errors().count(), 0);
+    fs::write(directory.path().join("a.1.0"), vec![0; 16 << 10]).expect("room");
+    let report = in_directory(&option, &write.replace("=write", "=read"));
+    assert!(only_error(&report).contains("a.1.0: the block"), "{report:?}");
+}
+
 /// EILSEQ, as fio reports it.
 fn nix_eilseq() -> i32 {
     nix::errno::Errno::EILSEQ as i32
@@ -100,6 +110,22 @@ fn stages_follow_each_other_and_clones_are_reported_as_asked() {
 }
 
 #[test]
+fn only_files_that_were_used_are_removed() {
+    let (directory, option) = scratch();
+    let path = |name: &str| directory.path().join(name);
+    fs::write(path("refused"), vec![0; 64 << 10]).expect("room");
+    fs::write(path("kept"), vec![0; 64 << 10]).expect("room");
+    symlink(path("kept"), path("link")).expect("room");
+    nix::unistd::mkfifo(&path("fifo"), nix::sys::stat::Mode::S_IRWXU).expect("room");
+    let line = "--rw=read --size=64k --unlink=1 --name=a --filename=refused --ioengine=peerfs --name=b --filename=fifo \
+                --name=c --filename=link --name=d --filename=used";
+    let report = in_directory(&option, line);
+    assert_eq!(report.errors().count(), 2, "{report:?}");
+    let left = ["refused", "fifo", "link", "kept", "used"].map(|name| path(name).symlink_metadata().is_ok());
+    assert_eq!(left, [true, true, true, true, false]);
+}
+
+#[test]
 fn time_ends_what_work_does_not_and_ramps_are_not_measured() {
     let (_directory, option) = scratch();
     let began = Instant::now();
@@ -115,6 +141,18 @@ fn time_ends_what_work_does_not_and_ramps_are_not_measured() {
 }
 
 #[test]
+fn what_the_runtime_cut_short_is_verified() {
+    let (_directory, option) = scratch();
+    for line in ["--size=4m --rate_iops=100", "--size=64k --time_based"] {
+        let report = in_directory(&option, &format!("--name=a --rw=write --verify=crc32c --runtime=300ms {line}"));
+        assert_eq!(report.errors().count(), 0, "{report:?}");
+        let [written, verified] = ["/write/total_ios", "/read/total_ios"].map(|path| figure(&report, 0, path));
+        assert_eq!(written, verified, "{line}");
+        assert!(written.as_u64() > Some(0) && written != 1024, "{line}: {written}");
+    }
+}
+
+#[test]
 fn rates_are_kept() {
     let (_directory, option) = scratch();
     let began = Instant::now();
@@ -123,6 +161,28 @@ fn rates_are_kept() {
     assert_eq!(report.errors().count(), 0);
     // Nine waits of 20 ms.
     assert!(began.elapsed() >= Duration::from_millis(180), "{:?}", began.elapsed());
+}
+
+#[test]
+fn a_share_of_a_file_ends_with_the_file() {
+    let (directory, option) = scratch();
+    let path = directory.path().join("f");
+    fs::write(&path, vec![0; 256 << 10]).expect("room");
+    let moved = |sizes: &str| {
+        let report = in_directory(&option, &format!("--name=a --filename=f --rw=read {sizes}"));
+        assert_eq!(report.errors().count(), 0, "{report:?}");
+        assert_eq!(fs::metadata(&path).expect("there").len(), 256 << 10, "{sizes}");
+        figure(&report, 0, "/read/io_bytes")
+    };
+    for (sizes, bytes) in [
+        ("--size=100% --offset=64k", 192 << 10),
+        ("--size=50% --offset=75%", 64 << 10),
+        ("--size=50% --offset=64k", 128 << 10),
+        ("--size=100% --offset=64k --filesize=256k", 192 << 10),
+        ("--size=100% --offset=192k --io_size=128k", 128 << 10),
+    ] {
+        assert_eq!(moved(sizes), bytes, "{sizes}");
+    }
 }
 
 #[test]

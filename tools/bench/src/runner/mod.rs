@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 pub use progress::Progress;
 use worker::Worker;
 
+use crate::claims::Claims;
 use crate::engine::{self, Engine};
 use crate::pattern::Region;
 use crate::random::{Random, mix};
@@ -21,14 +22,13 @@ use crate::{Error, Job, Plan, files};
 /// Runs all jobs. What goes wrong in a job ends that clone and is part of the report; the others go on.
 pub fn run(plan: &Plan, progress: &Progress) -> Report {
     let (began, started) = (SystemTime::now(), Instant::now());
-    let mut clones = Vec::new();
+    let (mut clones, mut opened) = (Vec::new(), Vec::new());
     for stage in plan.stages() {
         progress.begin(stage);
-        clones.extend(run_stage(stage, progress, started));
+        clones.extend(run_stage(stage, progress, started, &mut opened));
     }
-    for job in &plan.jobs {
-        each_clone(job).for_each(|clone| files::remove(job, clone));
-    }
+    // Later stages may have used them too.
+    opened.into_iter().for_each(|(job, clone)| files::remove(job, clone));
     progress.end();
     Report::new(plan, clones, began)
 }
@@ -40,16 +40,20 @@ fn each_clone(job: &Job) -> impl Iterator<Item = u32> {
 /// A clone whose file is there and open.
 struct Ready<'p> {
     job: &'p Job,
+    clone: u32,
     seed: u64,
     region: Region,
     engine: Box<dyn Engine>,
 }
 
-fn run_stage(stage: &[Job], progress: &Progress, started: Instant) -> Vec<CloneReport> {
+/// Adds to `opened` the clones whose files could be used.
+fn run_stage<'p>(stage: &'p [Job], progress: &Progress, started: Instant, opened: &mut Vec<(&'p Job, u32)>) -> Vec<CloneReport> {
     let clones: Vec<(&Job, u32)> = stage.iter().flat_map(|job| each_clone(job).map(move |clone| (job, clone))).collect();
+    let mut claims = Claims::default();
     // All files first: opening one to lay it out would disturb who has it mapped already.
-    let regions: Vec<_> = clones.iter().map(|(job, clone)| files::prepare(job, *clone)).collect();
+    let regions: Vec<_> = clones.iter().map(|(job, clone)| prepare(job, *clone, &mut claims)).collect();
     let ready: Vec<_> = clones.iter().zip(regions).map(|((job, clone), region)| make_ready(job, *clone, region?)).collect();
+    opened.extend(ready.iter().flatten().map(|ready| (ready.job, ready.clone)));
     ready.iter().flatten().for_each(|ready| progress.expect(ready.job, ready.region));
     progress.start();
     let gate = Mutex::new(());
@@ -73,10 +77,15 @@ fn run_stage(stage: &[Job], progress: &Progress, started: Instant) -> Vec<CloneR
     })
 }
 
+fn prepare(job: &Job, clone: u32, claims: &mut Claims) -> Result<Region, Error> {
+    claims.add(job, clone)?;
+    files::prepare(job, clone)
+}
+
 fn make_ready(job: &Job, clone: u32, region: Region) -> Result<Ready<'_>, Error> {
     let base = if job.settings.repeatable { job.settings.seed } else { peerfs_sys::random_u64().unwrap_or(job.settings.seed) };
     let seed = mix(base ^ mix(job.index << 32 | u64::from(clone)));
-    Ok(Ready { job, seed, region, engine: engine::open(job, clone, region)? })
+    Ok(Ready { job, clone, seed, region, engine: engine::open(job, clone, region)? })
 }
 
 fn spawn<'s>(
@@ -95,10 +104,10 @@ fn wait_at(gate: &Mutex<()>) -> MutexGuard<'_, ()> {
 }
 
 fn work(ready: Ready<'_>, gate: &Mutex<()>, progress: &Progress) -> (Stats, Option<Error>) {
-    let Ready { job, seed, region, engine } = ready;
+    let Ready { job, clone, seed, region, engine } = ready;
     drop(wait_at(gate));
     let (shortest, longest) = job.settings.start_delay;
     let range = (longest - shortest).as_micros() as u64 + 1;
     thread::sleep(shortest + Duration::from_micros(Random::new(seed, 5).below(range)));
-    Worker::new(job, engine, region, seed, progress).run()
+    Worker::new(job, clone, engine, region, seed, progress).run()
 }

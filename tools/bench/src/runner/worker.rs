@@ -1,11 +1,14 @@
 //! One clone at work: keeps its engine busy and measures.
 
+#[cfg(test)]
+mod tests;
+
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::Progress;
 use super::clock::Clock;
-use crate::engine::{Ended, Engine};
+use crate::engine::{Ended, Engine, PathBytes};
 use crate::pattern::{Pattern, Region, Step};
 use crate::random::Random;
 use crate::rate::Limiter;
@@ -40,8 +43,11 @@ pub struct Worker<'r> {
     history: History,
     limiter: Option<Limiter>,
     clock: Clock,
+    /// The runtime ends this phase: not one that verifies.
+    is_timed: bool,
     stats: Stats,
     usage_before: Usage,
+    paths_before: PathBytes,
     flights: Vec<Option<Flight>>,
     idle: Vec<usize>,
     ended: Vec<Ended>,
@@ -53,7 +59,14 @@ pub struct Worker<'r> {
 }
 
 impl<'r> Worker<'r> {
-    pub fn new(job: &'r Job, mut engine: Box<dyn Engine>, region: Region, seed: u64, progress: &'r Progress) -> Worker<'r> {
+    pub fn new(
+        job: &'r Job,
+        clone: u32,
+        mut engine: Box<dyn Engine>,
+        region: Region,
+        seed: u64,
+        progress: &'r Progress,
+    ) -> Worker<'r> {
         let depth = job.depth();
         let mut content = Random::new(seed, 6);
         (0..depth).for_each(|slot| content.fill(engine.buffer(slot)));
@@ -63,13 +76,15 @@ impl<'r> Worker<'r> {
             job,
             engine,
             pattern: Pattern::new(job, region, seed),
-            file: job.file(0).display().to_string(),
+            file: job.file(clone).display().to_string(),
             verifier,
             history: History::default(),
             limiter: Limiter::new(&job.settings),
             clock: Clock::new(&job.settings),
+            is_timed: true,
             stats: Stats::default(),
             usage_before: Usage::of_this_thread(),
+            paths_before: PathBytes::default(),
             flights: (0..depth).map(|_| None).collect(),
             idle: (0..depth).rev().collect(),
             ended: Vec::new(),
@@ -86,7 +101,7 @@ impl<'r> Worker<'r> {
         let error = self.loops().err().or(self.mismatch.take());
         self.stats.runtime = self.clock.now();
         self.stats.usage = Usage::of_this_thread().since(self.usage_before);
-        self.stats.paths = self.engine.paths();
+        self.stats.paths = self.engine.paths().map(|paths| paths.since(&self.paths_before));
         (self.stats, error)
     }
 
@@ -95,6 +110,7 @@ impl<'r> Worker<'r> {
         let mut done = 0;
         loop {
             let directions: Vec<Direction> = self.job.directions().collect();
+            self.is_timed = true;
             self.phase(&directions, Worker::planned)?;
             if settings.end_fsync && settings.access.writes {
                 // Not measured, as in fio.
@@ -102,6 +118,7 @@ impl<'r> Worker<'r> {
             }
             if self.verifier.is_some() && settings.do_verify && settings.access.writes {
                 let mut written = std::mem::take(&mut self.history).take();
+                self.is_timed = false;
                 self.phase(&[Direction::Read], move |_| written.next().map(from_history))?;
             }
             done += 1;
@@ -134,7 +151,7 @@ impl<'r> Worker<'r> {
     }
 
     fn transfers(&mut self, next: &mut impl FnMut(&mut Self) -> Option<Next>) -> Result<(), Error> {
-        while !self.clock.is_over() {
+        while !(self.is_timed && self.clock.is_over()) {
             if self.clock.ramp_ends() {
                 self.begin_measuring();
             }
@@ -159,6 +176,7 @@ impl<'r> Worker<'r> {
     fn begin_measuring(&mut self) {
         self.stats = Stats::default();
         self.usage_before = Usage::of_this_thread();
+        self.paths_before = self.engine.paths().unwrap_or_default();
         self.phase_began = Duration::ZERO;
         self.limiter = Limiter::new(&self.job.settings);
     }
@@ -172,7 +190,7 @@ impl<'r> Worker<'r> {
         }
         // Otherwise what ends meanwhile would be noticed, and measured, too late.
         self.drain()?;
-        let left = self.clock.left();
+        let left = self.clock.left().filter(|_| self.is_timed);
         thread::sleep(left.map_or(wait, |left| wait.min(left)));
         Ok(left.is_none_or(|left| wait < left))
     }
@@ -264,23 +282,26 @@ impl<'r> Worker<'r> {
 
     fn measure(&mut self, flight: &Flight, moved: u64, now: Instant) {
         let completion = ns(now.saturating_duration_since(flight.submitted.unwrap_or(flight.began)));
-        let since_start = self.clock.now();
+        let in_phase = self.clock.now().saturating_sub(self.phase_began);
         let stats = self.stats.directions.get_mut(flight.step.direction);
         stats.bytes += moved;
         stats.transfers += 1;
         stats.short += u64::from(moved < flight.step.length);
         stats.completion.record(completion);
         stats.total.record(ns(now.saturating_duration_since(flight.began)));
-        stats.samples.record(since_start, moved);
+        stats.samples.record(stats.runtime + in_phase, moved);
         self.stats.buckets.record(completion);
     }
 
     fn check(&mut self, flight: &Flight, slot: usize, moved: u64) -> Result<(), Error> {
         let Some(verifier) = &self.verifier else { return Ok(()) };
-        let offset = flight.step.offset;
-        let block = &self.engine.buffer(slot)[..moved as usize];
-        let Err(what) = verifier.check(offset, flight.number, block) else { return Ok(()) };
-        let error = Error::Verify { file: self.file.clone(), offset, length: moved, what };
+        let Step { offset, length, .. } = flight.step;
+        let outcome = match moved < length {
+            true => Err(format!("only {moved} bytes of it could be read")),
+            false => verifier.check(offset, flight.number, &self.engine.buffer(slot)[..length as usize]),
+        };
+        let Err(what) = outcome else { return Ok(()) };
+        let error = Error::Verify { file: self.file.clone(), offset, length, what };
         if self.job.settings.verify_fatal {
             return Err(error);
         }
