@@ -74,6 +74,11 @@ impl Facts {
         self.info["mountpoint"].as_str().unwrap_or("MOUNTPOINT")
     }
 
+    /// Whether an unmount ends the volume with all that is in it: its device is memory.
+    pub fn ends_with_its_mount(&self) -> bool {
+        self.info["device"]["backend"] == "mem"
+    }
+
     /// The storage device as it was named at the mount, for commands.
     pub fn device(&self) -> &str {
         self.info["device"]["name"].as_str().unwrap_or("DEVICE")
