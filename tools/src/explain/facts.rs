@@ -60,7 +60,7 @@ impl Facts {
         if refused(Reason::CpuWriter) {
             facts.writers = openers::writers(path);
         }
-        if refused(Reason::Busy) || refused(Reason::ApertureFull) || refused(Reason::SharedExtent) {
+        if refused(Reason::Busy) {
             facts.ledger = ask(server_info::mappings(&directory));
         }
         if let Some((_, address)) = request.importer.split_once('@') {
