@@ -92,6 +92,9 @@ fn what_is_served_is_what_info_shows() {
         assert!(served[&format!("peerfs_{name}")] >= least, "{name}: {served:?}");
     }
     assert!(!answer.body.contains("secret-name") && !answer.body.contains("uid") && !answer.body.contains("pid"));
+    let given_back = info["revocations"].as_array().into_iter().flatten().find(|record| record["trigger"] == "Unmap");
+    assert!(given_back.is_some_and(|record| record["revoked"].as_u64() > Some(0)), "{info}");
+    assert!(!answer.body.contains("trigger=\"Unmap\""), "what a client gives back is no revocation");
     drop(holder);
     succeed(&["umount", &scratch.mnt()]);
     assert!(std::net::TcpStream::connect(&address).is_err(), "nobody listens after the unmount");

@@ -1,12 +1,18 @@
 //! `peerfs query` on a real mount: what it explains.
 
 mod common;
+#[path = "common/stopped.rs"]
+mod stopped;
+#[allow(dead_code, reason = "shared with other tests")]
+mod web;
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 
 use common::{Scratch, fail, succeed};
 use serde_json::Value;
+use stopped::Stopped;
+use web::Running;
 
 const MIB: usize = 1 << 20;
 
@@ -93,5 +99,24 @@ fn who_refuses_is_named() {
     assert!(fail(1, &["query", &scratch.text("mnt/missing")]).contains("mnt/missing"));
     peerfs_sys::set_xattr(&scratch.join("mnt/file"), "user.peerfs.direct", b"never").expect("the owner may");
     assert!(object(&[], "Policy").starts_with("user.peerfs.direct=never of "));
+    succeed(&["umount", &scratch.mnt()]);
+}
+
+/// Looking for who has the file open must not ask for the files that others have open.
+#[test]
+fn a_dead_mount_holds_up_no_explanation() {
+    let ((scratch, file), (dead, other)) = (mounted(&["--cmb", "8M"]), mounted(&[]));
+    // Descriptors are looked at by number: this one first.
+    let elsewhere = File::options().write(true).open(&other).expect("writable");
+    let writer = File::options().write(true).open(&file).expect("writable");
+    // The kernel does not know the file's time any more, and would have to ask.
+    elsewhere.write_all_at(&[1], 0).expect("room");
+    let stopped = Stopped::new(&dead.mnt());
+    let mut query = Running::new(&["query", &file, "--pin"]);
+    assert_eq!(query.ends().code(), Some(0));
+    let said = query.says("  what    process");
+    assert!(said.contains(&format!("process {} (", std::process::id())), "{said}");
+    drop((stopped, elsewhere, writer));
+    succeed(&["umount", &dead.mnt()]);
     succeed(&["umount", &scratch.mnt()]);
 }

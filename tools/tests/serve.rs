@@ -2,16 +2,23 @@
 
 #[allow(dead_code, reason = "shared with other tests")]
 mod common;
+#[path = "common/stopped.rs"]
+mod stopped;
 #[allow(dead_code, reason = "shared with other tests")]
 mod web;
 
 use std::fs::{self, Permissions};
+use std::io::Write;
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use common::{Scratch, fail, succeed};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
+use stopped::Stopped;
 use web::{Running, get, http};
 
 /// A mount and its page.
@@ -138,9 +145,26 @@ fn answers_agree_with_the_commands_of_the_same_user() {
     succeed(&["umount", "--force", &mnt]);
     let gone = get(&scene.address, &scene.with_token("/api/state"));
     assert!(gone.status == 503 && gone.body.contains("not on a peerfs mount"), "{}", gone.body);
-    let pid = nix::unistd::Pid::from_raw(scene.server.pid().cast_signed());
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("it runs");
     scene.server.says("Ctrl-C ends");
+    kill(Pid::from_raw(scene.server.pid().cast_signed()), Signal::SIGTERM).expect("it runs");
+    assert_eq!(scene.server.ends().code(), Some(0));
+}
+
+#[test]
+fn it_ends_when_told_to_while_a_request_hangs_in_a_dead_mount() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let mut scene = Scene::new();
+        let stopped = Stopped::new(&scene.scratch.mnt());
+        let mut hanging = TcpStream::connect(&scene.address).expect("it listens");
+        let target = scene.with_token("/api/state");
+        write!(hanging, "GET {target} HTTP/1.1\r\nHost: {}\r\n\r\n", scene.address).expect("sent");
+        // Connections are taken in turn: when this one is answered, somebody has the other.
+        assert_eq!(get(&scene.address, "/").status, 403);
+        kill(Pid::from_raw(scene.server.pid().cast_signed()), signal).expect("it runs");
+        assert_eq!(scene.server.ends().code(), Some(0), "{signal}");
+        drop(stopped);
+        succeed(&["umount", &scene.scratch.mnt()]);
+    }
 }
 
 /// Another user's page has what that user may know: neither who maps what, nor what is in files that only others open.
@@ -157,7 +181,9 @@ fn another_user_is_told_no_more_than_by_the_commands() {
     let mut holder = Running::new(&["map", &scratch.text("mnt/public"), "--hold", "600"]);
     holder.says("mapping ");
     // Where it was built, others may have no business.
-    fs::copy(env!("CARGO_BIN_EXE_peerfs"), scratch.join("peerfs")).expect("room");
+    // By a program: a file that is open for writing cannot be run, and what other tests start meanwhile inherits it.
+    let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_peerfs")).arg(scratch.join("peerfs")).status();
+    assert!(copied.expect("cp").success());
     for name in ["", "peerfs"] {
         open_to_all(name, 0o755);
     }

@@ -20,7 +20,7 @@ pub struct WindowRecord {
     pub block_bytes: u64,
     /// Its first block on the device, bytes.
     pub device_offset: Option<u64>,
-    /// Grants through which it is held; none where it was kept after its last mapping ended.
+    /// Grants through which it is held; while it is `revoking`, those that did not acknowledge.
     pub holders: u64,
     /// Some holder may write, or could once.
     pub write: bool,
@@ -38,8 +38,8 @@ impl Engine {
             for chunk in state.chunks.values() {
                 let record = match &chunk.state {
                     ChunkState::Pending(_) => continue,
-                    ChunkState::Active(active) => record(object.id, active, "live"),
-                    ChunkState::Revoking(active) => record(object.id, active, "revoking"),
+                    ChunkState::Active(active) => record(object.id, active, active.holders.len(), "live"),
+                    ChunkState::Revoking(active) => record(object.id, active, active.holders.unacknowledged(), "revoking"),
                 };
                 if records.len() < most {
                     records.push(record);
@@ -53,7 +53,7 @@ impl Engine {
     }
 }
 
-fn record(object: ObjectId, active: &Active, state: &'static str) -> WindowRecord {
+fn record(object: ObjectId, active: &Active, holders: usize, state: &'static str) -> WindowRecord {
     let runs = active.window.runs();
     WindowRecord {
         object: object.0,
@@ -61,7 +61,7 @@ fn record(object: ObjectId, active: &Active, state: &'static str) -> WindowRecor
         length: active.window.length(),
         block_bytes: runs.iter().map(|run| run.length).sum(),
         device_offset: runs.first().map(|run| run.device_offset),
-        holders: active.holders.len() as u64,
+        holders: holders as u64,
         write: active.writable,
         state,
     }

@@ -60,7 +60,7 @@ impl Facts {
         if refused(Reason::CpuWriter) {
             facts.writers = openers::writers(path);
         }
-        if refused(Reason::Busy) || refused(Reason::ApertureFull) || refused(Reason::SharedExtent) {
+        if refused(Reason::Busy) {
             facts.ledger = ask(server_info::mappings(&directory));
         }
         if let Some((_, address)) = request.importer.split_once('@') {
@@ -72,6 +72,11 @@ impl Facts {
     /// Where the volume is mounted, for commands.
     pub fn mountpoint(&self) -> &str {
         self.info["mountpoint"].as_str().unwrap_or("MOUNTPOINT")
+    }
+
+    /// Whether an unmount ends the volume with all that is in it: its device is memory.
+    pub fn ends_with_its_mount(&self) -> bool {
+        self.info["device"]["backend"] == "mem"
     }
 
     /// The storage device as it was named at the mount, for commands.

@@ -13,25 +13,32 @@ const CMB_BYTES: u64 = 256 << 20;
 /// The remedy in one line: the topology's own for a hop, else the reason's.
 pub fn remedy(reason: Reason, facts: &Facts) -> String {
     let of_hop = refusal_of(reason, facts).and_then(|refusal| refusal["remedy"].as_str());
-    of_hop.filter(|remedy| !remedy.is_empty()).unwrap_or_else(|| reason.remedy()).to_owned()
+    let remedy = of_hop.filter(|remedy| !remedy.is_empty()).unwrap_or_else(|| reason.remedy());
+    match mount_option(reason, facts) {
+        Some(_) if facts.ends_with_its_mount() => {
+            format!("{remedy}; an unmount ends a mem: volume: copy what is to stay, and give the mount's other options again")
+        }
+        Some(_) => format!("{remedy}; give the mount's other options again"),
+        None => remedy.to_owned(),
+    }
 }
 
 /// The command that does it for this file, or shows what has to be ended.
 pub fn command(reason: Reason, request: &RequestArgs, table: &DecisionTable, facts: &Facts) -> Option<String> {
     let file = quoted(&request.file.display().to_string());
     let mount = quoted(facts.mountpoint());
+    if let Some(option) = mount_option(reason, facts) {
+        return (!facts.ends_with_its_mount()).then(|| mount_again(facts, &option));
+    }
     let command = match reason {
         Reason::Hole | Reason::Unwritten => zeros(&file, first(reason, table)?),
         Reason::Misaligned => query(&aligned(request), &file),
         Reason::PageCacheDirty => format!("sync {file}"),
         Reason::PageCached => format!("setfattr -n user.peerfs.direct -v prefer {file}"),
-        Reason::Policy if facts.info["direct"] == "never" => remount(facts, "-o direct=prefer"),
         Reason::Policy => format!("setfattr -n user.peerfs.direct -v prefer {file}"),
         Reason::CpuWriter => format!("fuser -v {file}"),
-        Reason::SharedExtent => format!("cp --reflink=never {file} {}", quoted(&format!("{}.own", request.file.display()))),
-        Reason::ReadOnly if facts.info["read_only"] == true => remount(facts, ""),
+        Reason::SharedExtent => format!("cp -n --reflink=never {file} {}", quoted(&format!("{}.own", request.file.display()))),
         Reason::ReadOnly => format!("chmod u+w {file}"),
-        Reason::NoAperture => remount(facts, &format!("--cmb {}", size(CMB_BYTES))),
         Reason::ApertureFull | Reason::Busy | Reason::PinQuota | Reason::ImporterQuota => format!("peerfs mappings {mount}"),
         Reason::NoGrantObject => query(&RequestArgs { importer: "server".to_owned(), ..request.clone() }, &file),
         Reason::WriteForbidden => query(&RequestArgs { write: false, ..request.clone() }, &file),
@@ -42,9 +49,12 @@ pub fn command(reason: Reason, request: &RequestArgs, table: &DecisionTable, fac
         Reason::BeyondEof if facts.size > request.offset => {
             query(&RequestArgs { length: Some(facts.size - request.offset), ..request.clone() }, &file)
         }
-        Reason::BeyondEof | Reason::NotRegularFile | Reason::DeviceResetting | Reason::MediaError | Reason::StaleContext => {
-            return None;
-        }
+        Reason::NoAperture
+        | Reason::BeyondEof
+        | Reason::NotRegularFile
+        | Reason::DeviceResetting
+        | Reason::MediaError
+        | Reason::StaleContext => return None,
     };
     Some(command)
 }
@@ -96,7 +106,17 @@ fn query(request: &RequestArgs, file: &str) -> String {
     line
 }
 
-fn remount(facts: &Facts, option: &str) -> String {
+/// What has to be different about the mount, where only another mount helps; empty: an option has to go.
+fn mount_option(reason: Reason, facts: &Facts) -> Option<String> {
+    match reason {
+        Reason::Policy if facts.info["direct"] == "never" => Some("-o direct=prefer".to_owned()),
+        Reason::ReadOnly if facts.info["read_only"] == true => Some(String::new()),
+        Reason::NoAperture => Some(format!("--cmb {}", size(CMB_BYTES))),
+        _ => None,
+    }
+}
+
+fn mount_again(facts: &Facts, option: &str) -> String {
     let (mount, device) = (quoted(facts.mountpoint()), quoted(facts.device()));
     format!("peerfs umount {mount} && peerfs mount {device} {mount} {option}").trim_end().to_owned()
 }

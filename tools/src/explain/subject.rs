@@ -21,7 +21,7 @@ pub fn object(reason: Reason, request: &RequestArgs, table: &DecisionTable, fact
         Reason::Misaligned => format!("{} of {file}: parts of 4096-byte blocks", stretches(reason, table)),
         Reason::PageCached | Reason::Policy => policy(request, facts),
         Reason::CpuWriter => writers(request, facts),
-        Reason::SharedExtent => format!("{} of {file}: {}", stretches(reason, table), sharers(facts)),
+        Reason::SharedExtent => format!("{} of {file}: a clone has the same blocks", stretches(reason, table)),
         Reason::ReadOnly => read_only(request, facts),
         Reason::Busy => busy(reason, table, facts),
         Reason::NoAperture => format!("{} has none", facts.device()),
@@ -79,18 +79,6 @@ fn writers(request: &RequestArgs, facts: &Facts) -> String {
         0 => format!("a process that you may not see has {file} open, or it is mapped"),
         1 => format!("process {} has {file} open for writing", all[0]),
         _ => format!("processes {} have {file} open for writing", some(&all)),
-    }
-}
-
-/// Clones are not told apart by the server; windows of other files are seen by the owner of the mount.
-fn sharers(facts: &Facts) -> String {
-    let others = list(&facts.ledger, "windows").iter().filter_map(|window| window["object"].as_u64());
-    let mut others: Vec<String> =
-        others.filter(|object| *object != facts.inode).map(|object| format!("inode {object}")).collect();
-    others.dedup();
-    match others.is_empty() {
-        true => "a clone has the same blocks".to_owned(),
-        false => format!("a clone has the same blocks (mapped now: {})", some(&others)),
     }
 }
 

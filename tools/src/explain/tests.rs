@@ -38,7 +38,7 @@ fn facts() -> Facts {
     Facts {
         info: json!({
             "mountpoint": "/mnt/peer",
-            "device": { "name": "image:/srv/vol.img" },
+            "device": { "name": "image:/srv/vol.img", "backend": "image" },
             "direct": "prefer",
             "read_only": false,
             "aperture": { "name": "software CMB", "used_bytes": 4096, "capacity_bytes": 8192, "windows": 1 },
@@ -89,6 +89,27 @@ fn commands_are_for_this_file() {
     assert!(command(Reason::WriteForbidden).ends_with("readonly@0000:01:00.0 --atomic"));
     assert_eq!(command(Reason::NoAperture), "peerfs umount /mnt/peer && peerfs mount image:/srv/vol.img /mnt/peer --cmb 256M");
     assert_eq!(command(Reason::CpuWriter), format!("fuser -v {file}"));
+    assert!(
+        command(Reason::SharedExtent).starts_with(&format!("cp -n --reflink=never {file} ")),
+        "a copy of that name is left alone"
+    );
+}
+
+#[test]
+fn a_volume_in_memory_is_not_offered_an_unmount() {
+    let mut facts = facts();
+    facts.info["direct"] = "never".into();
+    facts.info["read_only"] = true.into();
+    for reason in [Reason::Policy, Reason::ReadOnly, Reason::NoAperture] {
+        facts.info["device"] = json!({ "name": "image:/srv/vol.img", "backend": "image" });
+        let said = explained(reason, &facts);
+        assert!(said.command.is_some_and(|command| command.starts_with("peerfs umount ")), "{reason}");
+        assert!(said.remedy.contains("other options again"), "{reason}: {}", said.remedy);
+        facts.info["device"] = json!({ "name": "mem:64M", "backend": "mem" });
+        let said = explained(reason, &facts);
+        assert_eq!(said.command, None, "{reason}: it would erase the volume");
+        assert!(said.remedy.contains("an unmount ends"), "{reason}: {}", said.remedy);
+    }
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod access;
 mod files;
 mod state;
 
+use std::mem::ManuallyDrop;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
@@ -59,9 +60,11 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode> {
     let token = Token::random().context("no token can be made")?;
     let url = format!("http://{}/?token={token}", shown(address));
     let files = Files::new(mountpoint);
-    let _server = endpoint
+    let server = endpoint
         .serve(CONNECTIONS, move |request| answer(request, &token, &files))
         .with_context(|| format!("serve on {address}: threads cannot be started"))?;
+    // Dropping it waits for its threads, which a dead mount may keep waiting. The end of the program does not.
+    let _server = ManuallyDrop::new(server);
     output::print(&format!("{url}\nCtrl-C ends\n"))?;
     signals.wait().context("signals cannot be waited for")?;
     Ok(ExitCode::SUCCESS)

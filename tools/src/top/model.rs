@@ -16,11 +16,12 @@ pub struct Picture {
     pub title: String,
     /// `None`: the device has none.
     pub aperture: Option<Aperture>,
-    /// Bytes of the aperture by object, those with most of it first.
+    /// Bytes of the aperture by file, those with most of it first.
     pub windows: Vec<(String, u64)>,
     /// The ledger's live mappings.
     pub mappings: Vec<Mapping>,
-    /// How many there are; for who may not see them, those that were made and not ended.
+    /// How many there are, with those that the ledger does not list; for who may not see them, those that were made and not
+    /// ended.
     pub mapping_count: u64,
     /// Mappings that have no grant any more, or never had one.
     pub fallen_back: u64,
@@ -169,7 +170,7 @@ impl Picture {
             ),
             aperture: aperture(&info["aperture"]),
             mapping_count: match &now.ledger {
-                Ok(_) => mappings.len() as u64,
+                Ok(ledger) => mappings.len() as u64 + number(ledger, "mappings_left_out"),
                 Err(_) => number(info, "mappings"),
             },
             windows: windows(ledger),
@@ -215,9 +216,14 @@ fn object(record: &Value) -> String {
     object.allocation().map_or_else(|| object.0.to_string(), device_memory_name)
 }
 
+fn is_device_memory(record: &Value) -> bool {
+    ObjectId(number(record, "object")).allocation().is_some()
+}
+
 fn windows(ledger: &Value) -> Vec<(String, u64)> {
     let mut sums: BTreeMap<String, u64> = BTreeMap::new();
-    for window in list(ledger, "windows") {
+    // Device memory has an aperture of its own.
+    for window in list(ledger, "windows").iter().filter(|window| !is_device_memory(window)) {
         *sums.entry(object(window)).or_default() += number(window, "length");
     }
     let mut sums: Vec<(String, u64)> = sums.into_iter().collect();
@@ -305,11 +311,12 @@ fn refusals(before: Option<&Sample>, now: &Sample) -> Vec<Refusals> {
 fn pins(info: &Value, ledger: &Value) -> Pins {
     let line = |pin: &Value| {
         format!(
-            "pin {}  {}  process {}  inode {}  {} at {}  {}  {}",
+            "pin {}  {}  process {}  {}{}  {} at {}  {}  {}",
             number(pin, "pin"),
             text(&pin["importer"]),
             number(pin, "pid"),
-            number(pin, "object"),
+            if is_device_memory(pin) { "" } else { "inode " },
+            object(pin),
             output::bytes(number(pin, "length")),
             number(pin, "offset"),
             text(&pin["kind"]),
@@ -391,6 +398,22 @@ mod tests {
     }
 
     #[test]
+    fn device_memory_has_a_name_and_is_no_part_of_the_aperture() {
+        let [_, mut now] = scenes::busy();
+        let memory = ObjectId::device_memory(3).0;
+        let files = Picture::new(None, &now);
+        if let Ok(ledger) = &mut now.ledger {
+            ledger["windows"][0]["object"] = memory.into();
+            ledger["pins"][0]["object"] = memory.into();
+        }
+        let picture = Picture::new(None, &now);
+        let bytes = |picture: &Picture| picture.windows.iter().map(|(_, bytes)| bytes).sum::<u64>();
+        assert_eq!(bytes(&picture), bytes(&files) - (2 << 20));
+        assert!(picture.pins.lines[0].contains("  devmem-3  "), "{:?}", picture.pins.lines);
+        assert!(files.pins.lines[0].contains("  inode 2  "), "{:?}", files.pins.lines);
+    }
+
+    #[test]
     fn mappings_without_grants_are_counted_apart() {
         let mut sample = scenes::sample(&[1, 2, 3]);
         if let Ok(ledger) = &mut sample.ledger {
@@ -398,6 +421,7 @@ mod tests {
             ledger["mappings_left_out"] = 7.into();
         }
         let picture = Picture::new(None, &sample);
+        assert_eq!(picture.mapping_count, 2 + 7, "those that are not listed count");
         let numbers: Vec<u64> = picture.mappings.iter().map(|mapping| mapping.number).collect();
         assert_eq!((numbers, picture.fallen_back, picture.left_out), (vec![1, 3], 1, 7));
     }

@@ -2,8 +2,8 @@
 
 use std::io::{BufRead, BufReader, Lines, Read, Write};
 use std::net::TcpStream;
-use std::process::{Child, ChildStdout, Command, Stdio};
-use std::time::Duration;
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 /// Longest wait for an answer.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -63,6 +63,18 @@ impl Running {
     pub fn says(&mut self, start: &str) -> String {
         let line = self.lines.by_ref().map_while(Result::ok).find(|line| line.starts_with(start));
         line.unwrap_or_else(|| panic!("it ended without a line that starts with `{start}`"))
+    }
+
+    /// Waits until it has ended.
+    pub fn ends(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("our child") {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "it does not end");
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// Number of the process.

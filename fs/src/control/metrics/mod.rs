@@ -8,7 +8,7 @@
 mod endpoint;
 mod page;
 
-use peerfs_abi::{Path, REASON_SLOTS, slot_name};
+use peerfs_abi::{Path, REASON_SLOTS, Trigger, slot_name};
 use peerfs_blockdev::BLOCK_BYTES;
 use peerfs_p2p::{Moved, Totals};
 
@@ -67,11 +67,14 @@ impl Control {
         );
     }
 
+    /// What clients gave back is no revocation.
     fn revocation_metrics(&self, page: &mut Page, totals: &Totals) {
         let deadline_seconds = f64::from(self.deadline_ms()) / 1e3;
-        let distributions = self.engine.revocation_distributions();
+        let mut distributions = self.engine.revocation_distributions();
+        distributions.retain(|of| is_revocation(of.trigger));
         let by_trigger = |count: fn(&peerfs_p2p::TriggerRecord) -> u64| {
-            totals.revocations.iter().map(move |record| (record.trigger, count(record)))
+            let records = totals.revocations.iter().filter(|record| is_revocation(record.trigger));
+            records.map(move |record| (record.trigger, count(record)))
         };
         page.gauge("revocation_deadline_seconds", "Time that importers have to acknowledge.", deadline_seconds);
         let revoked = by_trigger(|record| record.revoked);
@@ -110,6 +113,10 @@ impl Control {
         let events = self.storage.events();
         page.counters("device_events_total", "What the storage device reported by itself, by event.", "event", events);
     }
+}
+
+fn is_revocation(trigger: &str) -> bool {
+    trigger != Trigger::Unmap.name()
 }
 
 /// Counts that are not zero.

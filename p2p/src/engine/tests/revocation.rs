@@ -33,6 +33,27 @@ fn an_acknowledging_holder_is_not_waited_for_longer() {
 }
 
 #[test]
+fn a_window_being_revoked_is_listed_with_those_that_are_waited_for() {
+    let world = World::new();
+    let (first, second) = (world.peer(), world.peer());
+    let grant = grants(&world.map(first, Range::new(0, 4096)))[0].id;
+    world.map(second, Range::new(0, 4096));
+    let listed = || world.engine.window_records(8).0.iter().map(|window| (window.holders, window.state)).collect::<Vec<_>>();
+    let live = listed();
+    let (told, acknowledged) = std::thread::scope(|scope| {
+        scope.spawn(|| world.engine.revoke(Some(FILE), Range::new(0, 1), Trigger::Administrator));
+        world.clock.await_sleepers(1);
+        let told = listed();
+        world.engine.ack(first.session, grant);
+        let acknowledged = listed();
+        world.clock.advance(Duration::from_millis(100));
+        (told, acknowledged)
+    });
+    assert_eq!((live, told, acknowledged), (vec![(2, "live")], vec![(2, "revoking")], vec![(1, "revoking")]));
+    assert_eq!(listed(), []);
+}
+
+#[test]
 fn a_hung_holder_is_cut_at_the_deadline_while_another_goes_on() {
     let world = World::new();
     let (hung, good) = (world.peer(), world.peer());

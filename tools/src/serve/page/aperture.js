@@ -8,7 +8,7 @@ const nameOf = (object, names) => names.get(object) || (object.startsWith("devme
 
 function owners(ledger) {
   const held = ledger.windows.filter(w => !w.object.startsWith("devmem-")).map(w => ({ ...w, bytes: w.length, pin: false }));
-  const pinned = ledger.pins.filter(p => !p.object.startsWith("devmem-")).map(p => ({ ...p, device_offset: null, holders: 1, pin: true, state: "live" }));
+  const pinned = ledger.pins.filter(p => !p.object.startsWith("devmem-")).map(p => ({ ...p, device_offset: null, pin: true, state: "live" }));
   return held.concat(pinned);
 }
 
@@ -41,9 +41,9 @@ function drawMap() {
   cells.forEach((cell, number) => {
     const node = map.children[number], owner = cell && cell.owner;
     node.object_ = owner ? owner.object : null;
-    node.className = "cell" + (owner ? " held" + (owner.pin ? " pin" : "") + (owner.holders ? "" : " kept") + (owner.state === "revoking" ? " revoking" : "") + (owner.object === chosen ? " chosen" : "") : "");
+    node.className = "cell" + (owner ? " held" + (owner.pin ? " pin" : "") + (owner.state === "revoking" ? " revoking" : "") + (owner.object === chosen ? " chosen" : "") : "");
     if (owner) node.style.setProperty("--c", colour(owner.object));
-    node.title = owner ? `${nameOf(owner.object, names)} at ${bytes(owner.offset)}, ${owner.pin ? "pinned" : owner.holders ? many(owner.holders, "holder") : "kept, nobody holds it"}` : "free";
+    node.title = owner ? `${nameOf(owner.object, names)} at ${bytes(owner.offset)}, ${owner.pin ? "pinned" : owner.state === "revoking" ? "being revoked, waits for " + many(owner.holders, "holder") : many(owner.holders, "holder")}` : "free";
   });
   if (!ledger) { $("legend").replaceChildren(h("p", { class: "empty-note" }, "Who holds what, only the owner of the mount is told.")); return; }
   const groups = new Map();
@@ -54,7 +54,7 @@ function drawMap() {
   }
   const who = object => [...new Set(ledger.mappings.filter(m => m.object === object).map(m => m.importer + " " + m.pid))];
   const shown = [...groups].sort((a, b) => b[1].bytes - a[1].bytes).slice(0, 12).map(([object, group]) => {
-    const processes = who(object), by = processes.length ? processes.slice(0, 2).join(", ") + (processes.length > 2 ? " +" + (processes.length - 2) : "") : "kept";
+    const processes = who(object), by = processes.length ? processes.slice(0, 2).join(", ") + (processes.length > 2 ? " +" + (processes.length - 2) : "") : "no mapping listed";
     return h("button", { type: "button", "data-object": object, style: { "--c": colour(object) }, on: { click: () => choose(object) } },
       h("i"), h("b", null, nameOf(object, names)), h("span", null, `${by} · ${bytes(group.bytes)}`));
   });

@@ -40,9 +40,12 @@ function buckets() {
   return [...sums].sort((a, b) => a[0] - b[0]).map(([edge, total]) => { const count = total - before; before = total; return { edge, count }; });
 }
 
+// What clients gave back is none.
+const revocations = () => state.info.revocations.filter(r => r.trigger !== "Unmap");
+
 function drawLatency() {
   const list = buckets(), deadline = state.info.deadline_ms / 1e3, total = sum(list, b => b.count);
-  const enforced = sum(state.info.revocations, r => r.enforced), revoked = sum(state.info.revocations, r => r.revoked);
+  const enforced = sum(revocations(), r => r.enforced), revoked = sum(revocations(), r => r.revoked);
   text("latency-sub", total ? `from trigger to cut, ${many(total, "revocation")} of ${many(revoked, "grant")}; ${enforced} cut at the deadline of ${state.info.deadline_ms} ms` : `none yet; the deadline is ${state.info.deadline_ms} ms`);
   if (!total) { $("latency").replaceChildren(); } else {
     const W = 700, H = 150, BOTTOM = 18, top = Math.max(...list.map(b => b.count)), step = W / list.length;

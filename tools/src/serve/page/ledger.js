@@ -33,7 +33,7 @@ function drawLedger() {
 function drawTiles() {
   const info = state.info, last = history_[history_.length - 1] || { direct: 0, fallback: 0 }, aperture = info.aperture;
   const direct = info.moved["direct-window"] + info.moved["direct-bar"], fallback = sum(Object.values(info.moved.fallback), n => n);
-  const revoked = sum(info.revocations, r => r.revoked), enforced = sum(info.revocations, r => r.enforced);
+  const revoked = sum(revocations(), r => r.revoked), enforced = sum(revocations(), r => r.enforced);
   const tiles = [
     ["direct", "directly", bytes(last.direct) + "/s", bytes(direct) + " since the mount", "direct"],
     ["fallback", "by fallback", bytes(last.fallback) + "/s", bytes(fallback) + " since the mount", "fallback"],
