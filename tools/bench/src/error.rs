@@ -58,6 +58,12 @@ pub enum Error {
         /// Why it failed.
         source: io::Error,
     },
+    /// A job would have written to a block device that something else has.
+    #[error("{device} is mounted or in use, and nothing was written to it: name a device that nothing else has")]
+    InUse {
+        /// The device.
+        device: String,
+    },
     /// The client library of peerfs failed.
     #[error(transparent)]
     Client(#[from] peerfs_client::Error),
@@ -105,6 +111,7 @@ impl Error {
             Error::Input { .. } | Error::Job { .. } => Errno::EINVAL,
             Error::Verify { .. } => Errno::EILSEQ,
             Error::NotDirect { .. } => Errno::ENOTSUP,
+            Error::InUse { .. } => Errno::EBUSY,
             Error::System { source, .. } | Error::Client(peerfs_client::Error::System { source, .. }) => {
                 return source.raw_os_error().unwrap_or(Errno::EIO as i32);
             }

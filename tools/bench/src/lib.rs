@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod claims;
 pub mod command_line;
 mod engine;
 mod error;

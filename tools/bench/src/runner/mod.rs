@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 pub use progress::Progress;
 use worker::Worker;
 
+use crate::claims::Claims;
 use crate::engine::{self, Engine};
 use crate::pattern::Region;
 use crate::random::{Random, mix};
@@ -48,8 +49,9 @@ struct Ready<'p> {
 /// Adds to `opened` the clones whose files could be used.
 fn run_stage<'p>(stage: &'p [Job], progress: &Progress, started: Instant, opened: &mut Vec<(&'p Job, u32)>) -> Vec<CloneReport> {
     let clones: Vec<(&Job, u32)> = stage.iter().flat_map(|job| each_clone(job).map(move |clone| (job, clone))).collect();
+    let mut claims = Claims::default();
     // All files first: opening one to lay it out would disturb who has it mapped already.
-    let regions: Vec<_> = clones.iter().map(|(job, clone)| files::prepare(job, *clone)).collect();
+    let regions: Vec<_> = clones.iter().map(|(job, clone)| prepare(job, *clone, &mut claims)).collect();
     let ready: Vec<_> = clones.iter().zip(regions).map(|((job, clone), region)| make_ready(job, *clone, region?)).collect();
     opened.extend(ready.iter().flatten().map(|ready| (ready.job, ready.clone)));
     ready.iter().flatten().for_each(|ready| progress.expect(ready.job, ready.region));
@@ -73,6 +75,11 @@ fn run_stage<'p>(stage: &'p [Job], progress: &Progress, started: Instant, opened
         };
         clones.iter().zip(outcomes).map(report).collect()
     })
+}
+
+fn prepare(job: &Job, clone: u32, claims: &mut Claims) -> Result<Region, Error> {
+    claims.add(job, clone)?;
+    files::prepare(job, clone)
 }
 
 fn make_ready(job: &Job, clone: u32, region: Region) -> Result<Ready<'_>, Error> {
