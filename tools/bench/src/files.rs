@@ -11,6 +11,7 @@ use nix::fcntl::{OFlag, PosixFadviseAdvice, posix_fadvise};
 use crate::pattern::Region;
 use crate::random::Random;
 use crate::settings::EngineKind;
+use crate::values::Extent;
 use crate::{Error, Job};
 
 /// How much is laid out with one write(2), bytes.
@@ -74,11 +75,13 @@ fn region(job: &Job, path: &Path, there: u64) -> Result<Region, Error> {
         |what: &str| Err(Error::system("use", path.display(), std::io::Error::other(format!("job {}: {what}", job.name))));
     let whole = settings.file_size.unwrap_or(there);
     let start = settings.offset.of(whole);
-    let length = match (settings.file_size, settings.size) {
-        (Some(bytes), _) => bytes.saturating_sub(start),
-        (None, Some(size)) => size.of(there),
-        (None, None) => there.saturating_sub(start),
-    };
+    let rest = whole.saturating_sub(start);
+    // A share of a file does not reach beyond it.
+    let size = settings.size.map(|size| match size {
+        Extent::Bytes(bytes) => bytes,
+        Extent::Percent(_) => size.of(whole).min(rest),
+    });
+    let length = size.filter(|_| settings.file_size.is_none()).unwrap_or(rest);
     let unit = job.smallest_block();
     if length < unit {
         return wrong("there is no size to go by, or it is less than a block: give size=, or a file that is long enough");
@@ -86,8 +89,7 @@ fn region(job: &Job, path: &Path, there: u64) -> Result<Region, Error> {
     if settings.access.random && job.has_random_map() && length / unit > MOST_MAPPED {
         return wrong("too many blocks to remember which were used: give norandommap, or larger blocks");
     }
-    let size = settings.size.map_or(length, |size| size.of(whole));
-    let total = settings.io_size.map_or(size, |io_size| io_size.of(length));
+    let total = settings.io_size.map_or(size.unwrap_or(length), |io_size| io_size.of(length));
     match start.checked_add(length).is_some_and(|end| i64::try_from(end).is_ok()) {
         true => Ok(Region { start, length, total }),
         false => wrong("offset and size reach beyond the largest file"),

@@ -164,6 +164,28 @@ fn rates_are_kept() {
 }
 
 #[test]
+fn a_share_of_a_file_ends_with_the_file() {
+    let (directory, option) = scratch();
+    let path = directory.path().join("f");
+    fs::write(&path, vec![0; 256 << 10]).expect("room");
+    let moved = |sizes: &str| {
+        let report = in_directory(&option, &format!("--name=a --filename=f --rw=read {sizes}"));
+        assert_eq!(report.errors().count(), 0, "{report:?}");
+        assert_eq!(fs::metadata(&path).expect("there").len(), 256 << 10, "{sizes}");
+        figure(&report, 0, "/read/io_bytes")
+    };
+    for (sizes, bytes) in [
+        ("--size=100% --offset=64k", 192 << 10),
+        ("--size=50% --offset=75%", 64 << 10),
+        ("--size=50% --offset=64k", 128 << 10),
+        ("--size=100% --offset=64k --filesize=256k", 192 << 10),
+        ("--size=100% --offset=192k --io_size=128k", 128 << 10),
+    ] {
+        assert_eq!(moved(sizes), bytes, "{sizes}");
+    }
+}
+
+#[test]
 fn what_fails_is_named_and_the_others_go_on() {
     let (_directory, option) = scratch();
     let report = in_directory(&option, "--size=64k --name=a --rw=read --directory=/no/such --name=b --rw=write");
