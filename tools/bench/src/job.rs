@@ -115,12 +115,15 @@ impl Job {
         }
     }
 
-    /// The file of a clone.
+    /// The file of a clone, below the directory if there is one: also a name that begins with `/`.
     pub(crate) fn file(&self, clone: u32) -> PathBuf {
         let settings = &self.settings;
         let name = settings.filename.as_ref().unwrap_or(&settings.filename_format);
-        let directory = settings.directory.as_deref().map(|directory| directory.to_string_lossy()).unwrap_or_default();
         let in_place = |text: &str| variables::for_clone(text, &self.name, clone);
-        PathBuf::from(in_place(&directory)).join(in_place(name))
+        let name = in_place(name);
+        match &settings.directory {
+            Some(directory) => PathBuf::from(in_place(&directory.to_string_lossy())).join(name.trim_start_matches('/')),
+            None => name.into(),
+        }
     }
 }

@@ -126,6 +126,11 @@ mod tests {
         let plan = plan("[a]\ndirectory=/d\n[b]\nfilename=$jobname.$jobnum").expect("good");
         assert_eq!(plan.jobs[0].file(2), Path::new("/d/a.2.0"));
         assert_eq!(plan.jobs[1].file(2), Path::new("b.2"));
+        let plan =
+            self::plan("[global]\ndirectory=/d\n[/e]\n[a]\nfilename=//f/g\n[a]\ndirectory=d\nfilename=/$jobnum").expect("good");
+        let files: Vec<_> = plan.jobs.iter().map(|job| job.file(1)).collect();
+        assert_eq!(files, ["/d/e.1.0", "/d/f/g", "d/1"].map(Path::new));
+        assert_eq!(self::plan("[a]\nfilename=/f").expect("good").jobs[0].file(0), Path::new("/f"));
         assert_eq!(self::plan("[a]\nname=c").expect("good").jobs[0].file(0), Path::new("c.0.0"));
     }
 }
