@@ -62,6 +62,19 @@ pub struct PathBytes {
 }
 
 impl PathBytes {
+    /// What came after an earlier look.
+    pub fn since(mut self, before: &PathBytes) -> PathBytes {
+        self.direct_window = self.direct_window.saturating_sub(before.direct_window);
+        self.direct_bar = self.direct_bar.saturating_sub(before.direct_bar);
+        self.fallback = self.fallback.saturating_sub(before.fallback);
+        self.remaps = self.remaps.saturating_sub(before.remaps);
+        for (reason, bytes) in &mut self.reasons {
+            *bytes = bytes.saturating_sub(before.reasons.get(reason).copied().unwrap_or_default());
+        }
+        self.reasons.retain(|_, bytes| *bytes > 0);
+        self
+    }
+
     /// Adds another clone's.
     pub fn add(&mut self, other: &PathBytes) {
         self.direct_window += other.direct_window;

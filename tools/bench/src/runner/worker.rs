@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::Progress;
 use super::clock::Clock;
-use crate::engine::{Ended, Engine};
+use crate::engine::{Ended, Engine, PathBytes};
 use crate::pattern::{Pattern, Region, Step};
 use crate::random::Random;
 use crate::rate::Limiter;
@@ -47,6 +47,7 @@ pub struct Worker<'r> {
     is_timed: bool,
     stats: Stats,
     usage_before: Usage,
+    paths_before: PathBytes,
     flights: Vec<Option<Flight>>,
     idle: Vec<usize>,
     ended: Vec<Ended>,
@@ -83,6 +84,7 @@ impl<'r> Worker<'r> {
             is_timed: true,
             stats: Stats::default(),
             usage_before: Usage::of_this_thread(),
+            paths_before: PathBytes::default(),
             flights: (0..depth).map(|_| None).collect(),
             idle: (0..depth).rev().collect(),
             ended: Vec::new(),
@@ -99,7 +101,7 @@ impl<'r> Worker<'r> {
         let error = self.loops().err().or(self.mismatch.take());
         self.stats.runtime = self.clock.now();
         self.stats.usage = Usage::of_this_thread().since(self.usage_before);
-        self.stats.paths = self.engine.paths();
+        self.stats.paths = self.engine.paths().map(|paths| paths.since(&self.paths_before));
         (self.stats, error)
     }
 
@@ -174,6 +176,7 @@ impl<'r> Worker<'r> {
     fn begin_measuring(&mut self) {
         self.stats = Stats::default();
         self.usage_before = Usage::of_this_thread();
+        self.paths_before = self.engine.paths().unwrap_or_default();
         self.phase_began = Duration::ZERO;
         self.limiter = Limiter::new(&self.job.settings);
     }

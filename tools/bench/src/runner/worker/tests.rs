@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::Plan;
-use crate::engine::PathBytes;
 use crate::job_file::sections;
 
 /// Bytes of each transfer.
@@ -93,4 +92,14 @@ fn what_was_written_until_the_runtime_ended_is_verified() {
         assert_eq!((stats.directions.write.transfers, stats.directions.read.transfers), (1, 1));
         assert_eq!(error.is_some_and(|said| said.contains("offset 0: it has no header")), damages);
     }
+}
+
+#[test]
+fn paths_count_from_the_end_of_the_ramp() {
+    let engine = Memory { first_takes: Duration::from_millis(1), ..Memory::new() };
+    let (stats, error) = measured("rw=read ramp_time=1ms", 4, engine);
+    assert_eq!((stats.directions.read.bytes, error), (3 * BLOCK as u64, None));
+    let counted = 3 * BLOCK as u64;
+    let expected = PathBytes { fallback: counted, reasons: [("x", counted)].into(), ..PathBytes::default() };
+    assert_eq!(stats.paths, Some(expected));
 }
