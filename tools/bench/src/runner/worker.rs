@@ -282,14 +282,14 @@ impl<'r> Worker<'r> {
 
     fn measure(&mut self, flight: &Flight, moved: u64, now: Instant) {
         let completion = ns(now.saturating_duration_since(flight.submitted.unwrap_or(flight.began)));
-        let since_start = self.clock.now();
+        let in_phase = self.clock.now().saturating_sub(self.phase_began);
         let stats = self.stats.directions.get_mut(flight.step.direction);
         stats.bytes += moved;
         stats.transfers += 1;
         stats.short += u64::from(moved < flight.step.length);
         stats.completion.record(completion);
         stats.total.record(ns(now.saturating_duration_since(flight.began)));
-        stats.samples.record(since_start, moved);
+        stats.samples.record(stats.runtime + in_phase, moved);
         self.stats.buckets.record(completion);
     }
 

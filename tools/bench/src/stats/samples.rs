@@ -85,7 +85,7 @@ pub struct SampledRates {
 }
 
 impl SampledRates {
-    /// A transfer ended `now`, counted from the start of the measurement.
+    /// A transfer ended `now`, counted over the time that its direction ran.
     pub fn record(&mut self, now: Duration, bytes: u64) {
         self.bytes += bytes;
         self.transfers += 1;

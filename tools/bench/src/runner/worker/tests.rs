@@ -103,3 +103,11 @@ fn paths_count_from_the_end_of_the_ramp() {
     let expected = PathBytes { fallback: counted, reasons: [("x", counted)].into(), ..PathBytes::default() };
     assert_eq!(stats.paths, Some(expected));
 }
+
+#[test]
+fn samples_count_the_time_of_their_direction() {
+    let engine = Memory { first_takes: Duration::from_millis(600), ..Memory::new() };
+    let (stats, _) = measured("rw=write verify=crc32c", 4, engine);
+    let samples = |direction| stats.directions.get(direction).samples.bandwidth.count();
+    assert_eq!((samples(Direction::Write), samples(Direction::Read)), (1, 0));
+}
