@@ -295,10 +295,13 @@ impl<'r> Worker<'r> {
 
     fn check(&mut self, flight: &Flight, slot: usize, moved: u64) -> Result<(), Error> {
         let Some(verifier) = &self.verifier else { return Ok(()) };
-        let offset = flight.step.offset;
-        let block = &self.engine.buffer(slot)[..moved as usize];
-        let Err(what) = verifier.check(offset, flight.number, block) else { return Ok(()) };
-        let error = Error::Verify { file: self.file.clone(), offset, length: moved, what };
+        let Step { offset, length, .. } = flight.step;
+        let outcome = match moved < length {
+            true => Err(format!("only {moved} bytes of it could be read")),
+            false => verifier.check(offset, flight.number, &self.engine.buffer(slot)[..length as usize]),
+        };
+        let Err(what) = outcome else { return Ok(()) };
+        let error = Error::Verify { file: self.file.clone(), offset, length, what };
         if self.job.settings.verify_fatal {
             return Err(error);
         }

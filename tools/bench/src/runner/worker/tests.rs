@@ -111,3 +111,14 @@ fn samples_count_the_time_of_their_direction() {
     let samples = |direction| stats.directions.get(direction).samples.bandwidth.count();
     assert_eq!((samples(Direction::Write), samples(Direction::Read)), (1, 0));
 }
+
+#[test]
+fn a_block_that_is_read_in_part_is_not_verified() {
+    for verify in ["crc32c", "pattern verify_pattern=0x00"] {
+        let engine = Memory { is_short: true, ..Memory::new() };
+        let (stats, error) = measured(&format!("rw=read verify={verify}"), 4, engine);
+        let expected = "verify: a.0.0: the block of 4096 bytes at offset 0: only 2048 bytes of it could be read";
+        assert_eq!(error.as_deref(), Some(expected), "{verify}");
+        assert_eq!(stats.directions.read.short, 4);
+    }
+}
