@@ -14,7 +14,7 @@ use crate::types::{ContextId, GrantId, Importer, MapRequest, MappingId};
 const SEGMENTS: usize = 64;
 
 /// Place, among the reasons, of bytes that were direct when they were mapped, and revoked before they were moved.
-pub(crate) const REVOKED: usize = 0;
+pub const REVOKED: usize = 0;
 
 /// Why the server has no session with itself.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]

@@ -28,7 +28,7 @@ pub use engine::*;
 pub use exporter::Exporter;
 pub use grant_socket::GrantSocket;
 pub use guardian::Guardian;
-pub use inside::InsideError;
+pub use inside::{InsideError, REVOKED};
 pub use moved::{ByReason, Moved};
 pub use nvme_importer::{CopyCall, CopyDirection, CopyError, FileBytes, NvmeImporter, copy};
 pub use peerfs_abi::{ImporterFlags, MapFlags, Path, Reason, ReasonSet, Stage, Trigger, TriggerSet};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use peerfs_abi::ioctl::{COPY_MAX, DeviceCopy, copy_flags};
 use peerfs_abi::{MapFlags, Reason};
 use peerfs_p2p::{
-    CacheProbe, CopyCall, CopyDirection, CopyError, FileBytes, Importer, InsideError, MapRequest, NvmeImporter, Range,
+    CacheProbe, CopyCall, CopyDirection, CopyError, FileBytes, Importer, InsideError, MapRequest, NvmeImporter, REVOKED, Range,
 };
 use serde_json::{Value, json};
 
@@ -16,9 +16,6 @@ use super::server_read::main_reason;
 use crate::error::{FsError, Result};
 use crate::ops::Operations;
 use crate::types::WriteOrigin;
-
-/// Place, among the reasons, of bytes that were to go directly and were revoked first.
-const REVOKED: usize = 0;
 
 impl Control {
     /// The importer of this name, as it is decided for.
