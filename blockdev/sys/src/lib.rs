@@ -6,6 +6,7 @@
 
 mod access;
 mod address_space;
+mod allocator;
 mod atomics;
 mod bar;
 mod buffer;
@@ -47,6 +48,7 @@ mod xattr;
 
 pub use access::AccessError;
 pub use address_space::AddressSpace;
+pub use allocator::give_back_free_memory;
 pub use atomics::{ATOMICS, AtomicWord};
 pub use bar::Bar;
 pub use buffer::{AlignedBuf, BUFFER_ALIGN};

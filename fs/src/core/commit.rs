@@ -95,6 +95,9 @@ fn run(core: &Weak<Core>, signal: &Signal, interval: Duration) {
             let _ = core.commit_pending();
         }
         core.cache.sweep(core.committed.load(Ordering::Acquire));
+        if core.cache.has_shrunk() {
+            peerfs_sys::give_back_free_memory();
+        }
     }
 }
 

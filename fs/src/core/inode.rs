@@ -1,6 +1,6 @@
 //! An inode in memory: its record, its extents, and who uses it.
 
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::extent_map::ExtentMap;
@@ -54,6 +54,8 @@ pub(super) struct Inode {
     pub lost_write_backs: AtomicU64,
     /// The commit that the latest change of its records is part of.
     pub changed_in: AtomicU64,
+    /// Used since the last sweep that looked.
+    pub recent: AtomicBool,
     /// Parent of a directory; changes only under the rename lock.
     pub parent: AtomicU64,
     /// Pages that may hold old bytes.
@@ -86,6 +88,7 @@ impl Inode {
             cpu_writers: AtomicU32::new(0),
             lost_write_backs: AtomicU64::new(0),
             changed_in: AtomicU64::new(0),
+            recent: AtomicBool::new(true),
             parent: AtomicU64::new(record.parent),
             refetches: RefetchWatch::default(),
             policy: AtomicU8::new(0),

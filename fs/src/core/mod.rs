@@ -86,11 +86,13 @@ pub struct MountOptions {
     pub commit_interval: Duration,
     /// Access times.
     pub atime: Atime,
+    /// Inodes kept in memory, of those that the kernel knows and nobody uses at present.
+    pub inodes_kept: usize,
 }
 
 impl Default for MountOptions {
     fn default() -> Self {
-        MountOptions { read_only: false, commit_interval: Duration::from_secs(5), atime: Atime::default() }
+        MountOptions { read_only: false, commit_interval: Duration::from_secs(5), atime: Atime::default(), inodes_kept: 64 << 10 }
     }
 }
 
@@ -132,9 +134,9 @@ impl Core {
             total_blocks: volume.total_blocks(),
             volume,
             device,
+            cache: cache::Cache::new(options.inodes_kept),
             options,
             coherence: RwLock::new(coherence),
-            cache: cache::Cache::default(),
             handles: handles::Handles::default(),
             numbers: numbers::Numbers::default(),
             committer: commit::Committer::default(),
@@ -148,13 +150,13 @@ impl Core {
         core.directory(crate::types::ROOT_INO)?;
         if !core.options.read_only {
             core.reap_leftovers()?;
-            core.committer.start(Arc::downgrade(&core), core.options.commit_interval).map_err(|error| {
-                FsError::with_context(
-                    error.raw_os_error().unwrap_or(libc::EAGAIN),
-                    format!("the commit thread does not start: {error}"),
-                )
-            })?;
         }
+        core.committer.start(Arc::downgrade(&core), core.options.commit_interval).map_err(|error| {
+            FsError::with_context(
+                error.raw_os_error().unwrap_or(libc::EAGAIN),
+                format!("the commit thread does not start: {error}"),
+            )
+        })?;
         Ok(core)
     }
 

@@ -124,6 +124,7 @@ impl Core {
         inode.lookups.store(1, Ordering::Release);
         let attr = inode.attr();
         self.cache.insert(inode.clone());
+        self.sweep_if_many();
         Ok((inode, attr))
     }
 

@@ -112,7 +112,7 @@ impl Drop for Writing {
 impl Core {
     /// To be held while cached pages of a file are dropped. `None`: nobody uses the file.
     pub fn dropping_pages(&self, ino: Ino) -> Option<Dropping> {
-        let inode = self.cache.peek(ino)?;
+        let inode = self.known_inode(ino)?;
         lock(&inode.refetches.state).begin();
         Some(Dropping(inode))
     }

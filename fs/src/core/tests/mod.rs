@@ -4,6 +4,7 @@ mod concurrency;
 mod damage;
 mod device;
 mod files;
+mod memory;
 mod model;
 mod model_state;
 mod names;
