@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
@@ -278,9 +279,9 @@ pub struct QueryArgs {
 pub struct MapArgs {
     #[command(flatten)]
     pub request: RequestArgs,
-    /// Hold the mapping that long after reading
-    #[arg(long, value_name = "SECONDS")]
-    pub hold: Option<u64>,
+    /// Hold the mapping that long after reading; fractions of a second are fine
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub hold: Option<Duration>,
     /// Report the CRC-32C of the bytes
     #[arg(long)]
     pub checksum: bool,
@@ -527,6 +528,14 @@ pub struct DemoHungArgs {
     pub file: PathBuf,
 }
 
+/// Longest time to hold a mapping, seconds: three years.
+const HOLD_MAX: f64 = 1e8;
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let number = text.parse::<f64>().ok().filter(|number| (0.0..=HOLD_MAX).contains(number));
+    number.map(Duration::from_secs_f64).ok_or_else(|| format!("give seconds, 0 to {HOLD_MAX}"))
+}
+
 fn size(text: &str) -> Result<u64, SpecError> {
     parse_size(text)
 }
@@ -600,7 +609,14 @@ mod tests {
 
     #[test]
     fn mistakes_become_one_line() {
-        for line in ["peerfs mount", "peerfs frobnicate", "peerfs mkfs x --size 5Q", "peerfs map x --repeat 0"] {
+        for line in [
+            "peerfs mount",
+            "peerfs frobnicate",
+            "peerfs mkfs x --size 5Q",
+            "peerfs map x --repeat 0",
+            "peerfs map x --hold -1",
+            "peerfs map x --hold 1e99",
+        ] {
             let Parsed::Usage(what) = parsed(line) else { panic!("{line} is accepted") };
             assert!(!what.contains('\n') && !what.starts_with("error"), "{what}");
         }

@@ -37,7 +37,7 @@ pub fn run(args: &MapArgs, importer: &ImporterSpec, file: &File, range: FileRang
     if !request.json {
         output::print(&text(&gpu, &mapping, &pass, rates.as_ref()))?;
     }
-    let revocations = args.hold.map_or_else(Vec::new, |time| map::hold(&revoked, Duration::from_secs(time), request.json));
+    let revocations = args.hold.map_or_else(Vec::new, |time| map::hold(&revoked, time, request.json));
     mapping.mapping().report().with_context(what)?;
     if request.json {
         output::print_json(&to_json(args, &gpu, &mapping, &pass, rates.as_ref(), &revocations))?;

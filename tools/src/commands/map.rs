@@ -49,7 +49,7 @@ pub fn run(args: MapArgs) -> Result<ExitCode> {
     if !request.json {
         output::print(&text(&mapping, &read, rates.as_ref(), shared.as_ref()))?;
     }
-    let revocations = args.hold.map_or_else(Vec::new, |seconds| hold(&revoked, Duration::from_secs(seconds), request.json));
+    let revocations = args.hold.map_or_else(Vec::new, |time| hold(&revoked, time, request.json));
     mapping.report().with_context(what)?;
     if request.json {
         output::print_json(&to_json(&args, &mapping, &read, rates.as_ref(), shared.as_ref(), &revocations))?;
