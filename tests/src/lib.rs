@@ -7,6 +7,8 @@ pub mod headless;
 pub mod lab;
 pub mod mapbench;
 pub mod model;
+pub mod namebench;
+mod report;
 pub mod torture;
 
 pub use peerfs_conformance::kit::{Media, Random, ScratchMount, peerfs, seed};

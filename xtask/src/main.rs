@@ -55,6 +55,12 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// What names cost, beside ext4: a million files in one directory and in a thousand (needs root).
+    BenchNames {
+        /// Handed to peerfs-namebench.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Breaks one rule at a time in a copy of the tree; a conformance case must notice each (needs root).
     Mutants {
         /// Only those whose name contains this.
@@ -99,13 +105,17 @@ fn perform(task: Task) -> Result<()> {
             let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
             run("tools/bench/compare", &arguments)
         }
-        Task::BenchMapping { arguments } => {
-            run("cargo", &["build", "--release", "--package", "peerfs", "--package", "peerfs-tests"])?;
-            let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-            run("target/release/peerfs-mapbench", &arguments)
-        }
+        Task::BenchMapping { arguments } => bench("peerfs-mapbench", &arguments),
+        Task::BenchNames { arguments } => bench("peerfs-namebench", &arguments),
         Task::Mutants { name } => mutants::prove(&name),
     }
+}
+
+/// Builds what is measured and what measures, and starts that.
+fn bench(program: &str, arguments: &[String]) -> Result<()> {
+    run("cargo", &["build", "--release", "--package", "peerfs", "--package", "peerfs-tests"])?;
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    run(&format!("target/release/{program}"), &arguments)
 }
 
 /// The workspace's root.

@@ -12,8 +12,8 @@ use peerfs_abi::ioctl::{Map, QUERY};
 use peerfs_conformance::kit::{ScratchMount, raw};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
-use super::report::{Report, median};
 use super::{Plan, make_file};
+use crate::report::{Report, median};
 
 const FILE_BYTES: u64 = 64 << 20;
 /// FS_IOC_FIEMAP (linux/fs.h): the command's size is that of the header alone.

@@ -7,8 +7,8 @@ use peerfs_client::{File, ImporterSpec, MapFlags, Session, SessionOptions};
 use peerfs_conformance::kit::ScratchMount;
 
 use super::holder::Crowd;
-use super::report::{Report, milliseconds, percentile};
 use super::{Plan, ensure_direct, make_file, mib};
+use crate::report::{Report, milliseconds, percentile};
 
 /// Blocks of the file: more mappings than these share blocks.
 const FILE_BYTES_MAX: u64 = 256 << 20;

@@ -12,8 +12,8 @@ use anyhow::{Result, ensure};
 use peerfs_client::{File, ImporterSpec, MapFlags, Session, SessionOptions};
 use peerfs_conformance::kit::{Random, ScratchMount};
 
-use super::report::{Report, milliseconds, percentile};
 use super::{Plan, make_file};
+use crate::report::{Report, milliseconds, percentile};
 
 const DEADLINE: Duration = Duration::from_millis(100);
 /// Files revoked at the same time, each with an importer of its own; this many of them hang.

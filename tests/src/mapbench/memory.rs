@@ -1,14 +1,14 @@
 //! What a live mapping costs the server in memory.
 
-use std::fs::{self, File};
+use std::fs::File;
 
 use anyhow::{Context, Result, ensure};
 use peerfs_abi::MapFlags;
 use peerfs_conformance::kit::ScratchMount;
 use peerfs_conformance::kit::raw::{RawSession, direct_segments, open_direct};
 
-use super::report::Report;
 use super::{Plan, make_file};
+use crate::report::{Report, resident_bytes};
 
 const FILE_BYTES: u64 = 64 << 20;
 const SESSIONS: u64 = 1000;
@@ -16,7 +16,7 @@ const SESSIONS: u64 = 1000;
 const THREADS: u64 = 4;
 
 pub(super) fn measure(plan: &Plan) -> Result<Report> {
-    let title = "Memory of the server by live mapping of 4 KiB (resident set, windows and volume not counted)";
+    let title = "Memory of the server by live mapping of 4 KiB (resident set, what the volume caches was there before)";
     let mut report =
         Report::new(title, &["live mappings", "sessions", "server before, MiB", "with them, MiB", "bytes a mapping"]);
     for sessions in [1, SESSIONS.min(plan.mappings / 100)] {
@@ -35,7 +35,7 @@ fn one(plan: &Plan, sessions: u64, report: &mut Report) -> Result<()> {
     ensure!(direct_segments(&whole).count() == (FILE_BYTES >> 21) as usize, "the file is not direct");
     let open = |_| RawSession::open(&scratch.path()).context("a session");
     let crowd = (0..sessions).map(open).collect::<Result<Vec<_>>>()?;
-    let before = resident_bytes(&scratch)?;
+    let before = resident_bytes(scratch.server_pid()?)?;
     let each = plan.mappings / sessions;
     std::thread::scope(|scope| -> Result<()> {
         let shares = (0..THREADS).map(|thread| {
@@ -47,7 +47,7 @@ fn one(plan: &Plan, sessions: u64, report: &mut Report) -> Result<()> {
     })?;
     let live = scratch.info()?["mappings"].as_u64().context("info.json counts mappings")? - 1;
     ensure!(live == each * sessions, "{live} mappings are live, not {}", each * sessions);
-    let after = resident_bytes(&scratch)?;
+    let after = resident_bytes(scratch.server_pid()?)?;
     let mib = |bytes: u64| format!("{:.1}", bytes as f64 / f64::from(1 << 20));
     report.row([
         live.to_string(),
@@ -68,12 +68,4 @@ fn map_share(crowd: &[RawSession], file: &File, each: u64, thread: u64) -> Resul
         }
     }
     Ok(())
-}
-
-/// Anonymous memory and the sequence pages; what the volume caches was there before.
-fn resident_bytes(scratch: &ScratchMount) -> Result<u64> {
-    let status = fs::read_to_string(format!("/proc/{}/status", scratch.server_pid()?))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
-    let kib: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
-    Ok(kib << 10)
 }

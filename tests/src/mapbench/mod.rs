@@ -10,7 +10,6 @@ mod latency;
 mod load;
 mod memory;
 mod pairs;
-mod report;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -18,7 +17,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use peerfs_conformance::kit::Random;
 
-pub use report::Report;
+use crate::report::{self, Report};
 
 /// How much is measured.
 #[derive(Debug, Clone)]
@@ -89,7 +88,7 @@ const PARTS: [(&str, Part); 5] = [
 pub fn run(plan: &Plan, only: &[String], out: &mut dyn Write) -> Result<()> {
     let unknown = only.iter().find(|name| PARTS.iter().all(|(part, _)| part != name));
     ensure!(unknown.is_none(), "there is no part {unknown:?}");
-    writeln!(out, "{}\n", machine())?;
+    writeln!(out, "{}\n", report::machine())?;
     for (name, measure) in PARTS {
         if only.is_empty() || only.iter().any(|wanted| wanted == name) {
             write!(out, "{}", measure(plan)?)?;
@@ -97,14 +96,6 @@ pub fn run(plan: &Plan, only: &[String], out: &mut dyn Write) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Figures mean little without what else the machine was doing.
-fn machine() -> String {
-    let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
-    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
-    let (kernel, load) = (read("/proc/sys/kernel/osrelease"), read("/proc/loadavg"));
-    format!("{cores} cores, Linux {kernel}; load average at the start {}", load.split(' ').next().unwrap_or("?"))
 }
 
 /// A file of random bytes, on the device, with no page of it cached and no cached handle open.

@@ -6,8 +6,8 @@ use anyhow::Result;
 use peerfs_client::{File, ImporterSpec, MapFlags, Session};
 use peerfs_conformance::kit::ScratchMount;
 
-use super::report::{Report, median};
 use super::{Plan, ensure_direct, make_file, mib};
+use crate::report::{Report, median};
 
 pub(super) fn measure(plan: &Plan) -> Result<Report> {
     let length = plan.large_bytes;
