@@ -250,6 +250,22 @@ pub enum RenameMode {
     NoReplace,
     /// RENAME_EXCHANGE.
     Exchange,
+    /// RENAME_WHITEOUT: replace what is there, and leave a whiteout (a character device 0/0) under the old name.
+    Whiteout,
+    /// RENAME_WHITEOUT and RENAME_NOREPLACE.
+    WhiteoutNoReplace,
+}
+
+impl RenameMode {
+    /// The new name has to be free.
+    pub fn needs_free_name(self) -> bool {
+        matches!(self, RenameMode::NoReplace | RenameMode::WhiteoutNoReplace)
+    }
+
+    /// The old name stays, as a whiteout.
+    pub fn leaves_whiteout(self) -> bool {
+        matches!(self, RenameMode::Whiteout | RenameMode::WhiteoutNoReplace)
+    }
 }
 
 /// Flags of setxattr.

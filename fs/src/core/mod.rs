@@ -45,6 +45,7 @@ mod refetch;
 mod reflink;
 mod rename;
 mod reservation;
+mod set_id;
 mod time;
 mod xattr;
 

@@ -65,16 +65,8 @@ impl Operations for Core {
         self.do_symlink(caller, parent, name, target)
     }
 
-    fn rename(
-        &self,
-        _caller: Caller,
-        parent: Ino,
-        name: &[u8],
-        new_parent: Ino,
-        new_name: &[u8],
-        mode: RenameMode,
-    ) -> Result<()> {
-        self.do_rename(parent, name, new_parent, new_name, mode)
+    fn rename(&self, caller: Caller, parent: Ino, name: &[u8], new_parent: Ino, new_name: &[u8], mode: RenameMode) -> Result<()> {
+        self.do_rename(caller, (parent, name), (new_parent, new_name), mode)
     }
 
     fn link(&self, _caller: Caller, ino: Ino, new_parent: Ino, new_name: &[u8]) -> Result<Attr> {
@@ -157,8 +149,8 @@ impl Operations for Core {
         })
     }
 
-    fn setxattr(&self, _caller: Caller, ino: Ino, name: &[u8], value: &[u8], mode: XattrMode) -> Result<()> {
-        self.do_setxattr(ino, name, value, mode)
+    fn setxattr(&self, caller: Caller, ino: Ino, name: &[u8], value: &[u8], mode: XattrMode) -> Result<()> {
+        self.do_setxattr(caller, ino, name, value, mode)
     }
 
     fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {

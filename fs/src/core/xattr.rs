@@ -8,7 +8,7 @@ use super::meta::Txn;
 use super::time::now;
 use super::{Core, FsError, Result, acl, policy};
 use crate::store::{Key, NAME_BYTES, XATTR_BYTES};
-use crate::types::{Ino, XattrMode};
+use crate::types::{Caller, Ino, XattrMode};
 
 /// Most bytes of names that listxattr may return (the kernel's XATTR_LIST_MAX).
 const LIST_BYTES: usize = 65536;
@@ -25,7 +25,7 @@ fn check_name(name: &[u8]) -> Result<()> {
 }
 
 impl Core {
-    pub(super) fn do_setxattr(&self, ino: Ino, name: &[u8], value: &[u8], mode: XattrMode) -> Result<()> {
+    pub(super) fn do_setxattr(&self, caller: Caller, ino: Ino, name: &[u8], value: &[u8], mode: XattrMode) -> Result<()> {
         check_name(name)?;
         if value.len() > XATTR_BYTES {
             return Err(FsError::errno(libc::E2BIG));
@@ -49,7 +49,7 @@ impl Core {
         }
         let mut txn = Txn::new();
         if acl::is_acl(name) {
-            self.set_acl(&mut txn, &inode, name, value)?;
+            self.set_acl(&mut txn, caller, &inode, name, value)?;
         } else {
             txn.put_raw(Key::Xattr(ino, name), value);
         }

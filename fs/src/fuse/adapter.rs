@@ -142,6 +142,8 @@ impl fuser::Filesystem for Adapter {
         let wanted = [
             InitFlags::FUSE_ASYNC_DIO,
             InitFlags::FUSE_PARALLEL_DIROPS,
+            // File handles (name_to_handle_at(2), NFS) outlive what the kernel has in memory: it then looks "." up.
+            InitFlags::FUSE_EXPORT_SUPPORT,
             InitFlags::FUSE_DO_READDIRPLUS | InitFlags::FUSE_READDIRPLUS_AUTO,
             InitFlags::FUSE_HAS_IOCTL_DIR,
             InitFlags::FUSE_CACHE_SYMLINKS,
@@ -289,6 +291,8 @@ impl fuser::Filesystem for Adapter {
             flags if flags.is_empty() => RenameMode::Replace,
             RenameFlags::RENAME_NOREPLACE => RenameMode::NoReplace,
             RenameFlags::RENAME_EXCHANGE => RenameMode::Exchange,
+            RenameFlags::RENAME_WHITEOUT => RenameMode::Whiteout,
+            flags if flags == RenameFlags::RENAME_WHITEOUT | RenameFlags::RENAME_NOREPLACE => RenameMode::WhiteoutNoReplace,
             _ => return reply.error(Errno::EINVAL),
         };
         let (caller, name, new_name) = (caller(request), name.to_owned(), new_name.to_owned());

@@ -186,7 +186,7 @@ fn attributes_follow_posix() {
     set(mode(0o6745));
     let kill = WriteOrigin { kill_suid: true, ..DIRECT };
     fs.core.write(ALICE, file, 0, b"x", kill).expect("write");
-    assert_eq!(fs.core.attr(ino).expect("attr").mode, libc::S_IFREG | 0o2745);
+    assert_eq!(fs.core.attr(ino).expect("attr").mode, libc::S_IFREG | 0o2745, "it is the writer's group");
     let early = Timestamp { seconds: -5, nanoseconds: 7 };
     let times = SetAttr { atime: Some(SetTime::At(early)), mtime: Some(SetTime::Now), ..SetAttr::default() };
     assert_eq!(set(times).atime, early);

@@ -11,7 +11,7 @@ fn rename(fs: &Mounted, from: (Ino, &str), to: (Ino, &str), mode: RenameMode) ->
 
 #[test]
 fn rename_follows_its_rules() {
-    use RenameMode::{Exchange, NoReplace, Replace};
+    use RenameMode::{Exchange, NoReplace, Replace, WhiteoutNoReplace};
     let fs = Mounted::new(32 * MIB);
     let root = ROOT_INO;
     let (a, b) = (fs.mkdir(root, "a"), fs.mkdir(root, "b"));
@@ -46,10 +46,54 @@ fn rename_follows_its_rules() {
     assert_eq!(fs.core.attr(root).map(|attr| attr.nlink), Ok(3));
     assert_eq!(fs.core.attr(b).map(|attr| attr.nlink), Ok(3));
     assert_eq!(rename(&fs, (b, "g"), (b, "h"), Replace), 0);
+    assert_eq!(rename(&fs, (b, "h"), (root, "f"), WhiteoutNoReplace), libc::EEXIST);
     fs.core.link(ALICE, file, root, b"same").expect("link");
     assert_eq!(rename(&fs, (root, "a"), (root, "same"), Replace), 0);
     assert_eq!(fs.names(root), ["a", "b", "f", "same"]);
     fs.remount();
+}
+
+#[test]
+fn a_rename_leaves_a_whiteout_where_asked() {
+    let fs = Mounted::new(32 * MIB);
+    let directory = fs.mkdir(ROOT_INO, "d");
+    let (file, _) = fs.create(ROOT_INO, "f");
+    let inner = fs.mkdir(ROOT_INO, "e");
+    assert_eq!(rename(&fs, (ROOT_INO, "f"), (directory, "g"), RenameMode::Whiteout), 0);
+    assert_eq!(rename(&fs, (ROOT_INO, "e"), (directory, "h"), RenameMode::WhiteoutNoReplace), 0);
+    assert_eq!(fs.core.lookup(directory, b"g").map(|attr| attr.ino), Ok(file));
+    assert_eq!(fs.core.lookup(directory, b"h").map(|attr| attr.ino), Ok(inner));
+    for name in [b"f", b"e"] {
+        let whiteout = fs.core.lookup(ROOT_INO, name).expect("it stays");
+        assert_eq!((whiteout.mode, whiteout.rdev, whiteout.nlink, whiteout.uid), (libc::S_IFCHR, 0, 1, ALICE.uid));
+    }
+    assert_eq!(fs.core.attr(ROOT_INO).map(|attr| attr.nlink), Ok(3));
+    assert_eq!(fs.names(ROOT_INO), ["d", "f", "e"]);
+    assert_eq!(rename(&fs, (directory, "g"), (ROOT_INO, "f"), RenameMode::Whiteout), 0);
+    assert_eq!(fs.core.lookup(ROOT_INO, b"f").map(|attr| attr.ino), Ok(file));
+    let fs = fs.remount();
+    assert_eq!(fs.core.lookup(directory, b"g").map(|attr| attr.mode), Ok(libc::S_IFCHR));
+    fs.core.unlink(ALICE, directory, b"g").expect("unlink");
+    fs.remount();
+}
+
+#[test]
+fn whatever_has_a_name_can_be_looked_up_by_number() {
+    let fs = Mounted::new(32 * MIB);
+    let directory = fs.mkdir(ROOT_INO, "d");
+    let inner = fs.mkdir(directory, "e");
+    let (file, _) = fs.create(directory, "f");
+    let fs = fs.remount();
+    for ino in [ROOT_INO, directory, file] {
+        assert_eq!(fs.core.lookup(ino, b".").map(|attr| attr.ino), Ok(ino));
+    }
+    assert_eq!(fs.core.lookup(inner, b"..").map(|attr| attr.ino), Ok(directory));
+    assert_eq!(code(fs.core.lookup(file, b"..")), libc::ENOTDIR);
+    fs.core.unlink(ALICE, directory, b"f").expect("unlink");
+    assert_eq!(code(fs.core.lookup(file, b".")), libc::ENOENT);
+    fs.core.forget(file, 1);
+    assert_eq!(code(fs.core.lookup(file, b".")), libc::ENOENT);
+    assert_eq!(code(fs.core.lookup(1 << 40, b".")), libc::ENOENT);
 }
 
 #[test]
@@ -154,6 +198,60 @@ fn listing_is_stable_while_entries_come_and_go() {
     for (_, ino) in &seen[2..] {
         fs.core.forget(*ino, 1);
     }
+    fs.core.releasedir(handle);
+    fs.remount();
+}
+
+#[test]
+fn a_listing_ends_while_entries_are_renamed() {
+    const FILES: usize = 500;
+    let fs = Mounted::new(32 * MIB);
+    for number in 0..FILES {
+        fs.create(ROOT_INO, &format!("old{number}"));
+    }
+    let handle = fs.core.opendir(ROOT_INO).expect("opendir");
+    let list = |cookie: &mut u64, most: usize| {
+        let (from, mut names) = (*cookie, Vec::new());
+        let mut sink = |entry: &DirEntry<'_>| {
+            if names.len() == most {
+                return false;
+            }
+            *cookie = entry.cookie;
+            names.push(String::from_utf8_lossy(entry.name).into_owned());
+            true
+        };
+        fs.core.readdir(handle, from, false, &mut sink).expect("readdir");
+        names
+    };
+    let (mut cookie, mut renamed) = (0, 0);
+    loop {
+        let names = list(&mut cookie, 10);
+        if names.is_empty() {
+            break;
+        }
+        for name in names.iter().filter(|name| !name.starts_with('.')) {
+            renamed += 1;
+            assert!(renamed <= FILES, "{name} was listed although it was made after the listing began");
+            assert_eq!(rename(&fs, (ROOT_INO, name), (ROOT_INO, &format!("new{renamed}")), RenameMode::Replace), 0);
+        }
+    }
+    assert_eq!(renamed, FILES);
+    let end = cookie;
+    cookie = 0;
+    assert_eq!(list(&mut cookie, usize::MAX).len(), FILES + 2, "beginning again shows the new names");
+    fs.create(ROOT_INO, "last");
+    assert!(list(&mut cookie, 10).is_empty(), "the end stays the end");
+    let elsewhere = fs.core.opendir(ROOT_INO).expect("opendir");
+    let mut far = end;
+    fs.core
+        .readdir(elsewhere, end, false, &mut |entry: &DirEntry<'_>| {
+            far = entry.cookie;
+            true
+        })
+        .expect("readdir");
+    fs.create(ROOT_INO, "beyond");
+    assert_eq!(list(&mut far, 10), ["beyond"], "a place from another listing");
+    fs.core.releasedir(elsewhere);
     fs.core.releasedir(handle);
     fs.remount();
 }
