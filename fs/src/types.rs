@@ -104,7 +104,7 @@ pub enum HandleMode {
 }
 
 /// Flags of an open, transport-neutral.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct OpenFlags {
     /// Reading allowed.
     pub read: bool,
@@ -116,6 +116,8 @@ pub struct OpenFlags {
     pub append: bool,
     /// The mapping client's own handle: [`HandleMode::Direct`].
     pub direct: bool,
+    /// Reading leaves the access time alone.
+    pub no_atime: bool,
 }
 
 /// An opened file.

@@ -151,7 +151,9 @@ impl Core {
 
     pub(super) fn do_readdir(&self, open: &OpenDir, cookie: u64, plus: bool, sink: DirSink<'_>) -> Result<()> {
         let directory = &open.inode;
-        self.accessed(directory);
+        if !open.no_atime {
+            self.accessed(directory);
+        }
         if cookie < 1 && !self.list_dot(directory, 1, plus, sink)? {
             return Ok(());
         }

@@ -17,6 +17,8 @@ pub(super) struct OpenFile {
     pub read: bool,
     pub write: bool,
     pub mode: HandleMode,
+    /// Reading leaves the access time alone.
+    pub no_atime: bool,
     /// What names it as the source of a clone, once somebody asked.
     name: OnceLock<u64>,
 }
@@ -25,14 +27,16 @@ pub(super) struct OpenFile {
 #[derive(Debug)]
 pub(super) struct OpenDir {
     pub inode: Arc<Inode>,
+    /// Listing leaves the access time alone.
+    pub no_atime: bool,
     /// Cookies from here on were given out after the listing began.
     end: AtomicU64,
 }
 
 impl OpenDir {
-    fn new(inode: Arc<Inode>) -> Self {
+    fn new(inode: Arc<Inode>, flags: OpenFlags) -> Self {
         let end = AtomicU64::new(next_cookie(&inode));
-        OpenDir { inode, end }
+        OpenDir { inode, no_atime: flags.no_atime, end }
     }
 
     /// Where a listing that goes on after `cookie` ends, so that it does end while entries are made or renamed as fast as
@@ -126,7 +130,14 @@ impl Core {
         inode.opens.fetch_add(1, Ordering::AcqRel);
         let mode = self.enter_mode(inode, flags);
         let handle = self.handles.next();
-        let open = OpenFile { inode: inode.clone(), read: flags.read, write: flags.write, mode, name: OnceLock::new() };
+        let open = OpenFile {
+            inode: inode.clone(),
+            read: flags.read,
+            write: flags.write,
+            mode,
+            no_atime: flags.no_atime,
+            name: OnceLock::new(),
+        };
         self.handles.files.insert(handle, Arc::new(open));
         Opened { handle, mode, keep_cache: !flags.truncate }
     }
@@ -202,11 +213,11 @@ impl Core {
         }
     }
 
-    pub(super) fn do_opendir(&self, ino: Ino) -> Result<Handle> {
+    pub(super) fn do_opendir(&self, ino: Ino, flags: OpenFlags) -> Result<Handle> {
         let inode = self.directory(ino)?;
         inode.opens.fetch_add(1, Ordering::AcqRel);
         let handle = self.handles.next();
-        self.handles.directories.insert(handle, Arc::new(OpenDir::new(inode)));
+        self.handles.directories.insert(handle, Arc::new(OpenDir::new(inode, flags)));
         Ok(handle)
     }
 

@@ -121,8 +121,8 @@ impl Operations for Core {
         self.do_lseek(&self.handles.file(handle)?.inode, offset, whence)
     }
 
-    fn opendir(&self, ino: Ino) -> Result<Handle> {
-        self.do_opendir(ino)
+    fn opendir(&self, ino: Ino, flags: OpenFlags) -> Result<Handle> {
+        self.do_opendir(ino, flags)
     }
 
     fn readdir(&self, handle: Handle, cookie: u64, plus: bool, sink: DirSink<'_>) -> Result<()> {
@@ -157,8 +157,8 @@ impl Operations for Core {
         self.do_getxattr(ino, name)
     }
 
-    fn listxattr(&self, ino: Ino) -> Result<Vec<u8>> {
-        self.do_listxattr(ino)
+    fn listxattr(&self, caller: Caller, ino: Ino) -> Result<Vec<u8>> {
+        self.do_listxattr(caller, ino)
     }
 
     fn removexattr(&self, _caller: Caller, ino: Ino, name: &[u8]) -> Result<()> {

@@ -469,9 +469,10 @@ impl fuser::Filesystem for Adapter {
         self.wait(RequestKind::Fsync, move |ops| answer("fsync", reply, ops.fsync(handle.0, data_only), empty));
     }
 
-    fn opendir(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+    fn opendir(&self, _request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         self.here(RequestKind::Opendir, || {
-            let outcome = if control::is_virtual(ino.0) { Ok(control::DIR_HANDLE) } else { self.ops.opendir(ino.0) };
+            let outcome =
+                if control::is_virtual(ino.0) { Ok(control::DIR_HANDLE) } else { self.ops.opendir(ino.0, open_flags(flags.0)) };
             answer("opendir", reply, outcome, |reply, handle| reply.opened(FileHandle(handle), FopenFlags::empty()));
         });
     }
@@ -575,9 +576,9 @@ impl fuser::Filesystem for Adapter {
         });
     }
 
-    fn listxattr(&self, _request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+    fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         self.here(RequestKind::Listxattr, || {
-            let outcome = if control::is_virtual(ino.0) { Ok(Vec::new()) } else { self.ops.listxattr(ino.0) };
+            let outcome = if control::is_virtual(ino.0) { Ok(Vec::new()) } else { self.ops.listxattr(caller(request), ino.0) };
             answer("listxattr", reply, outcome, |reply, names| sized(reply, size, &names));
         });
     }

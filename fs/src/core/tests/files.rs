@@ -190,6 +190,10 @@ fn attributes_follow_posix() {
     let early = Timestamp { seconds: -5, nanoseconds: 7 };
     let times = SetAttr { atime: Some(SetTime::At(early)), mtime: Some(SetTime::Now), ..SetAttr::default() };
     assert_eq!(set(times).atime, early);
+    let silent = fs.core.open(ALICE, ino, OpenFlags { no_atime: true, ..READ_WRITE }).expect("open").handle;
+    assert_eq!(fs.read(silent, 0, 1), b"x");
+    assert_eq!(fs.core.attr(ino).expect("attr").atime, early);
+    fs.core.release(silent);
     assert_eq!(fs.read(file, 0, 1), b"x");
     assert!(fs.core.attr(ino).expect("attr").atime > early);
     let before = fs.core.attr(ino).expect("attr");
@@ -211,7 +215,11 @@ fn attributes_with_names() {
     assert_eq!(code(set(b"user.c", &[9; 65537], XattrMode::Any)), libc::E2BIG);
     assert_eq!(code(set(b"nobody.c", b"", XattrMode::Any)), libc::EOPNOTSUPP);
     assert_eq!(code(set(&[b'u'; 256], b"", XattrMode::Any)), libc::ERANGE);
-    assert_eq!(fs.core.listxattr(ino), Ok(b"trusted.b\0user.a\0".to_vec()));
+    let root = Caller { uid: 0, gid: 0, ..ALICE };
+    assert_eq!(fs.core.listxattr(root, ino), Ok(b"trusted.b\0user.a\0".to_vec()));
+    assert_eq!(fs.core.listxattr(ALICE, ino), Ok(b"user.a\0".to_vec()), "not for everybody");
+    assert_eq!(code(set(b"user.", b"1", XattrMode::Any)), libc::EINVAL);
+    assert_eq!(fs.core.removexattr(ALICE, ino, b"system.posix_acl_access"), Ok(()), "there is none, as asked");
     assert_eq!(fs.core.getxattr(ino, b"trusted.b"), Ok(vec![9; 65536]));
     assert_eq!(fs.core.removexattr(ALICE, ino, b"user.a"), Ok(()));
     assert_eq!(code(fs.core.removexattr(ALICE, ino, b"user.a")), libc::ENODATA);

@@ -383,7 +383,7 @@ impl Run {
     }
 
     fn xattrs(&self, ino: Ino) -> BTreeMap<String, Vec<u8>> {
-        let list = self.fs.core.listxattr(ino).expect("listxattr");
+        let list = self.fs.core.listxattr(ALICE, ino).expect("listxattr");
         let names = list.split(|byte| *byte == 0).filter(|name| !name.is_empty());
         names
             .map(|name| {

@@ -156,7 +156,7 @@ fn listing_is_stable_while_entries_come_and_go() {
         let attr = fs.core.mknod(ALICE, ROOT_INO, format!("n{number}").as_bytes(), libc::S_IFREG, 0);
         fs.core.forget(attr.expect("mknod").ino, 1);
     }
-    let handle = fs.core.opendir(ROOT_INO).expect("opendir");
+    let handle = fs.core.opendir(ROOT_INO, READ_WRITE).expect("opendir");
     let mut seen = Vec::new();
     let mut cookie = 0;
     for round in 0.. {
@@ -209,7 +209,7 @@ fn a_listing_ends_while_entries_are_renamed() {
     for number in 0..FILES {
         fs.create(ROOT_INO, &format!("old{number}"));
     }
-    let handle = fs.core.opendir(ROOT_INO).expect("opendir");
+    let handle = fs.core.opendir(ROOT_INO, READ_WRITE).expect("opendir");
     let list = |cookie: &mut u64, most: usize| {
         let (from, mut names) = (*cookie, Vec::new());
         let mut sink = |entry: &DirEntry<'_>| {
@@ -241,7 +241,7 @@ fn a_listing_ends_while_entries_are_renamed() {
     assert_eq!(list(&mut cookie, usize::MAX).len(), FILES + 2, "beginning again shows the new names");
     fs.create(ROOT_INO, "last");
     assert!(list(&mut cookie, 10).is_empty(), "the end stays the end");
-    let elsewhere = fs.core.opendir(ROOT_INO).expect("opendir");
+    let elsewhere = fs.core.opendir(ROOT_INO, READ_WRITE).expect("opendir");
     let mut far = end;
     fs.core
         .readdir(elsewhere, end, false, &mut |entry: &DirEntry<'_>| {
