@@ -181,7 +181,7 @@ impl Core {
         }
         let record = inode.attributes().record.clone();
         let sets_group_id = record.mode & libc::S_ISGID != 0;
-        let ended = match sets_group_id && caller.uid != 0 && !set_id::is_in_group(caller, record.gid) {
+        let ended = match sets_group_id && !set_id::is_in_group(caller, record.gid) {
             true => libc::S_ISGID,
             false => 0,
         };

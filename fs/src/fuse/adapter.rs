@@ -160,9 +160,10 @@ impl fuser::Filesystem for Adapter {
                 tracing::debug!(?flags, "the kernel does not offer a capability; going on without");
             }
         }
+        // One level is what memory files need; more would leave none for an overlay filesystem above this one.
         let passthrough = self.control.wants_passthrough()
             && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
-            && config.set_max_stack_depth(2).is_ok();
+            && config.set_max_stack_depth(1).is_ok();
         self.control.set_passthrough(passthrough);
         let _nearest = config.set_max_background(MAX_BACKGROUND);
         let _nearest = config.set_max_write(MAX_WRITE);

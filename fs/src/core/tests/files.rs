@@ -184,6 +184,15 @@ fn attributes_follow_posix() {
     let chown = SetAttr { uid: Some(5), ..SetAttr::default() };
     assert_eq!(set(chown).mode, libc::S_IFREG | 0o755);
     set(mode(0o6745));
+    let chgrp = SetAttr { gid: Some(7), ..SetAttr::default() };
+    let root = Caller { uid: 0, ..ALICE };
+    assert_eq!(fs.core.setattr(root, ino, None, chgrp).expect("setattr").mode, libc::S_IFREG | 0o2745, "root may keep it");
+    assert_eq!(set(SetAttr { gid: Some(1000), ..SetAttr::default() }).mode, libc::S_IFREG | 0o745, "7 was not her group");
+    assert_eq!(set(mode(0o6755)).mode, libc::S_IFREG | 0o6755);
+    assert_eq!(set(SetAttr::default()).mode, libc::S_IFREG | 0o6755, "it is not hers");
+    let owner = Caller { uid: 5, ..ALICE };
+    assert_eq!(fs.core.setattr(owner, ino, None, SetAttr::default()).expect("chown").mode, libc::S_IFREG | 0o755);
+    set(mode(0o6745));
     let kill = WriteOrigin { kill_suid: true, ..DIRECT };
     fs.core.write(ALICE, file, 0, b"x", kill).expect("write");
     assert_eq!(fs.core.attr(ino).expect("attr").mode, libc::S_IFREG | 0o2745, "it is the writer's group");

@@ -289,5 +289,14 @@ fn lists_are_inherited_and_follow_chmod() {
     fs.core.setxattr(ALICE, inner.ino, access, &minimal, XattrMode::Any).expect("set");
     assert_eq!(code(fs.core.getxattr(inner.ino, access)), libc::ENODATA);
     assert_eq!(fs.core.attr(inner.ino).map(|attr| attr.mode & 0o777), Ok(0o644));
+    let bits = |caller| {
+        let set = SetAttr { mode: Some(0o2755), gid: Some(5), ..SetAttr::default() };
+        fs.core.setattr(ALICE, inner.ino, None, set).expect("chmod");
+        fs.core.setxattr(caller, inner.ino, access, &minimal, XattrMode::Any).expect("set");
+        fs.core.attr(inner.ino).expect("attr").mode & 0o7777
+    };
+    assert_eq!(bits(ALICE), 0o644, "she is not in the group");
+    assert_eq!(bits(Caller { gid: 5, ..ALICE }), 0o2644);
+    assert_eq!(bits(Caller { uid: 0, ..ALICE }), 0o2644);
     fs.remount();
 }
