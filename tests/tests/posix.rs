@@ -28,9 +28,13 @@ fn set_group_id_goes_with_a_writer_who_is_not_in_the_group() {
     let mount = scratch();
     let folder = mount.path();
     for (groups, left) in [("1000", 0o666), ("1000,2000", 0o2666)] {
-        for change in
-            ["echo x >>f", "truncate -s 1 f", "fallocate -l 8192 f", "fallocate -pl 4096 f", "dd if=/dev/zero of=f bs=4k"]
-        {
+        for change in [
+            "echo x >>f",
+            "truncate -s 1 f",
+            "fallocate -l 8192 f",
+            "fallocate -pl 4096 f",
+            "dd if=/dev/zero of=f bs=4k count=1 conv=notrunc oflag=direct",
+        ] {
             let file = folder.join("f");
             fs::write(&file, [1; 8192]).expect("write");
             chown(&file, Some(1000), Some(2000)).expect("chown");
