@@ -23,6 +23,9 @@ pub trait Operations: Send + Sync {
     /// A call on this inode may have to wait for a revocation. `None` asks about any inode.
     fn may_wait(&self, ino: Option<Ino>) -> bool;
 
+    /// Changes wait until they are durable.
+    fn is_synchronous(&self) -> bool;
+
     /// Finds a name. Success counts one look-up of the inode, as does every call that returns an [`Attr`] for a new name.
     fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Attr>;
     /// The kernel forgets `count` look-ups.

@@ -89,6 +89,30 @@ fn an_overlay_takes_its_layers_from_here() {
     assert_eq!(fs::read_to_string(lower.join("changed")).expect("read"), "changed");
 }
 
+/// What `dirsync` and `sync` promise, and that nothing promises it without them: the test's own proof.
+#[test]
+fn changes_are_durable_when_they_are_answered_where_the_mount_says_so() {
+    for (options, names, attributes) in [("async", false, false), ("dirsync", true, false), ("sync", true, true)] {
+        let mut scratch = ScratchMount::new("64M", &["-o", "commit=3600"]).expect("a mount");
+        fs::write(scratch.join("file"), "x").expect("write");
+        fs::write(scratch.join("gone"), "x").expect("write");
+        scratch.umount().expect("umount");
+        scratch.mount(&["-o", &format!("commit=3600,{options}")]).expect("mount");
+        fs::create_dir(scratch.join("folder")).expect("mkdir");
+        fs::hard_link(scratch.join("file"), scratch.join("link")).expect("link");
+        fs::rename(scratch.join("link"), scratch.join("folder/renamed")).expect("rename");
+        fs::remove_file(scratch.join("gone")).expect("unlink");
+        // Nothing durable comes after it.
+        fs::set_permissions(scratch.join("file"), PermissionsExt::from_mode(0o600)).expect("chmod");
+
+        scratch.crash().expect("crash");
+        scratch.mount(&[]).expect("mount");
+        assert_eq!(scratch.join("folder/renamed").exists(), names, "{options}");
+        assert_eq!(scratch.join("gone").exists(), !names, "{options}");
+        assert_eq!(mode(&scratch.join("file")) == 0o600, attributes, "{options}");
+    }
+}
+
 struct Overlay(PathBuf);
 
 impl Overlay {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use peerfs_blockdev::pci::PciAddress;
 use peerfs_blockdev::{DeviceSpec, NvmePart, parse_size};
-use peerfs_fs::core::Atime;
+use peerfs_fs::core::{Atime, Synchronous};
 use peerfs_fs::server::DeviceMemoryConfig;
 use peerfs_http::parse_address;
 use peerfs_p2p::devmem::PoolConfig;
@@ -134,6 +134,16 @@ pub fn parse(lists: &[String]) -> Result<MountOptions, Usage> {
 }
 
 impl MountOptions {
+    /// What is durable without fsync.
+    pub fn synchronous(&self) -> Synchronous {
+        let is_given = |name| self.generic.iter().any(|option| option == name);
+        match (is_given("sync"), is_given("dirsync")) {
+            (true, _) => Synchronous::Everything,
+            (false, true) => Synchronous::Names,
+            (false, false) => Synchronous::Nothing,
+        }
+    }
+
     /// What the options say of device memory. As much main memory as the device has, and no limits below all of both,
     /// unless they are given.
     pub fn device_memory(&self) -> Result<Option<DeviceMemoryConfig>, Usage> {
@@ -294,6 +304,9 @@ mod tests {
         let options = parsed("nosuid,noexec,async,noatime,dev,suid,sync,atime,suid").expect("all known");
         assert_eq!(options.generic, ["noexec", "dev", "sync", "atime", "suid"]);
         assert_eq!(options.atime, Atime::Relative);
+        assert_eq!(options.synchronous(), Synchronous::Everything);
+        assert_eq!(parsed("sync,dirsync,async").expect("all known").synchronous(), Synchronous::Names);
+        assert_eq!(parsed("noatime").expect("all known").synchronous(), Synchronous::Nothing);
     }
 
     #[test]

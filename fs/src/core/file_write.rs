@@ -16,7 +16,7 @@ use super::inode::{Content, Inode, stamp_content};
 use super::io::{MAX_FILE_BYTES, Piece, block_of, blocks_for, changed_tail};
 use super::reservation::Want;
 use super::time::now;
-use super::{Core, FsError, Result, set_id};
+use super::{Core, FsError, Result, Synchronous, set_id};
 use crate::store::{Allocation, Extent};
 use crate::types::{Caller, HandleMode, WriteOrigin};
 
@@ -60,7 +60,8 @@ impl Core {
             open.inode.lost_write_backs.fetch_add(1, Ordering::SeqCst);
         }
         let written = written?;
-        if origin.synchronous && open.mode == HandleMode::Direct {
+        let is_synchronous = origin.synchronous || self.options.synchronous == Synchronous::Everything;
+        if is_synchronous && open.mode == HandleMode::Direct {
             self.do_fsync(open, true)?;
         }
         Ok(written)

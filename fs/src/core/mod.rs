@@ -46,6 +46,7 @@ mod reflink;
 mod rename;
 mod reservation;
 mod set_id;
+mod synchronous;
 mod time;
 mod xattr;
 
@@ -62,6 +63,7 @@ use peerfs_blockdev::BlockDevice;
 pub use self::mapping::{ExtentSurvey, HandleInfo};
 pub use self::refetch::Dropping;
 pub use self::reflink::CloneRange;
+pub use self::synchronous::Synchronous;
 use crate::coherence::Coherence;
 use crate::error::{FsError, Result};
 use crate::store::{BlockRange, Volume};
@@ -87,11 +89,18 @@ pub struct MountOptions {
     pub commit_interval: Duration,
     /// Access times.
     pub atime: Atime,
+    /// What is durable without fsync.
+    pub synchronous: Synchronous,
 }
 
 impl Default for MountOptions {
     fn default() -> Self {
-        MountOptions { read_only: false, commit_interval: Duration::from_secs(5), atime: Atime::default() }
+        MountOptions {
+            read_only: false,
+            commit_interval: Duration::from_secs(5),
+            atime: Atime::default(),
+            synchronous: Synchronous::default(),
+        }
     }
 }
 
