@@ -23,6 +23,9 @@ pub trait Operations: Send + Sync {
     /// A call on this inode may have to wait for a revocation. `None` asks about any inode.
     fn may_wait(&self, ino: Option<Ino>) -> bool;
 
+    /// Changes wait until they are durable.
+    fn is_synchronous(&self) -> bool;
+
     /// Finds a name. Success counts one look-up of the inode, as does every call that returns an [`Attr`] for a new name.
     fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Attr>;
     /// The kernel forgets `count` look-ups.
@@ -79,7 +82,7 @@ pub trait Operations: Send + Sync {
     fn lseek(&self, handle: Handle, offset: u64, whence: SeekWhence) -> Result<u64>;
 
     /// Opens a directory.
-    fn opendir(&self, ino: Ino) -> Result<Handle>;
+    fn opendir(&self, ino: Ino, flags: OpenFlags) -> Result<Handle>;
     /// Lists a directory after `cookie` (0: from the start), with attributes if `plus`.
     fn readdir(&self, handle: Handle, cookie: u64, plus: bool, sink: DirSink<'_>) -> Result<()>;
     /// Makes a directory's changes durable.
@@ -95,7 +98,7 @@ pub trait Operations: Send + Sync {
     /// Its value.
     fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>>;
     /// Names, each followed by NUL.
-    fn listxattr(&self, ino: Ino) -> Result<Vec<u8>>;
+    fn listxattr(&self, caller: Caller, ino: Ino) -> Result<Vec<u8>>;
     /// Removes one.
     fn removexattr(&self, caller: Caller, ino: Ino, name: &[u8]) -> Result<()>;
 

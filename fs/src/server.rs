@@ -22,7 +22,7 @@ use peerfs_p2p::{
 use crate::bus::{Bus, BusEvents};
 use crate::coherence::NoMappings;
 use crate::control::{Control, ControlParts, Faults, MountFacts};
-use crate::core::{Atime, Core, MountOptions};
+use crate::core::{Atime, Core, MountOptions, Synchronous};
 use crate::error::FsError;
 use crate::fuse::{Adapter, FuseCache, FuseMount, FuseOptions, MountError};
 use crate::mapping::{EngineCoherence, FileExporter};
@@ -55,6 +55,8 @@ pub struct ServerConfig {
     pub commit_interval: Duration,
     /// Access times.
     pub atime: Atime,
+    /// What is durable without fsync.
+    pub synchronous: Synchronous,
     /// Source shown in /proc/mounts; the device if `None`.
     pub fsname: Option<String>,
     /// Generic mount options (`nodev`, `noexec`, ...).
@@ -197,6 +199,7 @@ impl Server {
             read_only: config.read_only,
             commit_interval: config.commit_interval,
             atime: config.atime,
+            synchronous: config.synchronous,
             ..MountOptions::default()
         };
         let core = Core::open(volume, Arc::clone(&opened.device), Arc::new(NoMappings), options).map_err(ServerError::Core)?;

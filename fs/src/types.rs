@@ -104,7 +104,7 @@ pub enum HandleMode {
 }
 
 /// Flags of an open, transport-neutral.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct OpenFlags {
     /// Reading allowed.
     pub read: bool,
@@ -116,6 +116,8 @@ pub struct OpenFlags {
     pub append: bool,
     /// The mapping client's own handle: [`HandleMode::Direct`].
     pub direct: bool,
+    /// Reading leaves the access time alone.
+    pub no_atime: bool,
 }
 
 /// An opened file.
@@ -250,6 +252,22 @@ pub enum RenameMode {
     NoReplace,
     /// RENAME_EXCHANGE.
     Exchange,
+    /// RENAME_WHITEOUT: replace what is there, and leave a whiteout (a character device 0/0) under the old name.
+    Whiteout,
+    /// RENAME_WHITEOUT and RENAME_NOREPLACE.
+    WhiteoutNoReplace,
+}
+
+impl RenameMode {
+    /// The new name has to be free.
+    pub fn needs_free_name(self) -> bool {
+        matches!(self, RenameMode::NoReplace | RenameMode::WhiteoutNoReplace)
+    }
+
+    /// The old name stays, as a whiteout.
+    pub fn leaves_whiteout(self) -> bool {
+        matches!(self, RenameMode::Whiteout | RenameMode::WhiteoutNoReplace)
+    }
 }
 
 /// Flags of setxattr.

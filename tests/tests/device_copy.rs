@@ -88,7 +88,7 @@ impl Stage {
         let emulator = EmulatedController::new(Profile { queues: 20, ..importer });
         let dma = DmaEngine::on(emulator.clone(), 1, "nvme:importer".into()).expect("the driver takes the controller");
         let importer = Arc::new(NvmeImporter::new("0000:02:00.0".parse().expect("an address"), dma));
-        let flags = OpenFlags { read: true, write: true, direct: true, truncate: false, append: false };
+        let flags = OpenFlags { read: true, write: true, direct: true, ..OpenFlags::default() };
         let (attr, opened) = core.create(caller(), 1, b"file", 0o644, true, flags).expect("create");
         Stage { core, engine, aperture, importer, emulator, file: (attr.ino, opened.handle), _exporter: exporter }
     }

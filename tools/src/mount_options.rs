@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use peerfs_blockdev::pci::PciAddress;
 use peerfs_blockdev::{DeviceSpec, NvmePart, parse_size};
-use peerfs_fs::core::Atime;
+use peerfs_fs::core::{Atime, Synchronous};
 use peerfs_fs::server::DeviceMemoryConfig;
 use peerfs_http::parse_address;
 use peerfs_p2p::devmem::PoolConfig;
@@ -40,7 +40,7 @@ const WITHOUT_EFFECT: &[&str] = &[
     "noiversion",
 ];
 /// Options handed to the kernel.
-const GENERIC: &[&str] = &["dev", "nodev", "suid", "nosuid", "exec", "noexec", "atime", "dirsync", "sync", "async"];
+const GENERIC: &[&str] = &["dev", "nodev", "suid", "nosuid", "exec", "noexec", "dirsync", "sync", "async"];
 
 /// Options of a mount, with their defaults where none was given.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -134,6 +134,16 @@ pub fn parse(lists: &[String]) -> Result<MountOptions, Usage> {
 }
 
 impl MountOptions {
+    /// What is durable without fsync.
+    pub fn synchronous(&self) -> Synchronous {
+        let is_given = |name| self.generic.iter().any(|option| option == name);
+        match (is_given("sync"), is_given("dirsync")) {
+            (true, _) => Synchronous::Everything,
+            (false, true) => Synchronous::Names,
+            (false, false) => Synchronous::Nothing,
+        }
+    }
+
     /// What the options say of device memory. As much main memory as the device has, and no limits below all of both,
     /// unless they are given.
     pub fn device_memory(&self) -> Result<Option<DeviceMemoryConfig>, Usage> {
@@ -163,20 +173,33 @@ impl MountOptions {
         match flag {
             "ro" => self.read_only = true,
             "rw" => self.read_only = false,
-            "noatime" => {
-                self.atime = Atime::Never;
-                self.generic.push(flag.to_owned());
-            }
-            "strictatime" => self.atime = Atime::Always,
-            "relatime" | "nostrictatime" => self.atime = Atime::Relative,
+            "noatime" => self.set_atime(Atime::Never),
+            "strictatime" => self.set_atime(Atime::Always),
+            "relatime" | "nostrictatime" | "atime" => self.set_atime(Atime::Relative),
             "discard" => self.discard = true,
             "nodiscard" => self.discard = false,
             "faults" => self.faults = true,
-            _ if GENERIC.contains(&flag) => self.generic.push(flag.to_owned()),
+            _ if GENERIC.contains(&flag) => self.set_generic(flag),
             _ if WITHOUT_EFFECT.contains(&flag) || flag.starts_with("x-") => {}
             _ => return Err(unknown(flag)),
         }
         Ok(())
+    }
+
+    fn set_atime(&mut self, atime: Atime) {
+        self.atime = atime;
+        self.set_generic(if atime == Atime::Never { "noatime" } else { "atime" });
+    }
+
+    /// Hands an option to the kernel, in place of its opposite.
+    fn set_generic(&mut self, flag: &str) {
+        let opposite = match flag {
+            "sync" => "async".to_owned(),
+            "async" => "sync".to_owned(),
+            _ => flag.strip_prefix("no").map_or_else(|| format!("no{flag}"), str::to_owned),
+        };
+        self.generic.retain(|known| *known != flag && *known != opposite);
+        self.generic.push(flag.to_owned());
     }
 
     fn set(&mut self, name: &str, value: &str) -> Result<(), Usage> {
@@ -278,6 +301,12 @@ mod tests {
         assert!(!options.read_only);
         assert_eq!((options.cmb_bytes, options.direct), (Some(0), DirectPolicy::Never));
         assert_eq!(options.generic, ["nodev"]);
+        let options = parsed("nosuid,noexec,async,noatime,dev,suid,sync,atime,suid").expect("all known");
+        assert_eq!(options.generic, ["noexec", "dev", "sync", "atime", "suid"]);
+        assert_eq!(options.atime, Atime::Relative);
+        assert_eq!(options.synchronous(), Synchronous::Everything);
+        assert_eq!(parsed("sync,dirsync,async").expect("all known").synchronous(), Synchronous::Names);
+        assert_eq!(parsed("noatime").expect("all known").synchronous(), Synchronous::Nothing);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{Scratch, fail, peerfs, succeed};
+use nix::sys::statvfs::FsFlags;
 use serde_json::Value;
 
 fn json(arguments: &[&str]) -> Value {
@@ -374,8 +375,7 @@ fn called_by_mount_it_answers_as_mount_does() {
     // With what mount(8) adds from fstab and from the table of mounts.
     let file = scratch.join("mnt/file");
     std::fs::write(&file, [1; 4096]).expect("write");
-    let change =
-        |to| call(&[&image, &mnt, "-o", &format!("cmb=8M,devmem_main=1M,devmem=1M,user=root,user_id=0,nofail,remount,{to}")]);
+    let change = |to| call(&[&image, &mnt, "-o", &format!("cmb=8M,devmem_main=1M,devmem=1M,user=root,nofail,remount,{to}")]);
     assert_eq!(change("ro"), Some(0));
     let refused = std::fs::write(&file, [2; 4096]).expect_err("read-only");
     assert_eq!(refused.raw_os_error(), Some(nix::libc::EROFS));
@@ -386,5 +386,14 @@ fn called_by_mount_it_answers_as_mount_does() {
     drop(open);
     std::fs::create_dir(scratch.join("mnt/folder")).expect("a folder");
     assert_eq!(call(&[&image, &scratch.text("mnt/folder"), "-o", "remount,ro"]), Some(32));
+    // What mount(8) has merged with the table of mounts names what is set; what stands in fstab names some of it.
+    let flags = || nix::sys::statvfs::statvfs(mnt.as_str()).expect("statvfs").flags() & (FsFlags::ST_NOEXEC | FsFlags::ST_NODEV);
+    let merged = |flags: &str| call(&[&image, &mnt, "-o", &format!("rw,{flags},relatime,remount,user_id=0,group_id=0")]);
+    assert_eq!(merged("nosuid,nodev,noexec"), Some(0));
+    assert_eq!(flags(), FsFlags::ST_NOEXEC | FsFlags::ST_NODEV);
+    assert_eq!(merged("nosuid,noexec"), Some(0));
+    assert_eq!(flags(), FsFlags::ST_NOEXEC);
+    assert_eq!(call(&[&image, &mnt, "-o", "cmb=8M,rw,remount"]), Some(0));
+    assert_eq!(flags(), FsFlags::ST_NOEXEC);
     succeed(&["umount", &mnt]);
 }

@@ -68,7 +68,8 @@ pub use pidfd::ProcessHandle;
 pub use plain_memory::PlainMemory;
 pub use pool::BufferPool;
 pub use process::{
-    CacheState, cachestat, duplicate_descriptor, identity, name_descriptor, open_named, same_address_space, thread_group,
+    CacheState, cachestat, duplicate_descriptor, identity, name_descriptor, open_named, same_address_space, supplementary_groups,
+    thread_group,
 };
 pub use random::random_u64;
 pub use reservation::Reservation;

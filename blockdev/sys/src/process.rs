@@ -111,12 +111,24 @@ pub fn same_address_space(one: u32, other: u32) -> io::Result<bool> {
 
 /// The process (thread group) that a thread belongs to.
 pub fn thread_group(tid: u32) -> io::Result<u32> {
+    let group = status_field(tid, "Tgid")?;
+    group.parse().map_err(|_| io::Error::other(format!("the Tgid of /proc/{tid}/status is no number: {group}")))
+}
+
+/// The supplementary groups of a thread.
+pub fn supplementary_groups(tid: u32) -> io::Result<Vec<u32>> {
+    let groups = status_field(tid, "Groups")?;
+    Ok(groups.split_ascii_whitespace().filter_map(|group| group.parse().ok()).collect())
+}
+
+/// A line of a thread's status (proc_pid_status(5)).
+fn status_field(tid: u32, name: &str) -> io::Result<String> {
     let status = fs::read_to_string(format!("/proc/{tid}/status"))?;
     status
         .lines()
-        .find_map(|line| line.strip_prefix("Tgid:"))
-        .and_then(|value| value.trim().parse().ok())
-        .ok_or_else(|| io::Error::other(format!("/proc/{tid}/status has no Tgid line")))
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+        .map(|value| value.trim().to_owned())
+        .ok_or_else(|| io::Error::other(format!("/proc/{tid}/status has no line {name}")))
 }
 
 #[cfg(test)]
@@ -135,6 +147,12 @@ mod tests {
         assert!(thread_group(tid as u32).is_err() || thread_group(tid as u32).ok() == Some(std::process::id()));
         assert_eq!(thread_group(std::process::id()).expect("own process"), std::process::id());
         assert!(duplicate_descriptor(std::process::id(), 1_000_000).is_err());
+        let mut groups = supplementary_groups(std::process::id()).expect("own process");
+        groups.sort_unstable();
+        let mut expected: Vec<u32> =
+            nix::unistd::getgroups().expect("getgroups").into_iter().map(|group| group.as_raw()).collect();
+        expected.sort_unstable();
+        assert_eq!(groups, expected);
     }
 
     #[test]

@@ -67,7 +67,7 @@ struct World {
 }
 
 fn flags(read: bool, write: bool) -> OpenFlags {
-    OpenFlags { read, write, truncate: false, append: false, direct: true }
+    OpenFlags { read, write, direct: true, ..OpenFlags::default() }
 }
 
 impl World {

@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use super::inode::{FLAG_XATTRS, Inode};
 use super::meta::Txn;
-use super::{Core, FsError, Result};
+use super::{Core, FsError, Result, set_id};
 use crate::store::{FileKind, Key};
+use crate::types::Caller;
 
 const ACCESS: &[u8] = b"system.posix_acl_access";
 const DEFAULT: &[u8] = b"system.posix_acl_default";
@@ -161,8 +162,10 @@ impl Core {
         Ok(Inherited { default: self.acl(parent, DEFAULT)?, for_directory: kind == FileKind::Directory })
     }
 
-    /// Sets a list; an access list also changes the mode. The content lock is held exclusively.
-    pub(super) fn set_acl(&self, txn: &mut Txn, inode: &Arc<Inode>, name: &[u8], value: &[u8]) -> Result<()> {
+    /// Sets a list; an access list also changes the mode, and as chmod(2) does ends set-group-id for a caller outside the
+    /// group (the kernel says who that is in a form of the request only that fuser does not know). The content lock is
+    /// held exclusively.
+    pub(super) fn set_acl(&self, txn: &mut Txn, caller: Caller, inode: &Arc<Inode>, name: &[u8], value: &[u8]) -> Result<()> {
         let acl = Acl::parse(value).ok_or(FsError::errno(libc::EINVAL))?;
         if name == DEFAULT {
             if !inode.is_directory() {
@@ -176,8 +179,14 @@ impl Core {
         } else {
             txn.put_raw(Key::Xattr(inode.ino, name), value);
         }
+        let record = inode.attributes().record.clone();
+        let sets_group_id = record.mode & libc::S_ISGID != 0;
+        let ended = match sets_group_id && !set_id::is_in_group(caller, record.gid) {
+            true => libc::S_ISGID,
+            false => 0,
+        };
         txn.inode(inode, |record| {
-            record.mode = record.mode & !0o777 | acl.mode_bits();
+            record.mode = record.mode & !(0o777 | ended) | acl.mode_bits();
         });
         Ok(())
     }

@@ -7,12 +7,12 @@ use peerfs_blockdev::BLOCK_BYTES;
 use peerfs_p2p::Range;
 
 use super::cow::{Change, Relocation};
-use super::inode::{Content, Inode, stamp_change, stamp_content, without_suid};
+use super::inode::{Content, Inode, stamp_change, stamp_content};
 use super::io::{MAX_FILE_BYTES, block_of, blocks_for, changed_tail};
 use super::meta::Txn;
 use super::orphans::EXTENTS_AT_ONCE;
 use super::time::{now, resolve, to_record};
-use super::{Core, FsError, Result};
+use super::{Core, FsError, Result, set_id};
 use crate::store::Inode as Record;
 use crate::types::{Attr, Caller, Ino, SetAttr, Timestamp};
 
@@ -26,21 +26,23 @@ impl Core {
         if let Some(size) = set.size {
             check_resizable(&inode, size)?;
             self.resize(&inode, size, |txn| {
-                end_privileges(txn, &inode, caller);
-                self.change_attributes(txn, &inode, &set)
+                set_id::end_unless_root(txn, &inode, caller);
+                self.change_attributes(txn, caller, &inode, &set)
             })?;
         } else {
             let _content = inode.exclude();
             let mut txn = Txn::new();
-            self.change_attributes(&mut txn, &inode, &set)?;
+            self.change_attributes(&mut txn, caller, &inode, &set)?;
             self.apply(txn)?;
         }
         Ok(inode.attr())
     }
 
-    fn change_attributes(&self, txn: &mut Txn, inode: &Arc<Inode>, set: &SetAttr) -> Result<()> {
+    fn change_attributes(&self, txn: &mut Txn, caller: Caller, inode: &Arc<Inode>, set: &SetAttr) -> Result<()> {
         if let Some(mode) = set.mode {
             self.chmod_acl(txn, inode, mode)?;
+        } else if !inode.is_directory() && (set.uid.is_some() || set.gid.is_some() || changes_nothing(caller, inode, set)) {
+            set_id::end(txn, inode, caller);
         }
         let now = now();
         txn.inode(inode, |record| set_attributes(record, set, now));
@@ -163,18 +165,17 @@ impl Core {
         let mut txn = Txn::new();
         txn.inode(inode, |record| {
             stamp_content(record, now());
-            record.mode = without_suid(record.mode);
+            record.mode = set_id::without(record.mode);
         });
         self.apply(txn)
     }
 }
 
-/// What changing the content does to set-id bits, where the request does not say whether the caller has the
-/// privilege to keep them: root is taken to have it.
-pub(super) fn end_privileges(txn: &mut Txn, inode: &Arc<Inode>, caller: Caller) {
-    if caller.uid != 0 {
-        txn.inode(inode, |record| record.mode = without_suid(record.mode));
-    }
+/// A chown(2) that names neither owner nor group arrives as a change of nothing, and the kernel leaves set-id bits to us. So
+/// does the beginning of a write by somebody else, whose WRITE then says what to do: only the owner may change the mode.
+fn changes_nothing(caller: Caller, inode: &Inode, set: &SetAttr) -> bool {
+    let nothing = set.size.is_none() && set.atime.is_none() && set.mtime.is_none() && set.ctime.is_none();
+    nothing && caller.uid != 0 && caller.uid == inode.attributes().record.uid
 }
 
 fn check_resizable(inode: &Inode, size: u64) -> Result<()> {
@@ -193,8 +194,6 @@ fn check_resizable(inode: &Inode, size: u64) -> Result<()> {
 fn set_attributes(record: &mut Record, set: &SetAttr, now: Timestamp) {
     if let Some(mode) = set.mode {
         record.mode = record.mode & !PERMISSIONS | mode & PERMISSIONS;
-    } else if (set.uid.is_some() || set.gid.is_some()) && record.mode & libc::S_IFMT != libc::S_IFDIR {
-        record.mode = without_suid(record.mode);
     }
     if let Some(uid) = set.uid {
         record.uid = uid;

@@ -1,5 +1,6 @@
 //! Names: look-up, making and removing, listing.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -24,19 +25,23 @@ struct Listed {
 
 impl Core {
     pub(super) fn do_lookup(&self, parent: Ino, name: &[u8]) -> Result<Attr> {
+        match name {
+            b"." => return self.look_up_itself(self.inode(parent)?),
+            b".." => return self.look_up_itself(self.inode(self.directory(parent)?.parent.load(Ordering::Acquire))?),
+            _ => check_name(name)?,
+        }
         let parent = self.directory(parent)?;
-        let inode = match name {
-            b"." => parent,
-            b".." => self.inode(parent.parent.load(Ordering::Acquire))?,
-            _ => {
-                check_name(name)?;
-                // Shared, so that the inode cannot lose its name and be freed before the look-up counts.
-                let _shared = parent.share();
-                let inode = self.inode(self.existing_entry(&parent, name)?.ino)?;
-                inode.lookups.fetch_add(1, Ordering::AcqRel);
-                return Ok(inode.attr());
-            }
-        };
+        // Shared, so that the inode cannot lose its name and be freed before the look-up counts.
+        let _shared = parent.share();
+        let inode = self.inode(self.existing_entry(&parent, name)?.ino)?;
+        inode.lookups.fetch_add(1, Ordering::AcqRel);
+        Ok(inode.attr())
+    }
+
+    /// Of whatever a file handle names, which is not always a directory and may be gone.
+    fn look_up_itself(&self, inode: Arc<Inode>) -> Result<Attr> {
+        let _shared = inode.share();
+        self.check_alive(&inode)?;
         inode.lookups.fetch_add(1, Ordering::AcqRel);
         Ok(inode.attr())
     }
@@ -146,17 +151,19 @@ impl Core {
 
     pub(super) fn do_readdir(&self, open: &OpenDir, cookie: u64, plus: bool, sink: DirSink<'_>) -> Result<()> {
         let directory = &open.inode;
-        self.accessed(directory);
+        if !open.no_atime {
+            self.accessed(directory);
+        }
         if cookie < 1 && !self.list_dot(directory, 1, plus, sink)? {
             return Ok(());
         }
         if cookie < 2 && !self.list_dot(directory, 2, plus, sink)? {
             return Ok(());
         }
+        let end = open.end_of_listing(cookie);
         let mut next = cookie.saturating_add(1).max(FIRST_COOKIE);
-        // The kernel's offsets are signed; a cookie beyond them is damage, and listing ends there.
-        while next <= i64::MAX as u64 {
-            let listed = self.list_some(directory, next, plus)?;
+        while next < end {
+            let listed = self.list_some(directory, next..end, plus)?;
             let Some(last) = listed.last() else {
                 return Ok(());
             };
@@ -182,9 +189,9 @@ impl Core {
     }
 
     /// The next entries. With `plus` each inode's look-up is counted in advance.
-    fn list_some(&self, directory: &Inode, from: u64, plus: bool) -> Result<Vec<Listed>> {
+    fn list_some(&self, directory: &Inode, cookies: Range<u64>, plus: bool) -> Result<Vec<Listed>> {
         let _shared = directory.share();
-        let records = self.scan(Key::cookies_of(directory.ino, from), LISTED_AT_ONCE)?;
+        let records = self.scan(Key::cookies_of(directory.ino, cookies), LISTED_AT_ONCE)?;
         let mut listed = Vec::with_capacity(records.len());
         for (key, value) in records {
             let Key::DirentCookie(_, cookie) = Key::decode(&key).map_err(damaged)? else {

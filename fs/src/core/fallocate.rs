@@ -6,7 +6,6 @@ use peerfs_abi::Trigger;
 use peerfs_blockdev::BLOCK_BYTES;
 use peerfs_p2p::Range;
 
-use super::attr::end_privileges;
 use super::cow::{Change, Relocation};
 use super::extent_map::{ExtentMap, Segment};
 use super::file_write::{adopt, place};
@@ -14,7 +13,7 @@ use super::handles::OpenFile;
 use super::inode::{Content, Inode, stamp_content};
 use super::io::{MAX_FILE_BYTES, block_of, blocks_for, changed_tail};
 use super::time::now;
-use super::{Core, FsError, Result};
+use super::{Core, FsError, Result, set_id};
 use crate::store::{Extent, extent_flags};
 use crate::types::{Caller, FallocateMode};
 
@@ -101,7 +100,7 @@ impl Core {
         let mut txn = std::mem::take(&mut change.txn);
         txn.extents(inode.ino, map, &change.touched);
         let blocks = map.blocks();
-        end_privileges(&mut txn, inode, caller);
+        set_id::end_unless_root(&mut txn, inode, caller);
         txn.inode(inode, |record| {
             record.size = new_size;
             record.blocks = blocks;

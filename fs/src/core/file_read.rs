@@ -38,7 +38,9 @@ impl Core {
             let buf = self.read_segments(&segments)?;
             Ok(ReadData::new(buf, (offset % BLOCK_BYTES) as usize, (end - offset) as usize))
         })?;
-        self.accessed(inode);
+        if open.read && !open.no_atime {
+            self.accessed(inode);
+        }
         Ok(data)
     }
 

@@ -12,11 +12,11 @@ use peerfs_p2p::Range;
 use super::cow::{Change, Relocation};
 use super::extent_map::{ExtentMap, Segment, Touched};
 use super::handles::OpenFile;
-use super::inode::{Content, Inode, stamp_content, without_suid};
+use super::inode::{Content, Inode, stamp_content};
 use super::io::{MAX_FILE_BYTES, Piece, block_of, blocks_for, changed_tail};
 use super::reservation::Want;
 use super::time::now;
-use super::{Core, FsError, Result};
+use super::{Core, FsError, Result, Synchronous, set_id};
 use crate::store::{Allocation, Extent};
 use crate::types::{Caller, HandleMode, WriteOrigin};
 
@@ -60,7 +60,8 @@ impl Core {
             open.inode.lost_write_backs.fetch_add(1, Ordering::SeqCst);
         }
         let written = written?;
-        if origin.synchronous && open.mode == HandleMode::Direct {
+        let is_synchronous = origin.synchronous || self.options.synchronous == Synchronous::Everything;
+        if is_synchronous && open.mode == HandleMode::Direct {
             self.do_fsync(open, true)?;
         }
         Ok(written)
@@ -73,7 +74,7 @@ impl Core {
         if (written as usize) < data.len() { Err(FsError::errno(libc::ENOSPC)) } else { Ok(written) }
     }
 
-    fn write_once(&self, _caller: Caller, open: &OpenFile, offset: u64, data: &[u8], origin: WriteOrigin) -> Result<u32> {
+    fn write_once(&self, caller: Caller, open: &OpenFile, offset: u64, data: &[u8], origin: WriteOrigin) -> Result<u32> {
         if !open.write && !origin.from_page_cache {
             return Err(FsError::errno(libc::EBADF));
         }
@@ -97,15 +98,16 @@ impl Core {
         if load.is_aligned() && self.overwrite(inode, load, origin)? {
             return Ok(fits as u32);
         }
-        self.write_or_shorten(inode, load, origin)
+        self.write_or_shorten(inode, load, origin.kill_suid.then_some(caller))
     }
 
-    /// Writes what there is space for: after a reclaim, half, a quarter, … down to one block.
-    fn write_or_shorten(&self, inode: &Arc<Inode>, load: Load<'_>, origin: WriteOrigin) -> Result<u32> {
+    /// Writes what there is space for: after a reclaim, half, a quarter, … down to one block. `ending`: who may not keep
+    /// set-id bits.
+    fn write_or_shorten(&self, inode: &Arc<Inode>, load: Load<'_>, ending: Option<Caller>) -> Result<u32> {
         let mut load = load;
         let mut reclaimed = false;
         loop {
-            match self.relocating(inode, |relocation| self.write_excluding(inode, load, origin, relocation)) {
+            match self.relocating(inode, |relocation| self.write_excluding(inode, load, ending, relocation)) {
                 Ok((old_size, new_size)) => {
                     if new_size != old_size {
                         self.coherence().size_changed(inode.ino, old_size, new_size);
@@ -136,7 +138,7 @@ impl Core {
             {
                 let attributes = inode.attributes();
                 let record = &attributes.record;
-                let clears = origin.kill_suid && without_suid(record.mode) != record.mode;
+                let clears = origin.kill_suid && set_id::is_set(record.mode);
                 if load.end() > record.size || clears {
                     return Ok(false);
                 }
@@ -165,7 +167,7 @@ impl Core {
         &self,
         inode: &Arc<Inode>,
         load: Load<'_>,
-        origin: WriteOrigin,
+        ending: Option<Caller>,
         relocation: &mut Relocation,
     ) -> Result<(u64, u64)> {
         let mut content = inode.exclude();
@@ -173,7 +175,7 @@ impl Core {
         let sizes = self.write_locked(inode, &mut content, load, &mut change);
         let sizes = match sizes {
             Ok((old_size, new_size)) => {
-                self.finish_write(inode, &mut content, origin, new_size, &mut change).map(|()| (old_size, new_size))
+                self.finish_write(inode, &mut content, ending, new_size, &mut change).map(|()| (old_size, new_size))
             }
             Err(error) => Err(error),
         };
@@ -215,7 +217,7 @@ impl Core {
         &self,
         inode: &Arc<Inode>,
         content: &mut Content,
-        origin: WriteOrigin,
+        ending: Option<Caller>,
         new_size: u64,
         change: &mut Change<'_>,
     ) -> Result<()> {
@@ -223,14 +225,13 @@ impl Core {
         let map = self.extents(inode, content)?;
         txn.extents(inode.ino, map, &change.touched);
         let blocks = map.blocks();
-        let clears = origin.kill_suid;
+        if let Some(caller) = ending {
+            set_id::end(&mut txn, inode, caller);
+        }
         txn.inode(inode, |record| {
             record.size = new_size;
             record.blocks = blocks;
             stamp_content(record, now());
-            if clears {
-                record.mode = without_suid(record.mode);
-            }
         });
         self.apply(txn)
     }

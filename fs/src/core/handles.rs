@@ -5,10 +5,9 @@ use std::sync::{Arc, OnceLock};
 
 use dashmap::DashMap;
 
-use super::attr::end_privileges;
 use super::inode::Inode;
 use super::namespace::{NewInode, check_name};
-use super::{Core, FsError, Result};
+use super::{Core, FsError, Result, set_id};
 use crate::types::{Attr, Caller, Handle, HandleMode, Ino, OpenFlags, Opened};
 
 /// An open regular file.
@@ -18,6 +17,8 @@ pub(super) struct OpenFile {
     pub read: bool,
     pub write: bool,
     pub mode: HandleMode,
+    /// Reading leaves the access time alone.
+    pub no_atime: bool,
     /// What names it as the source of a clone, once somebody asked.
     name: OnceLock<u64>,
 }
@@ -26,6 +27,31 @@ pub(super) struct OpenFile {
 #[derive(Debug)]
 pub(super) struct OpenDir {
     pub inode: Arc<Inode>,
+    /// Listing leaves the access time alone.
+    pub no_atime: bool,
+    /// Cookies from here on were given out after the listing began.
+    end: AtomicU64,
+}
+
+impl OpenDir {
+    fn new(inode: Arc<Inode>, flags: OpenFlags) -> Self {
+        let end = AtomicU64::new(next_cookie(&inode));
+        OpenDir { inode, no_atime: flags.no_atime, end }
+    }
+
+    /// Where a listing that goes on after `cookie` ends, so that it does end while entries are made or renamed as fast as
+    /// they are read. One that begins again, or comes from another listing, ends where the directory does now.
+    pub(super) fn end_of_listing(&self, cookie: u64) -> u64 {
+        if cookie == 0 || cookie >= self.end.load(Ordering::Relaxed) {
+            self.end.store(next_cookie(&self.inode), Ordering::Relaxed);
+        }
+        self.end.load(Ordering::Relaxed)
+    }
+}
+
+/// The cookie of the next entry. The kernel's offsets are signed; a cookie beyond them is damage, and listing ends there.
+fn next_cookie(directory: &Inode) -> u64 {
+    directory.attributes().record.next_cookie.min(i64::MAX as u64)
 }
 
 /// All handles; numbers are never reused, so a stale one is a failed look-up.
@@ -95,7 +121,7 @@ impl Core {
     /// O_TRUNC. Also an empty file gets new times and loses what is preallocated.
     fn truncate_opened(&self, caller: Caller, inode: &Arc<Inode>) -> Result<()> {
         self.resize(inode, 0, |txn| {
-            end_privileges(txn, inode, caller);
+            set_id::end_unless_root(txn, inode, caller);
             Ok(())
         })
     }
@@ -104,7 +130,14 @@ impl Core {
         inode.opens.fetch_add(1, Ordering::AcqRel);
         let mode = self.enter_mode(inode, flags);
         let handle = self.handles.next();
-        let open = OpenFile { inode: inode.clone(), read: flags.read, write: flags.write, mode, name: OnceLock::new() };
+        let open = OpenFile {
+            inode: inode.clone(),
+            read: flags.read,
+            write: flags.write,
+            mode,
+            no_atime: flags.no_atime,
+            name: OnceLock::new(),
+        };
         self.handles.files.insert(handle, Arc::new(open));
         Opened { handle, mode, keep_cache: !flags.truncate }
     }
@@ -180,11 +213,11 @@ impl Core {
         }
     }
 
-    pub(super) fn do_opendir(&self, ino: Ino) -> Result<Handle> {
+    pub(super) fn do_opendir(&self, ino: Ino, flags: OpenFlags) -> Result<Handle> {
         let inode = self.directory(ino)?;
         inode.opens.fetch_add(1, Ordering::AcqRel);
         let handle = self.handles.next();
-        self.handles.directories.insert(handle, Arc::new(OpenDir { inode }));
+        self.handles.directories.insert(handle, Arc::new(OpenDir::new(inode, flags)));
         Ok(handle)
     }
 

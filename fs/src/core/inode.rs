@@ -160,12 +160,6 @@ pub(super) fn attr_of(record: &Record) -> Attr {
     }
 }
 
-/// What writing to a file does to its mode: set-user-id goes, and set-group-id where the group may execute.
-pub(super) fn without_suid(mode: u32) -> u32 {
-    let mode = mode & !libc::S_ISUID;
-    if mode & libc::S_IXGRP != 0 { mode & !libc::S_ISGID } else { mode }
-}
-
 /// Content changed now.
 pub(super) fn stamp_content(record: &mut Record, now: Timestamp) {
     record.mtime = to_record(now);

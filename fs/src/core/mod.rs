@@ -45,6 +45,8 @@ mod refetch;
 mod reflink;
 mod rename;
 mod reservation;
+mod set_id;
+mod synchronous;
 mod time;
 mod xattr;
 
@@ -61,6 +63,7 @@ use peerfs_blockdev::BlockDevice;
 pub use self::mapping::{ExtentSurvey, HandleInfo};
 pub use self::refetch::Dropping;
 pub use self::reflink::CloneRange;
+pub use self::synchronous::Synchronous;
 use crate::coherence::Coherence;
 use crate::error::{FsError, Result};
 use crate::store::{BlockRange, Volume};
@@ -88,11 +91,19 @@ pub struct MountOptions {
     pub atime: Atime,
     /// Inodes kept in memory, of those that the kernel knows and nobody uses at present.
     pub inodes_kept: usize,
+    /// What is durable without fsync.
+    pub synchronous: Synchronous,
 }
 
 impl Default for MountOptions {
     fn default() -> Self {
-        MountOptions { read_only: false, commit_interval: Duration::from_secs(5), atime: Atime::default(), inodes_kept: 64 << 10 }
+        MountOptions {
+            read_only: false,
+            commit_interval: Duration::from_secs(5),
+            atime: Atime::default(),
+            synchronous: Synchronous::default(),
+            inodes_kept: 64 << 10,
+        }
     }
 }
 

@@ -41,6 +41,13 @@ pub(super) struct NewInode<'a> {
     pub target: Option<&'a [u8]>,
 }
 
+impl NewInode<'_> {
+    /// What overlay filesystems take for "there is nothing": a character device 0/0.
+    pub(super) fn whiteout(caller: Caller) -> Self {
+        NewInode { caller, mode: libc::S_IFCHR, rdev: 0, target: None }
+    }
+}
+
 impl Core {
     /// The entry of a name. The directory's content lock is held.
     pub(super) fn entry(&self, parent: &Inode, name: &[u8]) -> Result<Option<DirentByName>> {
@@ -60,9 +67,9 @@ impl Core {
         self.entry(parent, name)?.ok_or(FsError::errno(libc::ENOENT))
     }
 
-    /// A directory was removed while somebody still had it.
-    pub(super) fn check_alive(&self, directory: &Inode) -> Result<()> {
-        if directory.nlink() == 0 {
+    /// It was not removed while somebody still had it.
+    pub(super) fn check_alive(&self, inode: &Inode) -> Result<()> {
+        if inode.nlink() == 0 {
             return Err(FsError::errno(libc::ENOENT));
         }
         Ok(())
@@ -98,26 +105,14 @@ impl Core {
 
     /// As [`Core::make`], with the parent's content lock held and the name known to be free.
     pub(super) fn make_in(&self, parent: &Arc<Inode>, name: &[u8], new: NewInode<'_>) -> Result<(Arc<Inode>, Attr)> {
-        self.admit_growth()?;
-        let mut record = self.new_record(parent, &new)?;
-        let is_directory = record.kind() == FileKind::Directory;
-        if is_directory {
+        if new.mode & libc::S_IFMT == libc::S_IFDIR {
             self.check_room_for_subdirectory(parent)?;
         }
-        let inherited = self.inherited_acl(parent, record.kind())?;
-        if !inherited.is_some() && record.kind() != FileKind::Symlink {
-            record.mode &= !(new.caller.umask & 0o777);
-        }
-        let inode = Arc::new(Inode::new(record));
         let mut txn = Txn::new();
-        inherited.store(&mut txn, &inode);
-        txn.inode(&inode, |_| ());
-        if let Some(target) = new.target {
-            txn.put_raw(Key::Symlink(inode.ino), target);
-        }
+        let inode = self.new_inode(&mut txn, parent, &new)?;
         txn.link(parent, name, &inode);
         txn.inode(parent, |record| {
-            record.nlink += u32::from(is_directory);
+            record.nlink += u32::from(inode.is_directory());
             stamp_content(record, now());
         });
         self.apply(txn)?;
@@ -126,6 +121,23 @@ impl Core {
         self.cache.insert(inode.clone());
         self.sweep_if_many();
         Ok((inode, attr))
+    }
+
+    /// An inode without a name yet, which belongs into the directory. The directory's content lock is held.
+    pub(super) fn new_inode(&self, txn: &mut Txn, parent: &Inode, new: &NewInode<'_>) -> Result<Arc<Inode>> {
+        self.admit_growth()?;
+        let mut record = self.new_record(parent, new)?;
+        let inherited = self.inherited_acl(parent, record.kind())?;
+        if !inherited.is_some() && record.kind() != FileKind::Symlink {
+            record.mode &= !(new.caller.umask & 0o777);
+        }
+        let inode = Arc::new(Inode::new(record));
+        inherited.store(txn, &inode);
+        txn.inode(&inode, |_| ());
+        if let Some(target) = new.target {
+            txn.put_raw(Key::Symlink(inode.ino), target);
+        }
+        Ok(inode)
     }
 
     fn new_record(&self, parent: &Inode, new: &NewInode<'_>) -> Result<Record> {

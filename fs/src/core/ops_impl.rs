@@ -3,7 +3,7 @@
 use peerfs_p2p::Range;
 
 use super::namespace::NewInode;
-use super::{Core, Result};
+use super::{Core, Result, Synchronous};
 use crate::ops::{Operations, Refetched};
 use crate::store::FileKind;
 use crate::types::*;
@@ -14,6 +14,10 @@ const INODES_PER_BLOCK: u64 = 4;
 impl Operations for Core {
     fn may_wait(&self, ino: Option<Ino>) -> bool {
         self.coherence().is_mapped(ino) || ino.is_some_and(|ino| self.is_being_refetched(ino))
+    }
+
+    fn is_synchronous(&self) -> bool {
+        self.options.synchronous != Synchronous::Nothing
     }
 
     fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Attr> {
@@ -29,7 +33,7 @@ impl Operations for Core {
     }
 
     fn setattr(&self, caller: Caller, ino: Ino, _handle: Option<Handle>, set: SetAttr) -> Result<Attr> {
-        self.do_setattr(caller, ino, set)
+        self.changed_inode(ino, self.do_setattr(caller, ino, set))
     }
 
     fn readlink(&self, ino: Ino) -> Result<Vec<u8>> {
@@ -45,40 +49,32 @@ impl Operations for Core {
             return Err(super::FsError::errno(libc::EINVAL));
         }
         let new = NewInode { caller, mode: kind | mode & 0o7777, rdev, target: None };
-        Ok(self.make(parent, name, new)?.1)
+        self.changed_names(parent, self.make(parent, name, new).map(|made| made.1))
     }
 
     fn mkdir(&self, caller: Caller, parent: Ino, name: &[u8], mode: u32) -> Result<Attr> {
         let new = NewInode { caller, mode: libc::S_IFDIR | mode & 0o7777, rdev: 0, target: None };
-        Ok(self.make(parent, name, new)?.1)
+        self.changed_names(parent, self.make(parent, name, new).map(|made| made.1))
     }
 
     fn unlink(&self, _caller: Caller, parent: Ino, name: &[u8]) -> Result<()> {
-        self.do_unlink(parent, name)
+        self.changed_names(parent, self.do_unlink(parent, name))
     }
 
     fn rmdir(&self, _caller: Caller, parent: Ino, name: &[u8]) -> Result<()> {
-        self.do_rmdir(parent, name)
+        self.changed_names(parent, self.do_rmdir(parent, name))
     }
 
     fn symlink(&self, caller: Caller, parent: Ino, name: &[u8], target: &[u8]) -> Result<Attr> {
-        self.do_symlink(caller, parent, name, target)
+        self.changed_names(parent, self.do_symlink(caller, parent, name, target))
     }
 
-    fn rename(
-        &self,
-        _caller: Caller,
-        parent: Ino,
-        name: &[u8],
-        new_parent: Ino,
-        new_name: &[u8],
-        mode: RenameMode,
-    ) -> Result<()> {
-        self.do_rename(parent, name, new_parent, new_name, mode)
+    fn rename(&self, caller: Caller, parent: Ino, name: &[u8], new_parent: Ino, new_name: &[u8], mode: RenameMode) -> Result<()> {
+        self.changed_names(parent, self.do_rename(caller, (parent, name), (new_parent, new_name), mode))
     }
 
     fn link(&self, _caller: Caller, ino: Ino, new_parent: Ino, new_name: &[u8]) -> Result<Attr> {
-        self.do_link(ino, new_parent, new_name)
+        self.changed_names(new_parent, self.do_link(ino, new_parent, new_name))
     }
 
     fn open(&self, caller: Caller, ino: Ino, flags: OpenFlags) -> Result<Opened> {
@@ -94,7 +90,7 @@ impl Operations for Core {
         exclusive: bool,
         flags: OpenFlags,
     ) -> Result<(Attr, Opened)> {
-        self.do_create(caller, parent, name, mode, exclusive, flags)
+        self.changed_names(parent, self.do_create(caller, parent, name, mode, exclusive, flags))
     }
 
     fn read(&self, handle: Handle, offset: u64, length: u32, into_cache: bool) -> Result<ReadData> {
@@ -122,15 +118,16 @@ impl Operations for Core {
     }
 
     fn fallocate(&self, caller: Caller, handle: Handle, mode: FallocateMode, offset: u64, length: u64) -> Result<()> {
-        self.do_fallocate(caller, &*self.handles.file(handle)?, mode, offset, length)
+        let open = self.handles.file(handle)?;
+        self.changed_inode(open.inode.ino, self.do_fallocate(caller, &open, mode, offset, length))
     }
 
     fn lseek(&self, handle: Handle, offset: u64, whence: SeekWhence) -> Result<u64> {
         self.do_lseek(&self.handles.file(handle)?.inode, offset, whence)
     }
 
-    fn opendir(&self, ino: Ino) -> Result<Handle> {
-        self.do_opendir(ino)
+    fn opendir(&self, ino: Ino, flags: OpenFlags) -> Result<Handle> {
+        self.do_opendir(ino, flags)
     }
 
     fn readdir(&self, handle: Handle, cookie: u64, plus: bool, sink: DirSink<'_>) -> Result<()> {
@@ -157,20 +154,20 @@ impl Operations for Core {
         })
     }
 
-    fn setxattr(&self, _caller: Caller, ino: Ino, name: &[u8], value: &[u8], mode: XattrMode) -> Result<()> {
-        self.do_setxattr(ino, name, value, mode)
+    fn setxattr(&self, caller: Caller, ino: Ino, name: &[u8], value: &[u8], mode: XattrMode) -> Result<()> {
+        self.changed_inode(ino, self.do_setxattr(caller, ino, name, value, mode))
     }
 
     fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
         self.do_getxattr(ino, name)
     }
 
-    fn listxattr(&self, ino: Ino) -> Result<Vec<u8>> {
-        self.do_listxattr(ino)
+    fn listxattr(&self, caller: Caller, ino: Ino) -> Result<Vec<u8>> {
+        self.do_listxattr(caller, ino)
     }
 
     fn removexattr(&self, _caller: Caller, ino: Ino, name: &[u8]) -> Result<()> {
-        self.do_removexattr(ino, name)
+        self.changed_inode(ino, self.do_removexattr(ino, name))
     }
 
     fn sync(&self) -> Result<()> {

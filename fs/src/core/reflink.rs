@@ -10,14 +10,13 @@ use peerfs_abi::Trigger;
 use peerfs_blockdev::BLOCK_BYTES;
 use peerfs_p2p::Range;
 
-use super::attr::end_privileges;
 use super::cow::{Change, Relocation};
 use super::extent_map::{Segment, Touched};
 use super::handles::OpenFile;
 use super::inode::{Content, Inode, stamp_content};
 use super::io::{MAX_FILE_BYTES, block_of, blocks_for, changed_tail};
 use super::time::now;
-use super::{Core, FsError, Result};
+use super::{Core, FsError, Result, set_id};
 use crate::store::{BlockRange, Extent, extent_flags};
 use crate::types::{Caller, Handle, Ino};
 
@@ -154,7 +153,7 @@ impl Core {
             let map = self.extents(target, locked.target())?;
             change.txn.extents(target.ino, map, &change.touched);
             let blocks = map.blocks();
-            end_privileges(&mut change.txn, target, caller);
+            set_id::end_unless_root(&mut change.txn, target, caller);
             change.txn.inode(target, |record| {
                 record.size = record.size.max(cloned_to);
                 record.blocks = blocks;

@@ -7,12 +7,12 @@ use std::sync::atomic::Ordering;
 use super::Core;
 use super::inode::{Content, Inode, stamp_change, stamp_content};
 use super::meta::Txn;
-use super::namespace::check_name;
+use super::namespace::{NewInode, check_name};
 use super::time::now;
 use crate::error::{FsError, Result};
 use crate::store::DirentByName;
 use crate::sync::lock;
-use crate::types::{Ino, ROOT_INO, RenameMode};
+use crate::types::{Caller, Ino, ROOT_INO, RenameMode};
 
 /// Deeper than any tree that could be made; a parent chain this long is a cycle in a damaged image.
 const MAX_DEPTH: usize = 1 << 20;
@@ -31,7 +31,13 @@ struct Plan {
 }
 
 impl Core {
-    pub(super) fn do_rename(&self, parent: Ino, name: &[u8], new_parent: Ino, new_name: &[u8], mode: RenameMode) -> Result<()> {
+    pub(super) fn do_rename(
+        &self,
+        caller: Caller,
+        (parent, name): (Ino, &[u8]),
+        (new_parent, new_name): (Ino, &[u8]),
+        mode: RenameMode,
+    ) -> Result<()> {
         check_name(name)?;
         check_name(new_name)?;
         self.admit_change()?;
@@ -48,7 +54,7 @@ impl Core {
         if mode == RenameMode::Exchange {
             self.exchange(&from, &to, &plan)?;
         } else {
-            self.replace(&from, &to, &plan)?;
+            self.replace(&from, &to, &plan, mode.leaves_whiteout().then_some(caller))?;
         }
         drop(child_locks);
         drop(parent_locks);
@@ -98,7 +104,7 @@ impl Core {
         let source = self.existing_entry(from.parent, from.name)?;
         let target = self.entry(to.parent, to.name)?;
         match (mode, &target) {
-            (RenameMode::NoReplace, Some(_)) => return Err(FsError::errno(libc::EEXIST)),
+            (mode, Some(_)) if mode.needs_free_name() => return Err(FsError::errno(libc::EEXIST)),
             (RenameMode::Exchange, None) => return Err(FsError::errno(libc::ENOENT)),
             (_, Some(target)) if target.ino == source.ino => return Ok(None),
             _ => {}
@@ -122,9 +128,17 @@ impl Core {
         Ok(Some(Plan { moved, source, other }))
     }
 
-    fn replace(&self, from: &Side<'_>, to: &Side<'_>, plan: &Plan) -> Result<()> {
+    /// `marked_by`: the old name stays as a whiteout that belongs to the caller.
+    fn replace(&self, from: &Side<'_>, to: &Side<'_>, plan: &Plan, marked_by: Option<Caller>) -> Result<()> {
         let mut txn = Txn::new();
-        txn.remove_entry(from.parent, from.name, plan.source.cookie);
+        let whiteout = match marked_by {
+            Some(caller) => Some(self.new_inode(&mut txn, from.parent, &NewInode::whiteout(caller))?),
+            None => None,
+        };
+        match &whiteout {
+            Some(whiteout) => txn.put_entry(from.parent, from.name, plan.source.cookie, whiteout.ino, whiteout.kind),
+            None => txn.remove_entry(from.parent, from.name, plan.source.cookie),
+        }
         match &plan.other {
             Some((victim, entry)) => {
                 if victim.is_directory() {
@@ -138,7 +152,13 @@ impl Core {
         }
         move_child(&mut txn, &plan.moved, from.parent, to.parent);
         finish(&mut txn, from, to);
-        self.apply(txn)
+        self.apply(txn)?;
+        if let Some(whiteout) = whiteout {
+            let ino = whiteout.ino;
+            self.cache.insert(whiteout);
+            self.cache.mark_idle(ino);
+        }
+        Ok(())
     }
 
     fn exchange(&self, from: &Side<'_>, to: &Side<'_>, plan: &Plan) -> Result<()> {

@@ -8,24 +8,29 @@ use super::meta::Txn;
 use super::time::now;
 use super::{Core, FsError, Result, acl, policy};
 use crate::store::{Key, NAME_BYTES, XATTR_BYTES};
-use crate::types::{Ino, XattrMode};
+use crate::types::{Caller, Ino, XattrMode};
 
 /// Most bytes of names that listxattr may return (the kernel's XATTR_LIST_MAX).
 const LIST_BYTES: usize = 65536;
 const NAMES_AT_ONCE: usize = 4096;
 
-const NAMESPACES: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
+/// Attributes for the administrator alone, who is taken to be root. The kernel guards their values, not their names.
+const TRUSTED: &[u8] = b"trusted.";
+const NAMESPACES: [&[u8]; 3] = [b"user.", TRUSTED, b"security."];
 
 fn check_name(name: &[u8]) -> Result<()> {
     if name.is_empty() || name.len() > NAME_BYTES {
         return Err(FsError::errno(libc::ERANGE));
     }
-    let known = |prefix: &&[u8]| name.starts_with(prefix) && name.len() > prefix.len();
-    if NAMESPACES.iter().any(known) || acl::is_acl(name) { Ok(()) } else { Err(FsError::errno(libc::EOPNOTSUPP)) }
+    if NAMESPACES.contains(&name) {
+        return Err(FsError::errno(libc::EINVAL));
+    }
+    let known = NAMESPACES.iter().any(|namespace| name.starts_with(namespace)) || acl::is_acl(name);
+    if known { Ok(()) } else { Err(FsError::errno(libc::EOPNOTSUPP)) }
 }
 
 impl Core {
-    pub(super) fn do_setxattr(&self, ino: Ino, name: &[u8], value: &[u8], mode: XattrMode) -> Result<()> {
+    pub(super) fn do_setxattr(&self, caller: Caller, ino: Ino, name: &[u8], value: &[u8], mode: XattrMode) -> Result<()> {
         check_name(name)?;
         if value.len() > XATTR_BYTES {
             return Err(FsError::errno(libc::E2BIG));
@@ -49,7 +54,7 @@ impl Core {
         }
         let mut txn = Txn::new();
         if acl::is_acl(name) {
-            self.set_acl(&mut txn, &inode, name, value)?;
+            self.set_acl(&mut txn, caller, &inode, name, value)?;
         } else {
             txn.put_raw(Key::Xattr(ino, name), value);
         }
@@ -77,13 +82,14 @@ impl Core {
         }
     }
 
-    pub(super) fn do_listxattr(&self, ino: Ino) -> Result<Vec<u8>> {
+    pub(super) fn do_listxattr(&self, caller: Caller, ino: Ino) -> Result<Vec<u8>> {
         let inode = self.inode(ino)?;
         let mut list = Vec::new();
         if inode.attributes().record.flags & FLAG_XATTRS == 0 {
             return Ok(list);
         }
-        for name in self.xattr_names(ino)? {
+        let is_shown = |name: &Vec<u8>| caller.uid == 0 || !name.starts_with(TRUSTED);
+        for name in self.xattr_names(ino)?.into_iter().filter(is_shown) {
             list.extend_from_slice(&name);
             list.push(0);
         }
@@ -99,7 +105,8 @@ impl Core {
         let _closed = is_policy.then(|| coherence.close_range(ino, Range::ALL, Trigger::PolicyChange));
         let _content = inode.exclude();
         if self.get_raw(Key::Xattr(ino, name))?.is_none() {
-            return Err(FsError::errno(libc::ENODATA));
+            // Every file has an access list, if only that of its mode.
+            return if acl::is_acl(name) { Ok(()) } else { Err(FsError::errno(libc::ENODATA)) };
         }
         let mut txn = Txn::new();
         txn.delete(Key::Xattr(ino, name));

@@ -77,6 +77,16 @@ impl Adapter {
         }
     }
 
+    /// As [`Adapter::serve`], for changes: on some mounts they all wait for a commit.
+    fn serve_change(&self, kind: RequestKind, ino: Option<Ino>, job: impl FnOnce(&dyn Operations) + Send + 'static) {
+        if self.ops.is_synchronous() { self.wait(kind, job) } else { self.serve(kind, ino, job) }
+    }
+
+    /// As [`Adapter::serve_change`], for names, whose changes wait for nothing else.
+    fn serve_name(&self, kind: RequestKind, job: impl FnOnce(&dyn Operations) + Send + 'static) {
+        if self.ops.is_synchronous() { self.wait(kind, job) } else { self.here(kind, || job(&*self.ops)) }
+    }
+
     /// Runs a request here.
     fn here(&self, kind: RequestKind, job: impl FnOnce()) {
         self.requests.add(kind);
@@ -85,7 +95,7 @@ impl Adapter {
 
     /// As [`Adapter::serve`], for what may have to empty the page cache.
     fn serve_open(&self, kind: RequestKind, ino: Option<Ino>, job: impl FnOnce(&dyn Operations) + Send + 'static) {
-        if self.ops.may_wait(ino) {
+        if self.ops.may_wait(ino) || self.ops.is_synchronous() {
             let ops = Arc::clone(&self.ops);
             self.requests.add(kind);
             self.opens.run(move || contain(kind.name(), || job(&*ops)));
@@ -142,6 +152,8 @@ impl fuser::Filesystem for Adapter {
         let wanted = [
             InitFlags::FUSE_ASYNC_DIO,
             InitFlags::FUSE_PARALLEL_DIROPS,
+            // File handles (name_to_handle_at(2), NFS) outlive what the kernel has in memory: it then looks "." up.
+            InitFlags::FUSE_EXPORT_SUPPORT,
             InitFlags::FUSE_DO_READDIRPLUS | InitFlags::FUSE_READDIRPLUS_AUTO,
             InitFlags::FUSE_HAS_IOCTL_DIR,
             InitFlags::FUSE_CACHE_SYMLINKS,
@@ -158,9 +170,10 @@ impl fuser::Filesystem for Adapter {
                 tracing::debug!(?flags, "the kernel does not offer a capability; going on without");
             }
         }
+        // One level is what memory files need; more would leave none for an overlay filesystem above this one.
         let passthrough = self.control.wants_passthrough()
             && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
-            && config.set_max_stack_depth(2).is_ok();
+            && config.set_max_stack_depth(1).is_ok();
         self.control.set_passthrough(passthrough);
         let _nearest = config.set_max_background(MAX_BACKGROUND);
         let _nearest = config.set_max_write(MAX_WRITE);
@@ -222,7 +235,7 @@ impl fuser::Filesystem for Adapter {
         let set =
             SetAttr { mode, uid, gid, size, atime: atime.map(set_time), mtime: mtime.map(set_time), ctime: ctime.map(timestamp) };
         let caller = caller(request);
-        self.serve(RequestKind::Setattr, Some(ino.0), move |ops| {
+        self.serve_change(RequestKind::Setattr, Some(ino.0), move |ops| {
             answer("setattr", reply, ops.setattr(caller, ino.0, handle.map(|h| h.0), set), attr_reply);
         });
     }
@@ -234,43 +247,43 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn mknod(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, rdev: u32, reply: ReplyEntry) {
-        let caller = Caller { umask, ..caller(request) };
-        self.here(RequestKind::Mknod, || {
+        let (caller, name) = (Caller { umask, ..caller(request) }, name.to_owned());
+        self.serve_name(RequestKind::Mknod, move |ops| {
             let outcome =
-                not_virtual(&[parent], &[name]).and_then(|()| self.ops.mknod(caller, parent.0, name.as_bytes(), mode, rdev));
+                not_virtual(&[parent], &[&name]).and_then(|()| ops.mknod(caller, parent.0, name.as_bytes(), mode, rdev));
             answer("mknod", reply, outcome, entry);
         });
     }
 
     fn mkdir(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
-        let caller = Caller { umask, ..caller(request) };
-        self.here(RequestKind::Mkdir, || {
-            let outcome = not_virtual(&[parent], &[name]).and_then(|()| self.ops.mkdir(caller, parent.0, name.as_bytes(), mode));
+        let (caller, name) = (Caller { umask, ..caller(request) }, name.to_owned());
+        self.serve_name(RequestKind::Mkdir, move |ops| {
+            let outcome = not_virtual(&[parent], &[&name]).and_then(|()| ops.mkdir(caller, parent.0, name.as_bytes(), mode));
             answer("mkdir", reply, outcome, entry);
         });
     }
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (caller, name) = (caller(request), name.to_owned());
-        self.serve(RequestKind::Unlink, None, move |ops| {
+        self.serve_change(RequestKind::Unlink, None, move |ops| {
             let outcome = not_virtual(&[parent], &[&name]).and_then(|()| ops.unlink(caller, parent.0, name.as_bytes()));
             answer("unlink", reply, outcome, empty);
         });
     }
 
     fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.here(RequestKind::Rmdir, || {
-            let outcome =
-                not_virtual(&[parent], &[name]).and_then(|()| self.ops.rmdir(caller(request), parent.0, name.as_bytes()));
+        let (caller, name) = (caller(request), name.to_owned());
+        self.serve_name(RequestKind::Rmdir, move |ops| {
+            let outcome = not_virtual(&[parent], &[&name]).and_then(|()| ops.rmdir(caller, parent.0, name.as_bytes()));
             answer("rmdir", reply, outcome, empty);
         });
     }
 
     fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
-        self.here(RequestKind::Symlink, || {
+        let (caller, name, target) = (caller(request), name.to_owned(), target.to_owned());
+        self.serve_name(RequestKind::Symlink, move |ops| {
             let target = target.as_os_str().as_bytes();
-            let outcome = not_virtual(&[parent], &[name])
-                .and_then(|()| self.ops.symlink(caller(request), parent.0, name.as_bytes(), target));
+            let outcome = not_virtual(&[parent], &[&name]).and_then(|()| ops.symlink(caller, parent.0, name.as_bytes(), target));
             answer("symlink", reply, outcome, entry);
         });
     }
@@ -289,10 +302,12 @@ impl fuser::Filesystem for Adapter {
             flags if flags.is_empty() => RenameMode::Replace,
             RenameFlags::RENAME_NOREPLACE => RenameMode::NoReplace,
             RenameFlags::RENAME_EXCHANGE => RenameMode::Exchange,
+            RenameFlags::RENAME_WHITEOUT => RenameMode::Whiteout,
+            flags if flags == RenameFlags::RENAME_WHITEOUT | RenameFlags::RENAME_NOREPLACE => RenameMode::WhiteoutNoReplace,
             _ => return reply.error(Errno::EINVAL),
         };
         let (caller, name, new_name) = (caller(request), name.to_owned(), new_name.to_owned());
-        self.serve(RequestKind::Rename, None, move |ops| {
+        self.serve_change(RequestKind::Rename, None, move |ops| {
             let outcome = not_virtual(&[parent, new_parent], &[&name, &new_name])
                 .and_then(|()| ops.rename(caller, parent.0, name.as_bytes(), new_parent.0, new_name.as_bytes(), mode));
             answer("rename", reply, outcome, empty);
@@ -300,9 +315,10 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn link(&self, request: &Request, ino: INodeNo, new_parent: INodeNo, new_name: &OsStr, reply: ReplyEntry) {
-        self.here(RequestKind::Link, || {
-            let outcome = not_virtual(&[ino, new_parent], &[new_name])
-                .and_then(|()| self.ops.link(caller(request), ino.0, new_parent.0, new_name.as_bytes()));
+        let (caller, new_name) = (caller(request), new_name.to_owned());
+        self.serve_name(RequestKind::Link, move |ops| {
+            let outcome = not_virtual(&[ino, new_parent], &[&new_name])
+                .and_then(|()| ops.link(caller, ino.0, new_parent.0, new_name.as_bytes()));
             answer("link", reply, outcome, entry);
         });
     }
@@ -465,9 +481,10 @@ impl fuser::Filesystem for Adapter {
         self.wait(RequestKind::Fsync, move |ops| answer("fsync", reply, ops.fsync(handle.0, data_only), empty));
     }
 
-    fn opendir(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+    fn opendir(&self, _request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         self.here(RequestKind::Opendir, || {
-            let outcome = if control::is_virtual(ino.0) { Ok(control::DIR_HANDLE) } else { self.ops.opendir(ino.0) };
+            let outcome =
+                if control::is_virtual(ino.0) { Ok(control::DIR_HANDLE) } else { self.ops.opendir(ino.0, open_flags(flags.0)) };
             answer("opendir", reply, outcome, |reply, handle| reply.opened(FileHandle(handle), FopenFlags::empty()));
         });
     }
@@ -555,7 +572,7 @@ impl fuser::Filesystem for Adapter {
             _ => return reply.error(Errno::EINVAL),
         };
         let (caller, name, value) = (caller(request), name.to_owned(), value.to_vec());
-        self.serve(RequestKind::Setxattr, Some(ino.0), move |ops| {
+        self.serve_change(RequestKind::Setxattr, Some(ino.0), move |ops| {
             answer("setxattr", reply, ops.setxattr(caller, ino.0, name.as_bytes(), &value, mode), empty);
         });
     }
@@ -571,9 +588,9 @@ impl fuser::Filesystem for Adapter {
         });
     }
 
-    fn listxattr(&self, _request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+    fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         self.here(RequestKind::Listxattr, || {
-            let outcome = if control::is_virtual(ino.0) { Ok(Vec::new()) } else { self.ops.listxattr(ino.0) };
+            let outcome = if control::is_virtual(ino.0) { Ok(Vec::new()) } else { self.ops.listxattr(caller(request), ino.0) };
             answer("listxattr", reply, outcome, |reply, names| sized(reply, size, &names));
         });
     }
@@ -583,7 +600,7 @@ impl fuser::Filesystem for Adapter {
             return reply.error(Errno::EPERM);
         }
         let (caller, name) = (caller(request), name.to_owned());
-        self.serve(RequestKind::Removexattr, Some(ino.0), move |ops| {
+        self.serve_change(RequestKind::Removexattr, Some(ino.0), move |ops| {
             answer("removexattr", reply, ops.removexattr(caller, ino.0, name.as_bytes()), empty);
         });
     }
@@ -655,7 +672,7 @@ impl fuser::Filesystem for Adapter {
             _ => return reply.error(Errno::EOPNOTSUPP),
         };
         let caller = caller(request);
-        self.serve(RequestKind::Fallocate, Some(ino.0), move |ops| {
+        self.serve_change(RequestKind::Fallocate, Some(ino.0), move |ops| {
             answer("fallocate", reply, ops.fallocate(caller, handle.0, mode, offset, length), empty);
         });
     }

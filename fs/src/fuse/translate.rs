@@ -93,6 +93,7 @@ pub fn open_flags(flags: i32) -> OpenFlags {
         truncate: flags & libc::O_TRUNC != 0,
         append: flags & libc::O_APPEND != 0,
         direct: flags & direct == direct,
+        no_atime: flags & libc::O_NOATIME != 0,
     }
 }
 

@@ -125,9 +125,9 @@ impl<'a> Key<'a> {
         records_of(DIRENT_NAME, parent)
     }
 
-    /// Keys of a directory's entries from a cookie on.
-    pub fn cookies_of(parent: u64, from_cookie: u64) -> Range<Vec<u8>> {
-        Key::DirentCookie(parent, from_cookie).encode()..records_of(DIRENT_COOKIE, parent).end
+    /// Keys of a directory's entries by their cookies.
+    pub fn cookies_of(parent: u64, cookies: Range<u64>) -> Range<Vec<u8>> {
+        Key::DirentCookie(parent, cookies.start).encode()..Key::DirentCookie(parent, cookies.end).encode()
     }
 
     /// Keys of all extents of a file.

@@ -68,7 +68,7 @@ impl<'s> Fuzzer<'s> {
     }
 
     fn open(&mut self) -> Result<()> {
-        let flags = OpenFlags { read: true, write: true, truncate: false, append: false, direct: false };
+        let flags = OpenFlags { read: true, write: true, ..OpenFlags::default() };
         if let ControlOpened::Plain(handle) = self.stage.control.open(caller(), self.session_ino, flags)? {
             self.sessions.push(handle);
         }

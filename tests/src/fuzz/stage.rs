@@ -98,7 +98,7 @@ impl Stage {
 
 fn prepare(core: &Arc<Core>) -> Result<(Ino, Vec<Handle>)> {
     let root = 1;
-    let flags = |read, write, direct| OpenFlags { read, write, direct, truncate: false, append: false };
+    let flags = |read, write, direct| OpenFlags { read, write, direct, ..OpenFlags::default() };
     let (attr, first) = core.create(caller(), root, b"file", 0o644, true, flags(true, true, true))?;
     let origin = WriteOrigin::default();
     for offset in (0..FILE_BYTES).step_by(1 << 20) {

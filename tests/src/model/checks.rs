@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail, ensure};
 use peerfs_fs::ops::Operations;
-use peerfs_fs::types::Ino;
+use peerfs_fs::types::{Ino, OpenFlags};
 use peerfs_p2p::{ExtentState, Range};
 
 use super::oracle::{BLOCK, BlockState};
@@ -103,7 +103,7 @@ impl World {
         let core = &self.system().core;
         let mut found = BTreeMap::new();
         for directory in &self.directories {
-            let handle = core.opendir(*directory).map_err(failed)?;
+            let handle = core.opendir(*directory, OpenFlags { read: true, ..OpenFlags::default() }).map_err(failed)?;
             core.readdir(handle, 0, false, &mut |entry| {
                 if entry.kind & libc::S_IFMT == libc::S_IFREG {
                     found.insert((*directory, String::from_utf8_lossy(entry.name).into_owned()), entry.ino);

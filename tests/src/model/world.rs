@@ -249,7 +249,7 @@ impl World {
 
     /// Opens a handle that the server counts.
     pub(super) fn open_handle(&self, ino: Ino, read: bool, write: bool, direct: bool, truncate: bool) -> Result<Handle> {
-        let flags = OpenFlags { read, write, truncate, append: false, direct };
+        let flags = OpenFlags { read, write, truncate, direct, ..OpenFlags::default() };
         let opened = self.system().core.open(self.caller(), ino, flags).map_err(failed)?;
         if truncate {
             // Stores that were not written back go with the content.

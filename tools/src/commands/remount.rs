@@ -37,7 +37,8 @@ pub fn run(mountpoint: &Path, lists: &[String]) -> Result<ExitCode> {
     let what = || format!("remount {}", mountpoint.display());
     let server = server_info::info(mountpoint).map_err(anyhow::Error::from).with_context(what)?;
     ensure!(is_mount_point(mountpoint).with_context(what)?, "{}: not a mount point itself", what());
-    let flags = flags(current(mountpoint).with_context(what)?, lists)?;
+    let kept = if is_merged_with_table(lists) { MsFlags::empty() } else { current(mountpoint).with_context(what)? };
+    let flags = flags(kept, lists)?;
     let read_only = flags.contains(MsFlags::MS_RDONLY);
     if !read_only && server["read_only"] == true {
         bail!("{}: its server was started read-only; umount it, and mount it again", what());
@@ -52,6 +53,13 @@ pub fn run(mountpoint: &Path, lists: &[String]) -> Result<ExitCode> {
         File::open(mountpoint).and_then(|root| root.revoke_mount()).with_context(what)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// mount(8) has merged what it was given with the table of mounts. It then names all flags that are to be set, and none
+/// that are to be cleared: `suid` arrives as the absence of `nosuid`. From fstab it names what stands there, so that what
+/// is left out stays as it is.
+fn is_merged_with_table(lists: &[String]) -> bool {
+    names(lists).any(|option| option.starts_with("user_id="))
 }
 
 fn is_mount_point(path: &Path) -> Result<bool> {
@@ -95,5 +103,11 @@ mod tests {
         // As mount(8) merges a line of fstab.
         assert_eq!(asked("cmb=256M,noatime,nofail,_netdev,user=root,remount,rw").ok(), Some(both));
         assert!(asked("remount,frobnicate").is_err());
+    }
+
+    #[test]
+    fn what_mount_8_leaves_out_of_the_table_is_cleared() {
+        assert!(is_merged_with_table(&["rw,nodev,relatime,remount,user_id=0,group_id=0".into()]));
+        assert!(!is_merged_with_table(&["cmb=256M,noatime,user=root,remount,rw".into()]));
     }
 }

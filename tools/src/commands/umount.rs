@@ -92,9 +92,9 @@ fn wait_closed(mountpoint: &Path, pid: u32, server: &ProcessHandle) -> Result<()
     if server.wait_exit(LONGEST_WAIT - QUIET_WAIT)? {
         return Ok(());
     }
+    let shown = mountpoint.display();
     bail!(
-        "umount {}: unmounted, but server {pid} has not closed the volume in {} s; see its log",
-        mountpoint.display(),
+        "umount {shown}: unmounted, but server {pid} has not closed the volume in {} s; see its log, or end what has the mount in a namespace of its own, such as a container (grep -l {shown} /proc/*/mountinfo names its processes)",
         LONGEST_WAIT.as_secs()
     );
 }

@@ -27,7 +27,8 @@ use crate::types::*;
 
 const ALICE: Caller = Caller { uid: 1000, gid: 1000, tid: 1, umask: 0 };
 
-const READ_WRITE: OpenFlags = OpenFlags { read: true, write: true, truncate: false, append: false, direct: false };
+const READ_WRITE: OpenFlags =
+    OpenFlags { read: true, write: true, truncate: false, append: false, direct: false, no_atime: false };
 
 const DIRECT: WriteOrigin = WriteOrigin { through_cache: false, from_page_cache: false, kill_suid: false, synchronous: false };
 
@@ -105,7 +106,7 @@ impl Mounted {
 
     /// Names in a directory, without `.` and `..`.
     fn names(&self, ino: Ino) -> Vec<String> {
-        let handle = self.core.opendir(ino).expect("opendir");
+        let handle = self.core.opendir(ino, READ_WRITE).expect("opendir");
         let mut names = Vec::new();
         let mut sink = |entry: &DirEntry<'_>| {
             names.push(String::from_utf8_lossy(entry.name).into_owned());

@@ -149,9 +149,10 @@ impl Run {
     fn rename(&mut self) {
         let (from, to) = (self.directory(), self.directory());
         let (name, new_name) = (self.name(from), self.name(to));
-        let mode = match self.rng.below(4) {
+        let mode = match self.rng.below(6) {
             0 => RenameMode::Exchange,
             1 => RenameMode::NoReplace,
+            2 => RenameMode::Whiteout,
             _ => RenameMode::Replace,
         };
         let done = self.fs.core.rename(ALICE, from, name.as_bytes(), to, new_name.as_bytes(), mode);
@@ -170,10 +171,15 @@ impl Run {
         self.model.entries_mut(to).insert(new_name, moved);
         match (target, mode) {
             (Some(target), RenameMode::Exchange) => {
-                self.model.entries_mut(from).insert(name, target);
+                self.model.entries_mut(from).insert(name.clone(), target);
             }
             (Some(target), _) => self.model.collect(target),
             (None, _) => {}
+        }
+        if mode == RenameMode::Whiteout {
+            let whiteout = self.entries(from)[&name];
+            self.model.nodes.insert(whiteout, Node::Whiteout);
+            self.model.entries_mut(from).insert(name, whiteout);
         }
     }
 
@@ -365,6 +371,7 @@ impl Run {
                     Seen::Directory(entries)
                 }
                 libc::S_IFLNK => Seen::Symlink(self.fs.core.readlink(ino).expect("readlink")),
+                libc::S_IFCHR => Seen::Whiteout,
                 _ => Seen::File { size: attr.size, nlink: attr.nlink, xattrs: self.xattrs(ino) },
             };
             seen.insert(ino, node);
@@ -383,7 +390,7 @@ impl Run {
     }
 
     fn xattrs(&self, ino: Ino) -> BTreeMap<String, Vec<u8>> {
-        let list = self.fs.core.listxattr(ino).expect("listxattr");
+        let list = self.fs.core.listxattr(ALICE, ino).expect("listxattr");
         let names = list.split(|byte| *byte == 0).filter(|name| !name.is_empty());
         names
             .map(|name| {

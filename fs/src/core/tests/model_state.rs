@@ -11,6 +11,7 @@ pub enum Node {
     Directory(BTreeMap<String, Ino>),
     File { data: Rc<Vec<u8>>, xattrs: BTreeMap<String, Vec<u8>> },
     Symlink(Vec<u8>),
+    Whiteout,
 }
 
 /// What can be seen of an inode, but for a file's data: that may be newer than its metadata after a crash.
@@ -19,6 +20,7 @@ pub enum Seen {
     Directory(BTreeMap<String, Ino>),
     File { size: u64, nlink: u32, xattrs: BTreeMap<String, Vec<u8>> },
     Symlink(Vec<u8>),
+    Whiteout,
 }
 
 /// A whole tree.
@@ -114,6 +116,7 @@ impl Model {
         match node {
             Node::Directory(entries) => Seen::Directory(entries.clone()),
             Node::Symlink(target) => Seen::Symlink(target.clone()),
+            Node::Whiteout => Seen::Whiteout,
             Node::File { data, xattrs } => Seen::File { size: data.len() as u64, nlink: self.links(ino), xattrs: xattrs.clone() },
         }
     }

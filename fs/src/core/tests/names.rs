@@ -11,7 +11,7 @@ fn rename(fs: &Mounted, from: (Ino, &str), to: (Ino, &str), mode: RenameMode) ->
 
 #[test]
 fn rename_follows_its_rules() {
-    use RenameMode::{Exchange, NoReplace, Replace};
+    use RenameMode::{Exchange, NoReplace, Replace, WhiteoutNoReplace};
     let fs = Mounted::new(32 * MIB);
     let root = ROOT_INO;
     let (a, b) = (fs.mkdir(root, "a"), fs.mkdir(root, "b"));
@@ -46,10 +46,54 @@ fn rename_follows_its_rules() {
     assert_eq!(fs.core.attr(root).map(|attr| attr.nlink), Ok(3));
     assert_eq!(fs.core.attr(b).map(|attr| attr.nlink), Ok(3));
     assert_eq!(rename(&fs, (b, "g"), (b, "h"), Replace), 0);
+    assert_eq!(rename(&fs, (b, "h"), (root, "f"), WhiteoutNoReplace), libc::EEXIST);
     fs.core.link(ALICE, file, root, b"same").expect("link");
     assert_eq!(rename(&fs, (root, "a"), (root, "same"), Replace), 0);
     assert_eq!(fs.names(root), ["a", "b", "f", "same"]);
     fs.remount();
+}
+
+#[test]
+fn a_rename_leaves_a_whiteout_where_asked() {
+    let fs = Mounted::new(32 * MIB);
+    let directory = fs.mkdir(ROOT_INO, "d");
+    let (file, _) = fs.create(ROOT_INO, "f");
+    let inner = fs.mkdir(ROOT_INO, "e");
+    assert_eq!(rename(&fs, (ROOT_INO, "f"), (directory, "g"), RenameMode::Whiteout), 0);
+    assert_eq!(rename(&fs, (ROOT_INO, "e"), (directory, "h"), RenameMode::WhiteoutNoReplace), 0);
+    assert_eq!(fs.core.lookup(directory, b"g").map(|attr| attr.ino), Ok(file));
+    assert_eq!(fs.core.lookup(directory, b"h").map(|attr| attr.ino), Ok(inner));
+    for name in [b"f", b"e"] {
+        let whiteout = fs.core.lookup(ROOT_INO, name).expect("it stays");
+        assert_eq!((whiteout.mode, whiteout.rdev, whiteout.nlink, whiteout.uid), (libc::S_IFCHR, 0, 1, ALICE.uid));
+    }
+    assert_eq!(fs.core.attr(ROOT_INO).map(|attr| attr.nlink), Ok(3));
+    assert_eq!(fs.names(ROOT_INO), ["d", "f", "e"]);
+    assert_eq!(rename(&fs, (directory, "g"), (ROOT_INO, "f"), RenameMode::Whiteout), 0);
+    assert_eq!(fs.core.lookup(ROOT_INO, b"f").map(|attr| attr.ino), Ok(file));
+    let fs = fs.remount();
+    assert_eq!(fs.core.lookup(directory, b"g").map(|attr| attr.mode), Ok(libc::S_IFCHR));
+    fs.core.unlink(ALICE, directory, b"g").expect("unlink");
+    fs.remount();
+}
+
+#[test]
+fn whatever_has_a_name_can_be_looked_up_by_number() {
+    let fs = Mounted::new(32 * MIB);
+    let directory = fs.mkdir(ROOT_INO, "d");
+    let inner = fs.mkdir(directory, "e");
+    let (file, _) = fs.create(directory, "f");
+    let fs = fs.remount();
+    for ino in [ROOT_INO, directory, file] {
+        assert_eq!(fs.core.lookup(ino, b".").map(|attr| attr.ino), Ok(ino));
+    }
+    assert_eq!(fs.core.lookup(inner, b"..").map(|attr| attr.ino), Ok(directory));
+    assert_eq!(code(fs.core.lookup(file, b"..")), libc::ENOTDIR);
+    fs.core.unlink(ALICE, directory, b"f").expect("unlink");
+    assert_eq!(code(fs.core.lookup(file, b".")), libc::ENOENT);
+    fs.core.forget(file, 1);
+    assert_eq!(code(fs.core.lookup(file, b".")), libc::ENOENT);
+    assert_eq!(code(fs.core.lookup(1 << 40, b".")), libc::ENOENT);
 }
 
 #[test]
@@ -112,7 +156,7 @@ fn listing_is_stable_while_entries_come_and_go() {
         let attr = fs.core.mknod(ALICE, ROOT_INO, format!("n{number}").as_bytes(), libc::S_IFREG, 0);
         fs.core.forget(attr.expect("mknod").ino, 1);
     }
-    let handle = fs.core.opendir(ROOT_INO).expect("opendir");
+    let handle = fs.core.opendir(ROOT_INO, READ_WRITE).expect("opendir");
     let mut seen = Vec::new();
     let mut cookie = 0;
     for round in 0.. {
@@ -159,6 +203,60 @@ fn listing_is_stable_while_entries_come_and_go() {
 }
 
 #[test]
+fn a_listing_ends_while_entries_are_renamed() {
+    const FILES: usize = 500;
+    let fs = Mounted::new(32 * MIB);
+    for number in 0..FILES {
+        fs.create(ROOT_INO, &format!("old{number}"));
+    }
+    let handle = fs.core.opendir(ROOT_INO, READ_WRITE).expect("opendir");
+    let list = |cookie: &mut u64, most: usize| {
+        let (from, mut names) = (*cookie, Vec::new());
+        let mut sink = |entry: &DirEntry<'_>| {
+            if names.len() == most {
+                return false;
+            }
+            *cookie = entry.cookie;
+            names.push(String::from_utf8_lossy(entry.name).into_owned());
+            true
+        };
+        fs.core.readdir(handle, from, false, &mut sink).expect("readdir");
+        names
+    };
+    let (mut cookie, mut renamed) = (0, 0);
+    loop {
+        let names = list(&mut cookie, 10);
+        if names.is_empty() {
+            break;
+        }
+        for name in names.iter().filter(|name| !name.starts_with('.')) {
+            renamed += 1;
+            assert!(renamed <= FILES, "{name} was listed although it was made after the listing began");
+            assert_eq!(rename(&fs, (ROOT_INO, name), (ROOT_INO, &format!("new{renamed}")), RenameMode::Replace), 0);
+        }
+    }
+    assert_eq!(renamed, FILES);
+    let end = cookie;
+    cookie = 0;
+    assert_eq!(list(&mut cookie, usize::MAX).len(), FILES + 2, "beginning again shows the new names");
+    fs.create(ROOT_INO, "last");
+    assert!(list(&mut cookie, 10).is_empty(), "the end stays the end");
+    let elsewhere = fs.core.opendir(ROOT_INO, READ_WRITE).expect("opendir");
+    let mut far = end;
+    fs.core
+        .readdir(elsewhere, end, false, &mut |entry: &DirEntry<'_>| {
+            far = entry.cookie;
+            true
+        })
+        .expect("readdir");
+    fs.create(ROOT_INO, "beyond");
+    assert_eq!(list(&mut far, 10), ["beyond"], "a place from another listing");
+    fs.core.releasedir(elsewhere);
+    fs.core.releasedir(handle);
+    fs.remount();
+}
+
+#[test]
 fn lists_are_inherited_and_follow_chmod() {
     let fs = Mounted::new(32 * MIB);
     let directory = fs.mkdir(ROOT_INO, "d");
@@ -191,5 +289,14 @@ fn lists_are_inherited_and_follow_chmod() {
     fs.core.setxattr(ALICE, inner.ino, access, &minimal, XattrMode::Any).expect("set");
     assert_eq!(code(fs.core.getxattr(inner.ino, access)), libc::ENODATA);
     assert_eq!(fs.core.attr(inner.ino).map(|attr| attr.mode & 0o777), Ok(0o644));
+    let bits = |caller| {
+        let set = SetAttr { mode: Some(0o2755), gid: Some(5), ..SetAttr::default() };
+        fs.core.setattr(ALICE, inner.ino, None, set).expect("chmod");
+        fs.core.setxattr(caller, inner.ino, access, &minimal, XattrMode::Any).expect("set");
+        fs.core.attr(inner.ino).expect("attr").mode & 0o7777
+    };
+    assert_eq!(bits(ALICE), 0o644, "she is not in the group");
+    assert_eq!(bits(Caller { gid: 5, ..ALICE }), 0o2644);
+    assert_eq!(bits(Caller { uid: 0, ..ALICE }), 0o2644);
     fs.remount();
 }
