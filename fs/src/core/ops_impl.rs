@@ -1,5 +1,7 @@
 //! The trait of operations, on top of everything else here.
 
+use std::sync::atomic::Ordering;
+
 use peerfs_p2p::Range;
 
 use super::namespace::NewInode;
@@ -14,6 +16,10 @@ const INODES_PER_BLOCK: u64 = 4;
 impl Operations for Core {
     fn may_wait(&self, ino: Option<Ino>) -> bool {
         self.coherence().is_mapped(ino) || ino.is_some_and(|ino| self.is_being_refetched(ino))
+    }
+
+    fn has_cached_writer(&self, ino: Ino) -> bool {
+        self.cache.peek(ino).is_some_and(|inode| inode.cpu_writers.load(Ordering::SeqCst) > 0)
     }
 
     fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Attr> {
