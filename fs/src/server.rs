@@ -55,6 +55,8 @@ pub struct ServerConfig {
     pub commit_interval: Duration,
     /// Access times.
     pub atime: Atime,
+    /// Also those of directories.
+    pub directory_atime: bool,
     /// Source shown in /proc/mounts; the device if `None`.
     pub fsname: Option<String>,
     /// Generic mount options (`nodev`, `noexec`, ...).
@@ -193,7 +195,12 @@ impl Server {
             .map_err(|source| ServerError::Guardian { exe: config.guardian_exe.clone(), source })?;
         let guardian = Arc::new(guardian);
 
-        let options = MountOptions { read_only: config.read_only, commit_interval: config.commit_interval, atime: config.atime };
+        let options = MountOptions {
+            read_only: config.read_only,
+            commit_interval: config.commit_interval,
+            atime: config.atime,
+            directory_atime: config.directory_atime,
+        };
         let core = Core::open(volume, Arc::clone(&opened.device), Arc::new(NoMappings), options).map_err(ServerError::Core)?;
         let privileged = nix::unistd::geteuid().is_root();
         let passthrough = privileged && !config.grants_by_socket && kernel_has_passthrough();

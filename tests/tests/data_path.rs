@@ -1,9 +1,10 @@
 //! What programs that know nothing of devices do with the content of files, where FUSE leaves it to the server to do
 //! as the kernel's own filesystems do. All on a real mount.
 
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::FileExt;
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
+use std::time::SystemTime;
 
 use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
@@ -48,4 +49,26 @@ fn a_seek_finds_what_was_stored_through_a_mapping() {
     let view = FileView::map(&preallocated, MIB, Sharing::Shared, true).expect("mmap");
     view.write(100_000, &[5]).expect("store");
     assert_eq!(lseek(&preallocated, 0, Whence::SeekData), Ok(98_304));
+}
+
+#[test]
+fn listing_leaves_the_access_time_alone_with_nodiratime() {
+    for (options, follows) in
+        [("strictatime", true), ("strictatime,nodiratime", false), ("nodiratime,diratime,strictatime", true)]
+    {
+        let mount = ScratchMount::new("64M", &["-o", options]).expect("a mount");
+        let (directory, path) = (mount.join("directory"), mount.join("file"));
+        fs::create_dir(&directory).expect("room");
+        fs::write(&path, b"x").expect("room");
+        let file = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(&path).expect("open");
+        let listed = File::open(&directory).expect("open");
+        for opened in [&file, &listed] {
+            opened.set_times(fs::FileTimes::new().set_accessed(SystemTime::UNIX_EPOCH)).expect("utimes");
+        }
+        assert_eq!(fs::read_dir(&directory).expect("a listing").count(), 0);
+        file.read_at(&mut [0; 1], 0).expect("read");
+        let moved =
+            |opened: &File| opened.metadata().and_then(|metadata| metadata.accessed()).expect("stat") > SystemTime::UNIX_EPOCH;
+        assert_eq!((moved(&file), moved(&listed)), (true, follows), "{options}");
+    }
 }

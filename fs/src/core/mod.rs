@@ -86,11 +86,13 @@ pub struct MountOptions {
     pub commit_interval: Duration,
     /// Access times.
     pub atime: Atime,
+    /// Also those of directories.
+    pub directory_atime: bool,
 }
 
 impl Default for MountOptions {
     fn default() -> Self {
-        MountOptions { read_only: false, commit_interval: Duration::from_secs(5), atime: Atime::default() }
+        MountOptions { read_only: false, commit_interval: Duration::from_secs(5), atime: Atime::default(), directory_atime: true }
     }
 }
 

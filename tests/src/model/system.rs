@@ -60,7 +60,7 @@ impl System {
         let overlay = Cmb::new(Arc::new(disk.power.clone()), Arc::clone(&disk.ring), disk.cmb_bytes);
         let device: Arc<dyn BlockDevice> = Arc::new(overlay.clone());
         let volume = Volume::open(Arc::clone(&device), &OpenOptions::default())?;
-        let options = MountOptions { read_only: false, commit_interval: NEVER, atime: Atime::Never };
+        let options = MountOptions { read_only: false, commit_interval: NEVER, atime: Atime::Never, ..MountOptions::default() };
         let core = Core::open(volume, device, Arc::new(NoMappings), options).map_err(|error| anyhow::anyhow!("{error}"))?;
         let clock = Arc::new(JumpClock::default());
         let cache = Arc::new(PageCache::new(&core));
