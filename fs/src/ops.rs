@@ -26,6 +26,9 @@ pub trait Operations: Send + Sync {
     /// Changes wait until they are durable.
     fn is_synchronous(&self) -> bool;
 
+    /// The file is open for writing through the page cache, so its pages may have been stored to.
+    fn has_cached_writer(&self, ino: Ino) -> bool;
+
     /// Finds a name. Success counts one look-up of the inode, as does every call that returns an [`Attr`] for a new name.
     fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Attr>;
     /// The kernel forgets `count` look-ups.
@@ -78,7 +81,7 @@ pub trait Operations: Send + Sync {
     fn release(&self, handle: Handle);
     /// Allocates, punches or zeroes.
     fn fallocate(&self, caller: Caller, handle: Handle, mode: FallocateMode, offset: u64, length: u64) -> Result<()>;
-    /// SEEK_DATA and SEEK_HOLE.
+    /// SEEK_DATA and SEEK_HOLE, by what the server knows: stores to cached pages that were not written back are not in it.
     fn lseek(&self, handle: Handle, offset: u64, whence: SeekWhence) -> Result<u64>;
 
     /// Opens a directory.

@@ -55,6 +55,8 @@ pub struct ServerConfig {
     pub commit_interval: Duration,
     /// Access times.
     pub atime: Atime,
+    /// Also those of directories.
+    pub directory_atime: bool,
     /// What is durable without fsync.
     pub synchronous: Synchronous,
     /// Source shown in /proc/mounts; the device if `None`.
@@ -199,6 +201,7 @@ impl Server {
             read_only: config.read_only,
             commit_interval: config.commit_interval,
             atime: config.atime,
+            directory_atime: config.directory_atime,
             synchronous: config.synchronous,
             ..MountOptions::default()
         };

@@ -53,6 +53,7 @@ pub fn mount(args: &MountArgs) -> Result<MountConfig> {
         pin_quota_user: options.pin_quota_user,
         commit_interval: options.commit_interval,
         atime: options.atime,
+        directory_atime: options.directory_atime,
         synchronous: options.synchronous(),
         fsname: options.fsname,
         generic: options.generic,

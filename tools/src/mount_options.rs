@@ -31,8 +31,6 @@ const WITHOUT_EFFECT: &[&str] = &[
     "silent",
     "allow_other",
     "default_permissions",
-    "diratime",
-    "nodiratime",
     "norelatime",
     "lazytime",
     "nolazytime",
@@ -49,6 +47,8 @@ pub struct MountOptions {
     pub read_only: bool,
     /// Access times.
     pub atime: Atime,
+    /// Access times of directories too.
+    pub directory_atime: bool,
     /// Generic options for the kernel.
     pub generic: Vec<String>,
     /// Source shown in the mount table.
@@ -96,6 +96,7 @@ impl Default for MountOptions {
         MountOptions {
             read_only: false,
             atime: Atime::default(),
+            directory_atime: true,
             generic: Vec::new(),
             fsname: None,
             cmb_bytes: None,
@@ -178,6 +179,8 @@ impl MountOptions {
             "relatime" | "nostrictatime" | "atime" => self.set_atime(Atime::Relative),
             "discard" => self.discard = true,
             "nodiscard" => self.discard = false,
+            "diratime" => self.directory_atime = true,
+            "nodiratime" => self.directory_atime = false,
             "faults" => self.faults = true,
             _ if GENERIC.contains(&flag) => self.set_generic(flag),
             _ if WITHOUT_EFFECT.contains(&flag) || flag.starts_with("x-") => {}

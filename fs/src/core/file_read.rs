@@ -61,7 +61,8 @@ impl Core {
 
     /// Something was read: the access time follows, in memory, as the mount option says.
     pub(super) fn accessed(&self, inode: &Arc<Inode>) {
-        if self.options.atime == Atime::Never || !self.is_writable() {
+        let ignored = inode.is_directory() && !self.options.directory_atime;
+        if ignored || self.options.atime == Atime::Never || !self.is_writable() {
             return;
         }
         let now = now();

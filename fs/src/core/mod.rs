@@ -89,6 +89,8 @@ pub struct MountOptions {
     pub commit_interval: Duration,
     /// Access times.
     pub atime: Atime,
+    /// Also those of directories.
+    pub directory_atime: bool,
     /// Inodes kept in memory, of those that the kernel knows and nobody uses at present.
     pub inodes_kept: usize,
     /// What is durable without fsync.
@@ -101,6 +103,7 @@ impl Default for MountOptions {
             read_only: false,
             commit_interval: Duration::from_secs(5),
             atime: Atime::default(),
+            directory_atime: true,
             synchronous: Synchronous::default(),
             inodes_kept: 64 << 10,
         }

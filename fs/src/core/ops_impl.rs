@@ -1,5 +1,7 @@
 //! The trait of operations, on top of everything else here.
 
+use std::sync::atomic::Ordering;
+
 use peerfs_p2p::Range;
 
 use super::namespace::NewInode;
@@ -18,6 +20,10 @@ impl Operations for Core {
 
     fn is_synchronous(&self) -> bool {
         self.options.synchronous != Synchronous::Nothing
+    }
+
+    fn has_cached_writer(&self, ino: Ino) -> bool {
+        self.cache.peek(ino).is_some_and(|inode| inode.cpu_writers.load(Ordering::SeqCst) > 0)
     }
 
     fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Attr> {

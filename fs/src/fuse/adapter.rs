@@ -18,6 +18,7 @@ use peerfs_p2p::Range;
 use super::answer::{answer, contain};
 use super::backing::Backings;
 use super::pool::Pool;
+use super::seek::seek;
 use super::settle::Settle;
 use super::translate::{TTL, attributes, caller, file_type, open_flags, set_time, timestamp};
 use crate::control::{self, Control, ControlOpened};
@@ -48,6 +49,7 @@ pub struct Adapter {
     /// Maps and other calls of clients, which may too, and which anybody may make wait.
     calls: Pool,
     settle: Settle,
+    cache: Arc<dyn CpuCache>,
     backings: Backings,
     requests: Arc<RequestCounts>,
 }
@@ -62,7 +64,8 @@ impl Adapter {
             pool: Pool::new(POOL_THREADS),
             opens: Pool::new(OPEN_THREADS),
             calls: Pool::new(CALL_THREADS),
-            settle: Settle::new(cache),
+            settle: Settle::new(Arc::clone(&cache)),
+            cache,
             backings: Backings::default(),
             requests,
         }
@@ -687,8 +690,14 @@ impl fuser::Filesystem for Adapter {
         if control::is_virtual(ino.0) {
             return reply.error(Errno::ESPIPE);
         }
-        self.here(RequestKind::Lseek, || {
-            answer("lseek", reply, self.ops.lseek(handle.0, offset, whence), |reply, offset| reply.offset(offset as i64));
+        let send = |reply: ReplyLseek, offset: u64| reply.offset(offset as i64);
+        if !self.ops.has_cached_writer(ino.0) {
+            return self.here(RequestKind::Lseek, || answer("lseek", reply, self.ops.lseek(handle.0, offset, whence), send));
+        }
+        let (ops, cache) = (Arc::clone(&self.ops), Arc::clone(&self.cache));
+        self.requests.add(RequestKind::Lseek);
+        self.opens.run(move || {
+            contain("lseek", || answer("lseek", reply, seek(&*ops, &*cache, (ino.0, handle.0), offset, whence), send));
         });
     }
 }

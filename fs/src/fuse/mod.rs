@@ -6,6 +6,7 @@ mod backing;
 mod cache;
 mod mount;
 mod pool;
+mod seek;
 mod settle;
 mod translate;
 
