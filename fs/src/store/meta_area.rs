@@ -102,6 +102,11 @@ impl MetaArea {
         read(&self.layout).chain.clone()
     }
 
+    /// Blocks in its extents.
+    pub fn backed_blocks(&self) -> u64 {
+        read(&self.layout).backed_bytes / BLOCK_BYTES
+    }
+
     /// Logical length in bytes.
     pub fn length(&self) -> u64 {
         read(&self.layout).length

@@ -161,6 +161,11 @@ impl Volume {
         self.area.chain()
     }
 
+    /// Blocks that the metadata area owns.
+    pub fn metadata_blocks(&self) -> u64 {
+        self.area.backed_blocks()
+    }
+
     /// Opened read-only.
     pub fn read_only(&self) -> bool {
         self.read_only
