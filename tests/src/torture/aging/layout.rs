@@ -1,5 +1,6 @@
 //! How files and free space lie on an unmounted volume.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
@@ -18,6 +19,8 @@ pub struct Layout {
     /// Extents of each file that has blocks, fewest first.
     extents: Vec<u64>,
     blocks: u64,
+    /// Device blocks of files, each once.
+    owned: BTreeSet<u64>,
     free_runs: u64,
     free_blocks: u64,
     largest_free: u64,
@@ -56,6 +59,7 @@ impl Layout {
                 extents += u64::from(next != Some((file_block, extent.device_block)));
                 next = Some((file_block + extent.len_blocks, extent.device_block + extent.len_blocks));
                 self.blocks += extent.len_blocks;
+                self.owned.extend(extent.device_block..extent.device_block + extent.len_blocks);
             }
             Ok(())
         })?;
@@ -65,8 +69,12 @@ impl Layout {
         Ok(())
     }
 
-    /// Extents of a file, on average.
-    pub fn mean_extents(&self) -> f64 {
+    /// Blocks that files have; one that several have counts once.
+    pub fn owned_blocks(&self) -> u64 {
+        self.owned.len() as u64
+    }
+
+    fn mean_extents(&self) -> f64 {
         self.extents.iter().sum::<u64>() as f64 / self.extents.len().max(1) as f64
     }
 

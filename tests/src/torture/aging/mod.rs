@@ -147,6 +147,8 @@ impl Aging {
         self.work.model.settle();
         self.scratch.fsck()?;
         self.layout = Layout::of(&self.scratch, &inodes)?;
+        let owned = self.layout.owned_blocks();
+        ensure!(before.data == owned, "{} blocks of data were in use, and files have {owned}", before.data);
         self.scratch.mount(OPTIONS)?;
         let after = self.count()?;
         ensure!(before == after, "{before:?} became {after:?} by a remount");
