@@ -342,7 +342,7 @@ fn a_file_is_mapped_locked_and_kept() {
     assert_eq!((told.backend, told.size_bytes, told.direct_io), ("pmem", 2 * MIB, false));
     opened.device.write_at(MIB, &[7; BLOCK]).expect("write");
     opened.device.flush().expect("flush");
-    assert!(open(&path, OpenMode::ReadOnly).expect_err("locked").to_string().contains("in use by another process"));
+    assert!(open(&path, OpenMode::ReadOnly).expect_err("locked").to_string().contains("in use by process"));
     let PmemDevice { device, memory, lock } = opened;
     drop((device, memory));
     assert!(open(&path, OpenMode::ReadWrite).is_err(), "the lock's descriptor keeps it");

@@ -8,7 +8,9 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::path::Path;
 use std::process::{Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{Scratch, fail, peerfs, succeed};
@@ -229,16 +231,63 @@ fn a_hung_holder_is_cut_at_the_deadline() {
 }
 
 #[test]
-fn a_volume_in_use_is_refused() {
+fn a_volume_in_use_is_refused_by_every_name() {
     let scratch = mounted(&[]);
+    let (image, other) = (scratch.text("v.img"), scratch.text("other"));
     fs::create_dir(scratch.join("other")).expect("room");
-    let image = scratch.text("v.img");
+    std::os::unix::fs::symlink("v.img", scratch.join("symbolic.img")).expect("room");
+    fs::hard_link(scratch.join("v.img"), scratch.join("hard.img")).expect("room");
+    let looped = LoopDevice::over(&scratch.join("v.img"));
+    let mut names = vec![image.clone(), scratch.text("symbolic.img"), scratch.text("hard.img")];
+    names.extend(looped.iter().map(|device| device.0.clone()));
+    let mut refused = vec![vec!["mkfs", &image, "--force"], vec!["fsck", &image]];
+    for name in &names {
+        refused.push(vec!["mount", name, &other]);
+        refused.push(vec!["mount", name, &other, "-o", "ro"]);
+    }
+    let holder = format!("in use by process {} (", server_pid(&scratch));
     let start = Instant::now();
-    let said = fail(1, &["mount", &image, &scratch.text("other")]);
-    assert!(said.contains("in use"), "{said}");
+    thread::scope(|scope| {
+        for arguments in &refused {
+            let (holder, mnt) = (&holder, scratch.mnt());
+            scope.spawn(move || {
+                let said = fail(1, arguments);
+                assert!(said.contains(holder) && said.contains(&mnt), "{said}");
+            });
+        }
+    });
     assert!(start.elapsed() < Duration::from_secs(30), "the wait is bounded");
-    assert!(fail(1, &["mkfs", &image, "--force"]).contains("in use"));
     succeed(&["umount", &scratch.mnt()]);
+    if let Some(device) = &looped {
+        succeed(&["mount", &device.0, &scratch.mnt()]);
+        let said = fail(1, &["mount", &image, &other]);
+        assert!(said.contains("in use by process"), "the file below a loop device in use: {said}");
+        succeed(&["umount", &scratch.mnt()]);
+    }
+    succeed(&["fsck", &image]);
+}
+
+/// A loop device over a file, taken away at the end.
+struct LoopDevice(String);
+
+impl LoopDevice {
+    /// `None` where none can be set up.
+    fn over(file: &Path) -> Option<LoopDevice> {
+        let output = Command::new("losetup").args(["--find", "--show"]).arg(file).output().ok()?;
+        if !output.status.success() {
+            eprintln!("no loop device is tried, for none can be set up");
+            return None;
+        }
+        Some(LoopDevice(String::from_utf8_lossy(&output.stdout).trim().to_owned()))
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        if !Command::new("losetup").args(["--detach", &self.0]).status().is_ok_and(|status| status.success()) {
+            eprintln!("{} stays", self.0);
+        }
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! What every file must contain, now and after a crash.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::RangeInclusive;
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -13,8 +14,8 @@ pub struct AgedFile {
     now: Vec<Stamp>,
     /// What else a sector may hold after a crash: what it held since the last fsync.
     before: HashMap<usize, Vec<Stamp>>,
-    /// Lengths since the last fsync, in sectors.
-    lengths: Vec<usize>,
+    /// Lengths since the last fsync, in sectors: a write of several parts makes it longer part by part.
+    lengths: Vec<RangeInclusive<usize>>,
     /// A crash must not lose it.
     synced: bool,
 }
@@ -27,8 +28,10 @@ impl AgedFile {
 
     /// Sets sectors; those that are skipped beyond the end are holes.
     pub fn set(&mut self, at: usize, stamps: &[Stamp]) {
-        if at + stamps.len() > self.now.len() {
-            self.resize(at + stamps.len());
+        let (length, end) = (self.now.len(), at + stamps.len());
+        if end > length {
+            self.lengths.push(length..=end);
+            self.now.resize(end, HOLE);
         }
         for (sector, stamp) in (at..).zip(stamps) {
             let old = std::mem::replace(&mut self.now[sector], *stamp);
@@ -38,7 +41,7 @@ impl AgedFile {
 
     /// Cuts it, or makes it longer by a hole.
     pub fn resize(&mut self, sectors: usize) {
-        self.lengths.push(self.now.len());
+        self.lengths.push(self.now.len()..=self.now.len());
         for sector in sectors..self.now.len() {
             self.before.entry(sector).or_default().push(self.now[sector]);
         }
@@ -53,7 +56,7 @@ impl AgedFile {
 
     /// Whether these sectors are what a crash may leave of it.
     fn explains(&self, actual: &[Stamp]) -> Result<()> {
-        let known = actual.len() == self.now.len() || self.lengths.contains(&actual.len());
+        let known = actual.len() == self.now.len() || self.lengths.iter().any(|lengths| lengths.contains(&actual.len()));
         ensure!(known, "its length is {} sectors instead of {} or {:?}", actual.len(), self.now.len(), self.lengths);
         for (sector, stamp) in actual.iter().enumerate() {
             let now = self.now.get(sector).copied().unwrap_or(HOLE);
