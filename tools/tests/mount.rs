@@ -6,7 +6,7 @@ mod common;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -265,6 +265,30 @@ fn a_volume_in_use_is_refused_by_every_name() {
         succeed(&["umount", &scratch.mnt()]);
     }
     succeed(&["fsck", &image]);
+}
+
+#[test]
+fn free_space_is_trimmed_when_asked() {
+    let scratch = mounted(&[]);
+    let allocated = || fs::metadata(scratch.join("v.img")).expect("just made").blocks() * 512;
+    write(&scratch, "mnt/kept", &content(4 << 20));
+    write(&scratch, "mnt/freed", &content(20 << 20));
+    let before = allocated();
+    fs::remove_file(scratch.join("mnt/freed")).expect("just made");
+    File::open(scratch.mnt()).and_then(|root| root.sync_all()).expect("commit");
+    let all = json(&["trim", &scratch.mnt(), "--json"])["bytes_discarded"].as_u64().expect("bytes");
+    assert!(allocated() + (20 << 20) <= before && all >= 20 << 20, "{before} bytes became {}, of {all}", allocated());
+    let nothing = json(&["trim", &scratch.mnt(), "--minimum", "1G", "--json"]);
+    assert_eq!(nothing["bytes_discarded"], 0);
+    assert!(succeed(&["trim", &scratch.mnt(), "--offset", "32M", "--length", "1M"]).contains(" discarded"));
+    assert_eq!(fs::read(scratch.join("mnt/kept")).expect("kept"), content(4 << 20));
+    let said = fail(1, &["trim", &scratch.mnt(), "--offset", "1T"]);
+    assert!(said.contains("beyond the end"), "{said}");
+    assert!(fail(1, &["trim", "/proc"]).contains("not on a peerfs mount"));
+    succeed(&["umount", &scratch.mnt()]);
+    mount(&scratch, &["-o", "ro"]);
+    assert!(fail(1, &["trim", &scratch.mnt()]).contains("read-only"));
+    succeed(&["umount", &scratch.mnt()]);
 }
 
 /// A loop device over a file, taken away at the end.

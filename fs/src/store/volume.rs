@@ -1,8 +1,8 @@
 //! An open volume.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, RwLock};
 
 use peerfs_blockdev::BlockDevice;
 
@@ -15,6 +15,7 @@ use super::meta_area::MetaArea;
 use super::records::{BlockCount, Extent, Inode, Record, SharedRun};
 use super::super_store::SuperblockStore;
 use super::superblock::SUPERBLOCK_BLOCKS;
+use super::trim::Discarding;
 use super::{Batch, BlockRange, Bytes, StoreError};
 
 /// Records read at a time when something walks all of them.
@@ -49,11 +50,9 @@ pub struct Volume {
     kv: Kv,
     allocator: Arc<Allocator>,
     read_only: bool,
-    discard: AtomicBool,
-    /// Shared while free blocks are discarded, which are not available then.
-    discarding: RwLock<()>,
+    pub(super) discarding: Discarding,
     was_clean: bool,
-    closed: AtomicBool,
+    pub(super) closed: AtomicBool,
     metadata_full: AtomicBool,
 }
 
@@ -92,8 +91,7 @@ impl Volume {
             kv,
             allocator,
             read_only: options.read_only,
-            discard: AtomicBool::new(options.discard),
-            discarding: RwLock::default(),
+            discarding: Discarding::new(options.discard),
             was_clean: current.clean,
             closed: AtomicBool::new(false),
             metadata_full: AtomicBool::new(false),
@@ -124,7 +122,7 @@ impl Volume {
             self.closed.store(false, Ordering::Release);
             return Err(error);
         }
-        self.await_discards();
+        self.discarding.wait();
         self.kv.close()?;
         self.superblock.update(|superblock| superblock.clean = true)?;
         Ok(())
@@ -254,7 +252,7 @@ impl Volume {
                 if self.allocator.space().pending > 0 {
                     self.commit()?;
                 }
-                self.await_discards();
+                self.discarding.wait();
                 self.allocator.allocate(request)
             }
             result => result,
@@ -278,7 +276,7 @@ impl Volume {
     pub fn commit(&self) -> Result<CommitSeq, StoreError> {
         let committed = self.kv.commit().or_else(|error| match error.errno() {
             libc::ENOSPC => {
-                self.await_discards();
+                self.discarding.wait();
                 self.kv.commit()
             }
             _ => Err(error),
@@ -291,7 +289,7 @@ impl Volume {
                 seq
             }
         };
-        match self.discards() {
+        match self.discarding.at_commit() {
             true => self.discard_committed(seq),
             false => self.allocator.release_committed(seq),
         }
@@ -324,23 +322,6 @@ impl Volume {
 
     pub(super) fn allocator(&self) -> &Arc<Allocator> {
         &self.allocator
-    }
-
-    pub(super) fn discarding(&self) -> &RwLock<()> {
-        &self.discarding
-    }
-
-    /// Freed blocks are discarded.
-    pub(super) fn discards(&self) -> bool {
-        self.discard.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn stop_discarding(&self) {
-        self.discard.store(false, Ordering::Relaxed);
-    }
-
-    pub(super) fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::Acquire)
     }
 
     pub(super) fn kv(&self) -> &Kv {
