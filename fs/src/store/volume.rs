@@ -69,8 +69,12 @@ impl Volume {
         // Growing needs the free space, which is in the database: so a first look that writes nothing.
         let kv_options = KvOptions { cache_bytes: options.cache_bytes, check_integrity: false };
         let shadow = Kv::open(Backend::shadow(area.clone()), name.clone(), kv_options)?;
-        let allocator =
-            Arc::new(Allocator::new(recorded_space(&shadow)?, &current.chain, SUPERBLOCK_BLOCKS, current.device_blocks)?);
+        let allocator = Arc::new(Allocator::new(
+            recorded_space(&shadow)?,
+            &current.chain.extents(),
+            SUPERBLOCK_BLOCKS,
+            current.device_blocks,
+        )?);
         let kv = if options.read_only {
             shadow
         } else {
@@ -156,7 +160,7 @@ impl Volume {
 
     /// Extents of the metadata area.
     pub fn metadata_extents(&self) -> Vec<BlockRange> {
-        self.area.chain()
+        self.area.extents()
     }
 
     /// Blocks that the metadata area owns.
