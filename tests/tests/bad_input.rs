@@ -29,6 +29,6 @@ fn a_full_device_loses_nothing() -> Result<()> {
 }
 
 #[test]
-fn a_device_full_of_names_loses_nothing() -> Result<()> {
-    bad_input::full_of_names()
+fn a_device_full_of_metadata_loses_nothing() -> Result<()> {
+    bad_input::full_of_metadata()
 }

@@ -10,6 +10,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -340,6 +341,44 @@ fn signals_end_a_server_in_order_even_when_it_is_busy() {
         assert_eq!(fs::read(scratch.join("mnt/open")).expect("committed at the end"), b"written, not synced");
         succeed(&["umount", &scratch.mnt()]);
     }
+}
+
+#[test]
+fn signals_under_load_end_a_server_in_order() {
+    let scratch = mounted(&[]);
+    let server = server_pid(&scratch);
+    let process = peerfs_sys::ProcessHandle::open(server).expect("our own server");
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(server).expect("a process number"));
+    let acknowledged = AtomicU64::new(0);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in 0_u64.. {
+                if fs::write(scratch.join(&format!("mnt/{number}")), number.to_le_bytes()).is_err() {
+                    break;
+                }
+                acknowledged.store(number + 1, Ordering::Release);
+            }
+        });
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while acknowledged.load(Ordering::Acquire) < 100 {
+            assert!(Instant::now() < deadline, "the writer writes");
+            thread::yield_now();
+        }
+        // The second one finds the first at work.
+        for signal in [nix::sys::signal::Signal::SIGTERM, nix::sys::signal::Signal::SIGTERM] {
+            nix::sys::signal::kill(pid, signal).expect("our own server");
+        }
+        assert!(process.wait_exit(Duration::from_secs(30)).expect("poll"), "the server ends");
+    });
+    let image = scratch.text("v.img");
+    assert_eq!(json(&["info", &image, "--json"])["volume"]["clean"], true);
+    succeed(&["fsck", &image]);
+    mount(&scratch, &[]);
+    for number in 0..acknowledged.load(Ordering::Acquire) {
+        let bytes = fs::read(scratch.join(&format!("mnt/{number}"))).expect("committed at the end");
+        assert_eq!(bytes, number.to_le_bytes());
+    }
+    succeed(&["umount", &scratch.mnt()]);
 }
 
 #[test]

@@ -183,7 +183,7 @@ fn perform(task: Task) -> Result<()> {
         Task::BadInput { seed, images, calls } => {
             bad_input::mountpoints()?;
             bad_input::full_device(seed)?;
-            bad_input::full_of_names()?;
+            bad_input::full_of_metadata()?;
             bad_input::ioctls(seed, calls)?;
             bad_input::sockets(seed, calls / 10)?;
             bad_input::images(seed, images)
