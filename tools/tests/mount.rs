@@ -349,11 +349,13 @@ fn signals_under_load_end_a_server_in_order() {
     let server = server_pid(&scratch);
     let process = peerfs_sys::ProcessHandle::open(server).expect("our own server");
     let pid = nix::unistd::Pid::from_raw(i32::try_from(server).expect("a process number"));
+    // After the mount there is no such directory.
+    fs::create_dir(scratch.join("mnt/load")).expect("room");
     let acknowledged = AtomicU64::new(0);
     thread::scope(|scope| {
         scope.spawn(|| {
             for number in 0_u64.. {
-                if fs::write(scratch.join(&format!("mnt/{number}")), number.to_le_bytes()).is_err() {
+                if fs::write(scratch.join(&format!("mnt/load/{number}")), number.to_le_bytes()).is_err() {
                     break;
                 }
                 acknowledged.store(number + 1, Ordering::Release);
@@ -375,7 +377,7 @@ fn signals_under_load_end_a_server_in_order() {
     succeed(&["fsck", &image]);
     mount(&scratch, &[]);
     for number in 0..acknowledged.load(Ordering::Acquire) {
-        let bytes = fs::read(scratch.join(&format!("mnt/{number}"))).expect("committed at the end");
+        let bytes = fs::read(scratch.join(&format!("mnt/load/{number}"))).expect("committed at the end");
         assert_eq!(bytes, number.to_le_bytes());
     }
     succeed(&["umount", &scratch.mnt()]);

@@ -100,7 +100,8 @@ impl Core {
         self.write_or_shorten(inode, load, origin)
     }
 
-    /// Writes what there is space for: after a reclaim, half, a quarter, … down to one block.
+    /// Writes what there is space for: after a reclaim, half, a quarter, … down to one block. Past the page cache all or
+    /// nothing: of a direct write that is answered short the kernel makes EIO.
     fn write_or_shorten(&self, inode: &Arc<Inode>, load: Load<'_>, origin: WriteOrigin) -> Result<u32> {
         let mut load = load;
         let mut reclaimed = false;
@@ -119,7 +120,7 @@ impl Core {
                         self.reclaim();
                         continue;
                     }
-                    if last - first < 2 {
+                    if last - first < 2 || !origin.through_cache {
                         return Err(error);
                     }
                     let end = (first + (last - first) / 2) * BLOCK_BYTES;

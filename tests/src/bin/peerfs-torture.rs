@@ -182,6 +182,7 @@ fn perform(task: Task) -> Result<()> {
         Task::Coherence { seed, seconds } => coherence::run(seed, seconds),
         Task::BadInput { seed, images, calls } => {
             bad_input::mountpoints()?;
+            bad_input::exact_room()?;
             bad_input::full_device(seed)?;
             bad_input::full_of_metadata()?;
             bad_input::ioctls(seed, calls)?;

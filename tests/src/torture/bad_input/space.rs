@@ -2,11 +2,14 @@
 
 use std::fs::{self, File, FileTimes};
 use std::io::{self, Write};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::fcntl::{FallocateFlags, fallocate};
+use nix::sys::statvfs::statvfs;
+use peerfs_blockdev::BLOCK_BYTES;
 use peerfs_sys::set_xattr;
 
 use crate::torture::worker::shared_file;
@@ -46,11 +49,86 @@ pub fn full_device(seed: u64) -> Result<()> {
     scratch.fsck()
 }
 
+/// How blocks are taken.
+#[derive(Debug, Clone, Copy)]
+enum Taking {
+    Buffered(usize),
+    Direct(usize),
+    Allocated(usize),
+}
+
+/// What statfs(2) says is available can be had, to the block, whichever way; and when it was given back, statfs(2) says
+/// what it said before. Only the metadata may have grown meanwhile.
+///
+/// # Errors
+/// When there is less or more, or another error than ENOSPC.
+pub fn exact_room() -> Result<()> {
+    let mut scratch = ScratchMount::new("64M", &[])?;
+    let before = free_with_metadata(&scratch)?;
+    for taking in [
+        Taking::Buffered(4 << 10),
+        Taking::Buffered(1 << 20),
+        Taking::Direct(4 << 10),
+        Taking::Direct(1 << 20),
+        Taking::Allocated(1 << 20),
+    ] {
+        let (path, available) = (scratch.join("filler"), statvfs(&scratch.path())?.blocks_available() * BLOCK_BYTES);
+        let taken = take_all(&path, taking).with_context(|| format!("{taking:?}"))?;
+        ensure!(taken == available, "{taking:?}: {taken} bytes could be had of {available}");
+        ensure!(statvfs(&scratch.path())?.blocks_available() == 0, "{taking:?}: there is more");
+        if matches!(taking, Taking::Direct(_)) {
+            scratch.crash()?;
+            scratch.mount(&[])?;
+        }
+        fs::remove_file(&path)?;
+        File::open(scratch.path())?.sync_all()?;
+        let after = free_with_metadata(&scratch)?;
+        ensure!(after == before, "{taking:?}: {before} blocks were free or the metadata's, now {after}");
+    }
+    scratch.umount()?;
+    scratch.fsck()
+}
+
+fn free_with_metadata(scratch: &ScratchMount) -> Result<u64> {
+    let metadata = scratch.info()?["volume"]["metadata_bytes"].as_u64().context("info.json has metadata_bytes")?;
+    Ok(statvfs(&scratch.path())?.blocks_free() + metadata / BLOCK_BYTES)
+}
+
+/// Takes steps until there is no room, then blocks until there is none; answers how many bytes, which are synced.
+fn take_all(path: &Path, taking: Taking) -> Result<u64> {
+    let mut options = File::options();
+    let (options, step) = match taking {
+        Taking::Direct(step) => (options.custom_flags(libc::O_DIRECT), step),
+        Taking::Buffered(step) | Taking::Allocated(step) => (&mut options, step),
+    };
+    let file = options.write(true).create_new(true).open(path)?;
+    let content = vec![1; step];
+    let mut taken = 0;
+    for step in [step, BLOCK_BYTES as usize] {
+        let full = loop {
+            let done = match taking {
+                Taking::Allocated(_) => {
+                    fallocate(&file, FallocateFlags::empty(), taken as i64, step as i64).map_err(io::Error::from).map(|()| step)
+                }
+                _ => file.write_at(&content[..step], taken),
+            };
+            match done {
+                Ok(count) => taken += count as u64,
+                Err(error) => break error,
+            }
+        };
+        if !is_full(&full) {
+            return Err(full).context("instead of ENOSPC");
+        }
+    }
+    file.sync_all()?;
+    Ok(taken)
+}
+
 /// What fills the metadata.
 #[derive(Debug, Clone, Copy)]
 enum Filling {
-    LongNames,
-    ShortNames,
+    Names,
     Attributes,
 }
 
@@ -60,14 +138,14 @@ enum Filling {
 /// # Errors
 /// When it does not, or cannot.
 pub fn full_of_metadata() -> Result<()> {
-    for filling in [Filling::LongNames, Filling::ShortNames, Filling::Attributes] {
+    for filling in [Filling::Names, Filling::Attributes] {
         full_of(filling).with_context(|| format!("{filling:?}"))?;
     }
     Ok(())
 }
 
 fn full_of(filling: Filling) -> Result<()> {
-    let mut scratch = ScratchMount::new("16M", &[])?;
+    let mut scratch = ScratchMount::new("8M", &[])?;
     let directory = scratch.join("names");
     fs::create_dir(&directory)?;
     let kept = scratch.join("kept");
@@ -113,8 +191,7 @@ fn change_when_full(kept: &Path) -> Result<()> {
 
 fn name_of(directory: &Path, filling: Filling, number: u64) -> PathBuf {
     match filling {
-        Filling::LongNames => directory.join(format!("{number:0200}")),
-        Filling::ShortNames => directory.join(number.to_string()),
+        Filling::Names => directory.join(format!("{number:0200}")),
         Filling::Attributes => directory.join((number / ATTRIBUTES).to_string()),
     }
 }
@@ -137,7 +214,7 @@ fn fill_with_metadata(directory: &Path, filling: Filling) -> Result<u64> {
             Err(error) => return Err(error).context("instead of ENOSPC"),
         }
     }
-    bail!("16 MiB hold a million of them")
+    bail!("8 MiB hold a million of them")
 }
 
 /// Writes until there is no room; answers how many bytes there was room for.
