@@ -63,7 +63,8 @@ enum Taking {
 /// # Errors
 /// When there is less or more, or another error than ENOSPC.
 pub fn exact_room() -> Result<()> {
-    let mut scratch = ScratchMount::new("64M", &[])?;
+    // What there is room for is no multiple of 1 MiB.
+    let mut scratch = ScratchMount::new("65556K", &[])?;
     let before = free_with_metadata(&scratch)?;
     for taking in [
         Taking::Buffered(4 << 10),
@@ -102,7 +103,9 @@ fn take_all(path: &Path, taking: Taking) -> Result<u64> {
         Taking::Buffered(step) | Taking::Allocated(step) => (&mut options, step),
     };
     let file = options.write(true).create_new(true).open(path)?;
-    let content = vec![1; step];
+    // On a page, so that a direct write of 1 MiB is one request.
+    let content = vec![1; step + BLOCK_BYTES as usize];
+    let content = &content[content.as_ptr().align_offset(BLOCK_BYTES as usize)..];
     let mut taken = 0;
     for step in [step, BLOCK_BYTES as usize] {
         let full = loop {
