@@ -155,7 +155,8 @@ pub trait BlockDevice: Send + Sync + fmt::Debug {
     fn submit(&self, io: Io) -> Ticket;
     /// Makes every write that completed before this call durable.
     fn flush(&self) -> Result<(), DeviceError>;
-    /// Tells the device that a range holds nothing of value. Its content is undefined afterwards.
+    /// Tells the device that a range holds nothing of value. Its content is undefined afterwards. EOPNOTSUPP where the
+    /// device has no use for that.
     fn discard(&self, offset: u64, length: u64) -> Result<(), DeviceError>;
     /// Fills a range with zeros.
     fn write_zeroes(&self, offset: u64, length: u64) -> Result<(), DeviceError>;

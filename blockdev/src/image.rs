@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use peerfs_sys::{BUFFER_ALIGN, Direction, Engine};
 
-use crate::opening::{OpenMode, Opening};
+use crate::opening::{Locked, OpenMode, Opening};
 use crate::ringfile::{RingFile, raw};
 use crate::{BlockDevice, DeviceError, DeviceInfo, EventSink, Io, IoBuf, Ticket};
 
@@ -19,6 +19,7 @@ use crate::{BlockDevice, DeviceError, DeviceInfo, EventSink, Io, IoBuf, Ticket};
 #[derive(Debug)]
 pub struct ImageDevice {
     file: RingFile,
+    lock: File,
 }
 
 impl ImageDevice {
@@ -30,7 +31,7 @@ impl ImageDevice {
     pub fn open(path: &Path, mode: OpenMode, lock_wait: Duration) -> Result<Self, DeviceError> {
         let deadline = Instant::now() + lock_wait;
         let opening = Opening { scheme: "image", path, mode, deadline, takes_characters: false };
-        let (mut file, mut direct_io) = opening.open_locked(|flags| open_direct(&opening, flags))?;
+        let Locked { mut file, lock, with: mut direct_io } = opening.open_locked(|flags| open_direct(&opening, flags))?;
         let size_bytes = opening.size(&mut file)?;
         let engine = opening.engine()?;
         let file = Arc::new(file);
@@ -43,6 +44,7 @@ impl ImageDevice {
         let info = DeviceInfo { name: opening.name(), backend: "image", size_bytes, direct_io };
         Ok(ImageDevice {
             file: RingFile { engine, file, info: Arc::new(info), read_only: !opening.is_writable(), durable: true },
+            lock,
         })
     }
 
@@ -51,12 +53,12 @@ impl ImageDevice {
         &self.file.engine
     }
 
-    /// Another descriptor of the same open file description: the lock lasts until it is closed too.
+    /// Another descriptor of what is locked: the lock lasts until it is closed too.
     ///
     /// # Errors
     /// What dup(2) answers.
     pub fn lock_fd(&self) -> io::Result<OwnedFd> {
-        Ok(self.file.file.try_clone()?.into())
+        Ok(self.lock.try_clone()?.into())
     }
 }
 

@@ -9,8 +9,8 @@ use std::time::Instant;
 
 use peerfs_sys::Engine;
 
-use crate::lock_wait;
 use crate::{BLOCK_BYTES, DeviceError};
+use crate::{lock_holder, lock_wait, loop_device};
 
 /// What a device is opened for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +32,15 @@ pub(crate) struct Opening<'a> {
     pub(crate) takes_characters: bool,
 }
 
+/// An open file, locked against other processes.
+pub(crate) struct Locked<T> {
+    pub(crate) file: File,
+    /// Keeps everybody else out, by whatever name: another descriptor of the file, or one of the file below a loop device.
+    pub(crate) lock: File,
+    /// What came with opening it.
+    pub(crate) with: T,
+}
+
 impl Opening<'_> {
     pub(crate) fn name(&self) -> String {
         format!("{}:{}", self.scheme, self.path.display())
@@ -46,30 +55,46 @@ impl Opening<'_> {
     }
 
     /// What `open` opens with the flags that it is given, once its lock is ours.
-    pub(crate) fn open_locked<T>(&self, open: impl Fn(i32) -> io::Result<(File, T)>) -> Result<(File, T), DeviceError> {
-        lock_wait::until(self.deadline, || self.try_open_locked(&open))?.ok_or_else(|| {
-            self.unusable(
-                "in use by another process: unmount it first \
-                 (fuser or lsof on the path names the process)"
-                    .into(),
-            )
+    pub(crate) fn open_locked<T>(&self, open: impl Fn(i32) -> io::Result<(File, T)>) -> Result<Locked<T>, DeviceError> {
+        let below = loop_device::file_below(self.path);
+        lock_wait::until(self.deadline, || self.try_open_locked(&open, below.as_deref()))?.ok_or_else(|| {
+            let holder = lock_holder::holder(self.path).or_else(|| lock_holder::holder(below.as_deref()?));
+            self.unusable(match holder {
+                Some(holder) => format!("in use by {holder}: unmount it first"),
+                None => "in use by another process: unmount it first (fuser or lsof on the path names the process)".into(),
+            })
         })
     }
 
     /// `None`: somebody else has it.
-    fn try_open_locked<T>(&self, open: impl Fn(i32) -> io::Result<(File, T)>) -> Result<Option<(File, T)>, DeviceError> {
+    fn try_open_locked<T>(
+        &self,
+        open: impl Fn(i32) -> io::Result<(File, T)>,
+        below: Option<&Path>,
+    ) -> Result<Option<Locked<T>>, DeviceError> {
         let (file, with) = match open(self.exclusive()?) {
             Ok(opened) => opened,
             Err(err) if err.raw_os_error() == Some(libc::EBUSY) => return Ok(None),
             Err(err) => return Err(self.unusable(format!("cannot be opened: {err}"))),
         };
+        let lock = match below {
+            Some(below) => File::open(below),
+            None => file.try_clone(),
+        };
+        let lock = lock.map_err(|err| self.unusable(format!("its lock cannot be had: {err}")))?;
+        let locked = self.lock(&file)? && self.lock(&lock)?;
+        Ok(locked.then_some(Locked { file, lock, with }))
+    }
+
+    /// False: somebody else has it.
+    fn lock(&self, file: &File) -> Result<bool, DeviceError> {
         let locked = match self.mode {
             OpenMode::ReadOnly => file.try_lock_shared(),
             OpenMode::ReadWrite => file.try_lock(),
         };
         match locked {
-            Ok(()) => Ok(Some((file, with))),
-            Err(TryLockError::WouldBlock) => Ok(None),
+            Ok(()) => Ok(true),
+            Err(TryLockError::WouldBlock) => Ok(false),
             Err(TryLockError::Error(err)) => Err(self.unusable(format!("cannot be locked: {err}"))),
         }
     }

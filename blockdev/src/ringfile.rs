@@ -149,8 +149,10 @@ impl BlockDevice for RingFile {
 
     fn discard(&self, offset: u64, length: u64) -> Result<(), DeviceError> {
         let span = Span { op: "discard", offset, length };
-        self.allocate(span, FallocateFlags::FALLOC_FL_PUNCH_HOLE)?;
-        Ok(())
+        match self.allocate(span, FallocateFlags::FALLOC_FL_PUNCH_HOLE)? {
+            true => Ok(()),
+            false => Err(self.error(span, libc::EOPNOTSUPP)),
+        }
     }
 
     fn write_zeroes(&self, offset: u64, length: u64) -> Result<(), DeviceError> {

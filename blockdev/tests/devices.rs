@@ -33,7 +33,8 @@ fn exercise(device: &dyn BlockDevice) {
     device.read_at(4096, &mut got).expect("read");
     assert!(got[..4096] == data[..4096] && got[4096..12288].iter().all(|b| *b == 0));
     assert!(got[12288..] == data[12288..]);
-    device.discard(0, size).expect("discard");
+    // A filesystem without direct I/O may have no holes either.
+    assert!(device.discard(0, size).is_ok_and(|()| true) || !device.info().direct_io, "discard");
     device.flush().expect("flush");
     for (offset, length) in [(size, 4096), (size - 4096, 8192), (1, 4096), (u64::MAX - 4095, 4096)] {
         let refused = device.write_at(offset, &vec![0; length]);
@@ -102,7 +103,7 @@ fn one_writer_at_a_time() {
     let first = ImageDevice::open(&path, OpenMode::ReadWrite, NO_WAIT).expect("open");
     for mode in [OpenMode::ReadWrite, OpenMode::ReadOnly] {
         let err = ImageDevice::open(&path, mode, Duration::from_millis(20)).expect_err("locked");
-        assert!(err.to_string().contains("in use by another process"), "{err}");
+        assert!(err.to_string().contains(&format!("in use by process {}", std::process::id())), "{err}");
     }
     let kept = first.lock_fd().expect("dup");
     drop(first);

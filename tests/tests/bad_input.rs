@@ -29,6 +29,11 @@ fn a_full_device_loses_nothing() -> Result<()> {
 }
 
 #[test]
-fn a_device_full_of_names_loses_nothing() -> Result<()> {
-    bad_input::full_of_names()
+fn what_statfs_promises_can_be_had() -> Result<()> {
+    bad_input::exact_room()
+}
+
+#[test]
+fn a_device_full_of_metadata_loses_nothing() -> Result<()> {
+    bad_input::full_of_metadata()
 }

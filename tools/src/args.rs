@@ -87,6 +87,9 @@ pub enum Command {
     /// Make a file that shares the blocks of another; nothing is copied until one of them is written
     #[command(after_help = "Example:\n  peerfs reflink /mnt/peer/model.bin /mnt/peer/copy.bin")]
     Reflink(ReflinkArgs),
+    /// Tell the device which blocks hold nothing (the owner of the mount may)
+    #[command(after_help = "Examples:\n  peerfs trim /mnt/peer\n  peerfs trim /mnt/peer --minimum 1M --json")]
+    Trim(TrimArgs),
     /// Copy between a file and a namespace of an importer: device to device, where that is decided
     #[command(
         after_help = "Examples:\n  peerfs copy /mnt/peer/model.bin --to-importer nvme:0000:02:00.0 --lba 0\n  peerfs copy /mnt/peer/back.bin --from-importer nvme:0000:02:00.0 --lba 0 --length 64M"
@@ -369,6 +372,24 @@ pub struct ReflinkArgs {
     pub source: PathBuf,
     /// A file on the same mount; made if it is missing, emptied first if it is there
     pub destination: PathBuf,
+    /// Report as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+pub struct TrimArgs {
+    /// Where the volume is mounted, or a directory of it
+    pub mountpoint: PathBuf,
+    /// First byte of the volume
+    #[arg(long, default_value_t = 0, value_parser = size, value_name = "SIZE")]
+    pub offset: u64,
+    /// How much of the volume [default: to its end]
+    #[arg(long, value_parser = size, value_name = "SIZE")]
+    pub length: Option<u64>,
+    /// Leave shorter runs of free space alone
+    #[arg(long, default_value_t = 0, value_parser = size, value_name = "SIZE")]
+    pub minimum: u64,
     /// Report as JSON
     #[arg(long)]
     pub json: bool,

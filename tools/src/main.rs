@@ -53,6 +53,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Serve(args) => serve::run(&args),
         Command::Revoke(args) => commands::revoke::run(args),
         Command::Reflink(args) => commands::reflink::run(args),
+        Command::Trim(args) => commands::trim::run(args),
         Command::Copy(args) => commands::copy::run(args),
         Command::Bench(args) => commands::bench::run(args),
         Command::Importers(args) => commands::importers::run(args),

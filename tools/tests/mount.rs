@@ -6,9 +6,12 @@ mod common;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{Scratch, fail, peerfs, succeed};
@@ -230,16 +233,87 @@ fn a_hung_holder_is_cut_at_the_deadline() {
 }
 
 #[test]
-fn a_volume_in_use_is_refused() {
+fn a_volume_in_use_is_refused_by_every_name() {
     let scratch = mounted(&[]);
+    let (image, other) = (scratch.text("v.img"), scratch.text("other"));
     fs::create_dir(scratch.join("other")).expect("room");
-    let image = scratch.text("v.img");
+    std::os::unix::fs::symlink("v.img", scratch.join("symbolic.img")).expect("room");
+    fs::hard_link(scratch.join("v.img"), scratch.join("hard.img")).expect("room");
+    let looped = LoopDevice::over(&scratch.join("v.img"));
+    let mut names = vec![image.clone(), scratch.text("symbolic.img"), scratch.text("hard.img")];
+    names.extend(looped.iter().map(|device| device.0.clone()));
+    let mut refused = vec![vec!["mkfs", &image, "--force"], vec!["fsck", &image]];
+    for name in &names {
+        refused.push(vec!["mount", name, &other]);
+        refused.push(vec!["mount", name, &other, "-o", "ro"]);
+    }
+    let holder = format!("in use by process {} (", server_pid(&scratch));
     let start = Instant::now();
-    let said = fail(1, &["mount", &image, &scratch.text("other")]);
-    assert!(said.contains("in use"), "{said}");
+    thread::scope(|scope| {
+        for arguments in &refused {
+            let (holder, mnt) = (&holder, scratch.mnt());
+            scope.spawn(move || {
+                let said = fail(1, arguments);
+                assert!(said.contains(holder) && said.contains(&mnt), "{said}");
+            });
+        }
+    });
     assert!(start.elapsed() < Duration::from_secs(30), "the wait is bounded");
-    assert!(fail(1, &["mkfs", &image, "--force"]).contains("in use"));
     succeed(&["umount", &scratch.mnt()]);
+    if let Some(device) = &looped {
+        succeed(&["mount", &device.0, &scratch.mnt()]);
+        let said = fail(1, &["mount", &image, &other]);
+        assert!(said.contains("in use by process"), "the file below a loop device in use: {said}");
+        succeed(&["umount", &scratch.mnt()]);
+    }
+    succeed(&["fsck", &image]);
+}
+
+#[test]
+fn free_space_is_trimmed_when_asked() {
+    let scratch = mounted(&[]);
+    let allocated = || fs::metadata(scratch.join("v.img")).expect("just made").blocks() * 512;
+    write(&scratch, "mnt/kept", &content(4 << 20));
+    write(&scratch, "mnt/freed", &content(20 << 20));
+    let before = allocated();
+    fs::remove_file(scratch.join("mnt/freed")).expect("just made");
+    File::open(scratch.mnt()).and_then(|root| root.sync_all()).expect("commit");
+    let all = json(&["trim", &scratch.mnt(), "--json"])["bytes_discarded"].as_u64().expect("bytes");
+    assert!(allocated() + (20 << 20) <= before && all >= 20 << 20, "{before} bytes became {}, of {all}", allocated());
+    let nothing = json(&["trim", &scratch.mnt(), "--minimum", "1G", "--json"]);
+    assert_eq!(nothing["bytes_discarded"], 0);
+    assert!(succeed(&["trim", &scratch.mnt(), "--offset", "32M", "--length", "1M"]).contains(" discarded"));
+    assert_eq!(fs::read(scratch.join("mnt/kept")).expect("kept"), content(4 << 20));
+    let said = fail(1, &["trim", &scratch.mnt(), "--offset", "1T"]);
+    assert!(said.contains("beyond the end"), "{said}");
+    assert!(fail(1, &["trim", "/proc"]).contains("not on a peerfs mount"));
+    succeed(&["umount", &scratch.mnt()]);
+    mount(&scratch, &["-o", "ro"]);
+    assert!(fail(1, &["trim", &scratch.mnt()]).contains("read-only"));
+    succeed(&["umount", &scratch.mnt()]);
+}
+
+/// A loop device over a file, taken away at the end.
+struct LoopDevice(String);
+
+impl LoopDevice {
+    /// `None` where none can be set up.
+    fn over(file: &Path) -> Option<LoopDevice> {
+        let output = Command::new("losetup").args(["--find", "--show"]).arg(file).output().ok()?;
+        if !output.status.success() {
+            eprintln!("no loop device is tried, for none can be set up");
+            return None;
+        }
+        Some(LoopDevice(String::from_utf8_lossy(&output.stdout).trim().to_owned()))
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        if !Command::new("losetup").args(["--detach", &self.0]).status().is_ok_and(|status| status.success()) {
+            eprintln!("{} stays", self.0);
+        }
+    }
 }
 
 #[test]
@@ -268,6 +342,46 @@ fn signals_end_a_server_in_order_even_when_it_is_busy() {
         assert_eq!(fs::read(scratch.join("mnt/open")).expect("committed at the end"), b"written, not synced");
         succeed(&["umount", &scratch.mnt()]);
     }
+}
+
+#[test]
+fn signals_under_load_end_a_server_in_order() {
+    let scratch = mounted(&[]);
+    let server = server_pid(&scratch);
+    let process = peerfs_sys::ProcessHandle::open(server).expect("our own server");
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(server).expect("a process number"));
+    // After the mount there is no such directory.
+    fs::create_dir(scratch.join("mnt/load")).expect("room");
+    let acknowledged = AtomicU64::new(0);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in 0_u64.. {
+                if fs::write(scratch.join(&format!("mnt/load/{number}")), number.to_le_bytes()).is_err() {
+                    break;
+                }
+                acknowledged.store(number + 1, Ordering::Release);
+            }
+        });
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while acknowledged.load(Ordering::Acquire) < 100 {
+            assert!(Instant::now() < deadline, "the writer writes");
+            thread::yield_now();
+        }
+        // The second one finds the first at work.
+        for signal in [nix::sys::signal::Signal::SIGTERM, nix::sys::signal::Signal::SIGTERM] {
+            nix::sys::signal::kill(pid, signal).expect("our own server");
+        }
+        assert!(process.wait_exit(Duration::from_secs(30)).expect("poll"), "the server ends");
+    });
+    let image = scratch.text("v.img");
+    assert_eq!(json(&["info", &image, "--json"])["volume"]["clean"], true);
+    succeed(&["fsck", &image]);
+    mount(&scratch, &[]);
+    for number in 0..acknowledged.load(Ordering::Acquire) {
+        let bytes = fs::read(scratch.join(&format!("mnt/load/{number}"))).expect("committed at the end");
+        assert_eq!(bytes, number.to_le_bytes());
+    }
+    succeed(&["umount", &scratch.mnt()]);
 }
 
 #[test]

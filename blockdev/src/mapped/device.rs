@@ -102,9 +102,10 @@ impl BlockDevice for MappedDevice {
     }
 
     fn discard(&self, offset: u64, length: u64) -> Result<(), DeviceError> {
-        // The memory stays as it is, which is as good as any content.
         self.info.check_range(offset, length)?;
-        self.check_writable(offset, length)
+        self.check_writable(offset, length)?;
+        // The memory is there in any case.
+        Err(DeviceError::Io { device: self.info.name.clone(), op: "discard", offset, length, errno: libc::EOPNOTSUPP })
     }
 
     fn write_zeroes(&self, offset: u64, length: u64) -> Result<(), DeviceError> {

@@ -380,9 +380,10 @@ impl BlockDevice for Namespace {
         let span = Span { op: "discard", offset, length };
         shared.info.check_range(offset, length)?;
         shared.check_writable(span)?;
-        match shared.controller.identity().has_dataset_management() && length > 0 {
-            true => shared.deallocate(span),
-            false => Ok(()),
+        match shared.controller.identity().has_dataset_management() {
+            true if length > 0 => shared.deallocate(span),
+            true => Ok(()),
+            false => Err(shared.error(span, libc::EOPNOTSUPP)),
         }
     }
 

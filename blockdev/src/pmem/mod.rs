@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use peerfs_sys::PersistentMapping;
 
-use crate::opening::Opening;
+use crate::opening::{Locked, Opening};
 use crate::{BlockDevice, BlockMemory, DeviceError, DeviceEvents, DeviceInfo, MappedDevice, OpenMode};
 
 use memory::PmemMemory;
@@ -57,8 +57,7 @@ impl PmemDevice {
     /// though it must be, or refused by the system.
     pub fn open(path: &Path, medium: Medium, mode: OpenMode, lock_wait: Duration) -> Result<Self, DeviceError> {
         let opening = opening(path, mode, Instant::now() + lock_wait);
-        let mapped = map(&opening, medium)?;
-        let lock = mapped.file.try_clone().map_err(|err| opening.unusable(format!("its lock cannot be shared: {err}")))?;
+        let (mapped, lock) = map(&opening, medium)?;
         let events = Arc::new(DeviceEvents::default());
         let info = DeviceInfo {
             name: opening.name(),
@@ -75,8 +74,8 @@ fn opening(path: &Path, mode: OpenMode, deadline: Instant) -> Opening<'_> {
     Opening { scheme: "pmem", path, mode, deadline, takes_characters: true }
 }
 
-fn map(opening: &Opening<'_>, medium: Medium) -> Result<Mapped, DeviceError> {
-    let (mut file, ()) = opening.open_locked(|flags| opening.open_with(flags).map(|file| (file, ())))?;
+fn map(opening: &Opening<'_>, medium: Medium) -> Result<(Mapped, File), DeviceError> {
+    let Locked { mut file, lock, with: () } = opening.open_locked(|flags| opening.open_with(flags).map(|file| (file, ())))?;
     let kind = file.metadata().map_err(|err| opening.unusable(format!("cannot be examined: {err}")))?.file_type();
     let size = match kind.is_char_device() {
         true => dax::size_bytes(&file).map_err(|reason| opening.unusable(reason))?,
@@ -88,7 +87,7 @@ fn map(opening: &Opening<'_>, medium: Medium) -> Result<Mapped, DeviceError> {
         Medium::PageCache => PersistentMapping::map_cached(&file, length, opening.is_writable()),
     };
     let mapping = mapping.map_err(|err| opening.unusable(why_not(&err, opening.path, kind.is_block_device())))?;
-    Ok(Mapped { file, mapping, is_file: !kind.is_char_device() })
+    Ok((Mapped { file, mapping, is_file: !kind.is_char_device() }, lock))
 }
 
 /// Why it is not mapped, and what to do.

@@ -98,12 +98,14 @@ impl Core {
         if load.is_aligned() && self.overwrite(inode, load, origin)? {
             return Ok(fits as u32);
         }
-        self.write_or_shorten(inode, load, origin.kill_suid.then_some(caller))
+        self.write_or_shorten(caller, inode, load, origin)
     }
 
-    /// Writes what there is space for: after a reclaim, half, a quarter, … down to one block. `ending`: who may not keep
-    /// set-id bits.
-    fn write_or_shorten(&self, inode: &Arc<Inode>, load: Load<'_>, ending: Option<Caller>) -> Result<u32> {
+    /// Writes what there is space for: after a reclaim, half, a quarter, … down to one block. Past the page cache all or
+    /// nothing: of a direct write that is answered short the kernel makes EIO.
+    fn write_or_shorten(&self, caller: Caller, inode: &Arc<Inode>, load: Load<'_>, origin: WriteOrigin) -> Result<u32> {
+        // Who may not keep set-id bits.
+        let ending = origin.kill_suid.then_some(caller);
         let mut load = load;
         let mut reclaimed = false;
         loop {
@@ -121,7 +123,7 @@ impl Core {
                         self.reclaim();
                         continue;
                     }
-                    if last - first < 2 {
+                    if last - first < 2 || !origin.through_cache {
                         return Err(error);
                     }
                     let end = (first + (last - first) / 2) * BLOCK_BYTES;

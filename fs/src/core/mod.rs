@@ -194,7 +194,7 @@ impl Core {
     /// Tells the device of the free blocks of a range, as far as they are in runs of `least_blocks`; returns how many.
     ///
     /// # Errors
-    /// EROFS; EIO, what came before it is discarded.
+    /// EROFS. EOPNOTSUPP: the device cannot discard. EIO, what came before it is discarded.
     pub fn trim(&self, blocks: BlockRange, least_blocks: u64) -> Result<u64> {
         self.admit_change()?;
         Ok(self.volume.trim(blocks, least_blocks)?)

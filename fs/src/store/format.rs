@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use peerfs_blockdev::{BLOCK_BYTES, BlockDevice, existing_content};
 
 use super::backend::Backend;
+use super::chain::Chain;
 use super::key::Key;
 use super::kv::{Kv, KvOptions};
 use super::meta_area::MetaArea;
@@ -68,7 +69,7 @@ pub(super) fn summarise(superblock: &Superblock) -> Summary {
         label: superblock.label.clone(),
         format: super::FORMAT_NAME.to_owned(),
         size_bytes: superblock.device_blocks * BLOCK_BYTES,
-        metadata_bytes: superblock.backed_blocks() * BLOCK_BYTES,
+        metadata_bytes: superblock.chain.backed_blocks() * BLOCK_BYTES,
         clean: superblock.clean,
         same_host: superblock.host_id == super::host_id(),
         mount_count: superblock.mount_count,
@@ -127,7 +128,7 @@ fn first_superblock(device_blocks: u64, label: &str) -> Result<Superblock, Store
         uuid: random_uuid()?,
         label: label.to_owned(),
         device_blocks,
-        chain: vec![BlockRange::new(SUPERBLOCK_BLOCKS, area_end - SUPERBLOCK_BLOCKS)],
+        chain: Chain::new(vec![BlockRange::new(SUPERBLOCK_BLOCKS, area_end - SUPERBLOCK_BLOCKS)]),
         meta_length: 0,
         clean: false,
         formatting: true,
@@ -152,14 +153,14 @@ fn random_uuid() -> Result<[u8; 16], StoreError> {
 fn fill(device: Arc<dyn BlockDevice>, superblock: &Arc<SuperblockStore>) -> Result<(), StoreError> {
     let name = device.info().name;
     let current = superblock.current();
-    for range in &current.chain {
+    for range in current.chain.extents() {
         device.write_zeroes(range.byte_offset(), range.byte_length())?;
     }
     let area = MetaArea::new(device, superblock.clone());
     let options = KvOptions { cache_bytes: MKFS_CACHE_BYTES, check_integrity: false };
     let kv = Kv::open(Backend::Live(area), name, options)?;
     let root = root_inode();
-    let first_free = current.chain.last().map_or(SUPERBLOCK_BLOCKS, |last| last.end());
+    let first_free = current.chain.extents().last().map_or(SUPERBLOCK_BLOCKS, |last| last.end());
     let free = BlockCount(current.device_blocks - first_free);
     kv.apply(vec![
         (Key::Inode(ROOT_INO).encode(), Some(root.encode().into())),

@@ -3,9 +3,10 @@
 //!
 //! The superblock's chain alone owns the extents. The logical length and what
 //! the chain *backs* are two things: the database asks for whole doublings
-//! (later 4 GiB at a time) long before it writes to them, so blocks are taken
-//! only when a write reaches them; what is not backed reads as zeros. Growth
-//! never calls into the database, which is in mid-transaction then.
+//! (later 4 GiB at a time) long before it writes to them, and does not begin at
+//! the front, so blocks are taken only where a write falls; what is not backed
+//! reads as zeros. Growth never calls into the database, which is in
+//! mid-transaction then.
 
 use std::collections::VecDeque;
 use std::io;
@@ -13,6 +14,7 @@ use std::sync::{Arc, Mutex, RwLock};
 
 use peerfs_blockdev::{BLOCK_BYTES, BlockDevice, Io, Ticket};
 
+use super::chain::{Chain, Gap};
 use super::super_store::SuperblockStore;
 use super::superblock::{CHAIN_CAPACITY, Superblock};
 use super::{BlockRange, StoreError};
@@ -20,6 +22,10 @@ use crate::sync::{lock, read, write};
 
 /// Smallest growth when space allows, in blocks (4 MiB).
 const GROWTH_BLOCKS: u64 = 1024;
+/// Smallest piece in the middle of a gap when space allows, in blocks (256 KiB).
+const ISLAND_BLOCKS: u64 = 64;
+/// The area is in at most about so many pieces of that kind.
+const ISLANDS: u64 = 64;
 /// Writes under way at one time.
 const WRITE_DEPTH: usize = 64;
 
@@ -48,8 +54,7 @@ pub struct MetaArea {
 
 #[derive(Debug, Clone)]
 struct Layout {
-    chain: Vec<BlockRange>,
-    backed_bytes: u64,
+    chain: Chain,
     length: u64,
     /// Backed bytes below this may hold old content above `length`.
     stale_end: u64,
@@ -78,8 +83,8 @@ impl MetaArea {
     /// The area that the superblock describes.
     pub fn new(device: Arc<dyn BlockDevice>, superblock: Arc<SuperblockStore>) -> Arc<Self> {
         let current = superblock.current();
-        let backed_bytes = current.backed_blocks() * BLOCK_BYTES;
-        let layout = Layout { chain: current.chain, backed_bytes, length: current.meta_length, stale_end: backed_bytes };
+        let stale_end = current.chain.covered_blocks() * BLOCK_BYTES;
+        let layout = Layout { chain: current.chain, length: current.meta_length, stale_end };
         Arc::new(MetaArea {
             device,
             superblock,
@@ -98,8 +103,13 @@ impl MetaArea {
     }
 
     /// Extents of the area.
-    pub fn chain(&self) -> Vec<BlockRange> {
-        read(&self.layout).chain.clone()
+    pub fn extents(&self) -> Vec<BlockRange> {
+        read(&self.layout).chain.extents()
+    }
+
+    /// Blocks in its extents.
+    pub fn backed_blocks(&self) -> u64 {
+        read(&self.layout).chain.backed_blocks()
     }
 
     /// Logical length in bytes.
@@ -165,7 +175,7 @@ impl MetaArea {
     fn try_write(&self, offset: u64, data: &[u8]) -> Result<(), StoreError> {
         let start = offset - offset % BLOCK_BYTES;
         let end = (offset + data.len() as u64).next_multiple_of(BLOCK_BYTES);
-        self.back_up_to(end)?;
+        self.back(start / BLOCK_BYTES, end / BLOCK_BYTES)?;
         if start == offset && end == offset + data.len() as u64 {
             return self.start_writes(start, data);
         }
@@ -261,14 +271,15 @@ impl MetaArea {
         let _resizing = lock(&self.resizing);
         let old = read(&self.layout).clone();
         self.settle(0, u64::MAX)?;
-        let zero_end = length.min(old.stale_end).min(old.backed_bytes);
+        let covered = old.chain.covered_blocks() * BLOCK_BYTES;
+        let zero_end = length.min(old.stale_end).min(covered);
         if length > old.length && zero_end > old.length {
             self.zero_area(old.length, zero_end)?;
         }
         self.update_superblock(|superblock| superblock.meta_length = length)?;
         let mut layout = write(&self.layout);
         if length < old.length {
-            layout.stale_end = layout.stale_end.max(old.length.min(old.backed_bytes));
+            layout.stale_end = layout.stale_end.max(old.length.min(covered));
         } else if layout.stale_end <= length {
             layout.stale_end = 0;
         }
@@ -294,34 +305,50 @@ impl MetaArea {
         self.flush()
     }
 
-    /// Makes the chain cover the first `end` bytes.
-    fn back_up_to(&self, end: u64) -> Result<(), StoreError> {
-        if end <= read(&self.layout).backed_bytes {
+    /// Makes the chain back the blocks from `first` up to `end` of the area.
+    fn back(&self, first: u64, end: u64) -> Result<(), StoreError> {
+        if read(&self.layout).chain.gap_in(first, end).is_none() {
             return Ok(());
         }
         let _resizing = lock(&self.resizing);
-        let layout = read(&self.layout).clone();
-        if end <= layout.backed_bytes {
-            return Ok(());
+        loop {
+            let chain = read(&self.layout).chain.clone();
+            let Some(gap) = chain.gap_in(first, end) else { return Ok(()) };
+            self.fill(chain, gap, (first.max(gap.first), end.min(gap.end)))?;
         }
-        let backed = layout.backed_bytes / BLOCK_BYTES;
-        let need = (end - layout.backed_bytes).div_ceil(BLOCK_BYTES);
-        let want = need.max(GROWTH_BLOCKS).max(backed / 2);
-        let near = layout.chain.last().map_or(0, |last| last.end());
-        let room = CHAIN_CAPACITY.saturating_sub(layout.chain.len());
-        let allocator = read(&self.allocator).clone();
+    }
+
+    /// Backs what is needed of a gap, and more where there is room.
+    fn fill(&self, mut chain: Chain, gap: Gap, needed: (u64, u64)) -> Result<(), StoreError> {
+        let need = needed.1 - needed.0;
         let no_space = StoreError::NoSpace { wanted_blocks: need, free_blocks: 0 };
-        let Some(allocator) = allocator else { return Err(no_space) };
-        let Some(pieces) = allocator.take(want, need, room, near) else {
-            tracing::debug!(need_blocks = need, backed_blocks = backed, "the metadata area cannot grow");
+        let Some(allocator) = read(&self.allocator).clone() else { return Err(no_space) };
+        // A gap may be left on either side.
+        let room = CHAIN_CAPACITY.saturating_sub(chain.pieces().len() + 2);
+        let wanted = generous(gap, needed, chain.backed_blocks());
+        let (mut first, mut pieces) = (wanted.0, allocator.take(wanted.1 - wanted.0, need, room, gap.near));
+        let got: u64 = pieces.iter().flatten().map(|piece| piece.count).sum();
+        if got < wanted.1 - wanted.0 {
+            // Not all of what is wanted: then from what is needed on.
+            first = needed.0;
+            if let Some(surplus) = pieces.take_if(|_| got > gap.end - first) {
+                allocator.put_back(&surplus);
+                pieces = allocator.take(need, need, room, gap.near);
+            }
+        }
+        let Some(pieces) = pieces else {
+            tracing::debug!(need_blocks = need, at_block = needed.0, "the metadata area cannot grow");
             return Err(no_space);
         };
         if let Err(error) = self.zero_pieces(&pieces) {
             allocator.put_back(&pieces);
             return Err(error);
         }
+        chain.back(first, &pieces);
         // Once the superblock may name the pieces they are never given back before the next mount.
-        self.extend(&layout.chain, &pieces)
+        self.update_superblock(|superblock| superblock.chain = chain.clone())?;
+        write(&self.layout).chain = chain;
+        Ok(())
     }
 
     fn zero_pieces(&self, pieces: &[BlockRange]) -> Result<(), StoreError> {
@@ -329,21 +356,6 @@ impl MetaArea {
             self.device.write_zeroes(piece.byte_offset(), piece.byte_length())?;
         }
         self.flush()
-    }
-
-    fn extend(&self, chain: &[BlockRange], pieces: &[BlockRange]) -> Result<(), StoreError> {
-        let mut chain = chain.to_vec();
-        for piece in pieces {
-            match chain.last_mut() {
-                Some(last) if last.end() == piece.start => last.count += piece.count,
-                _ => chain.push(*piece),
-            }
-        }
-        self.update_superblock(|superblock| superblock.chain = chain.clone())?;
-        let mut layout = write(&self.layout);
-        layout.backed_bytes += pieces.iter().map(|piece| piece.byte_length()).sum::<u64>();
-        layout.chain = chain;
-        Ok(())
     }
 
     fn check_range(&self, offset: u64, length: usize) -> io::Result<()> {
@@ -359,26 +371,24 @@ impl MetaArea {
 
     /// Splits whole blocks `start..end` of the area into device pieces.
     fn segments(&self, start: u64, end: u64) -> Vec<Segment> {
-        let layout = read(&self.layout);
-        let mut segments = Vec::new();
-        let mut position = start;
-        let mut extent_start = 0;
-        for range in &layout.chain {
-            let extent_end = extent_start + range.byte_length();
-            if position < end && position < extent_end {
-                let length = extent_end.min(end) - position;
-                let device_offset = range.byte_offset() + (position - extent_start);
-                let length_bytes = length as usize;
-                segments.push(Segment { device_offset: Some(device_offset), length: length_bytes });
-                position += length;
-            }
-            extent_start = extent_end;
-        }
-        if position < end {
-            segments.push(Segment { device_offset: None, length: (end - position) as usize });
-        }
-        segments
+        let stretches = read(&self.layout).chain.stretches(start / BLOCK_BYTES, end / BLOCK_BYTES);
+        let segment = |(device_block, count): (Option<u64>, u64)| Segment {
+            device_offset: device_block.map(|block| block * BLOCK_BYTES),
+            length: (count * BLOCK_BYTES) as usize,
+        };
+        stretches.into_iter().map(segment).collect()
     }
+}
+
+/// What to back of a gap, if space allows, when `needed` is: much where the area grows on, else an island.
+fn generous(gap: Gap, needed: (u64, u64), backed: u64) -> (u64, u64) {
+    if needed.0 == gap.first {
+        let count = (needed.1 - needed.0).max(GROWTH_BLOCKS).max(backed / 2);
+        return (gap.first, gap.first.saturating_add(count).min(gap.end));
+    }
+    let island = ISLAND_BLOCKS.max((backed / ISLANDS).next_power_of_two());
+    let first = (needed.0 / island * island).max(gap.first);
+    (first, needed.1.next_multiple_of(island).min(gap.end))
 }
 
 impl Writes {

@@ -13,6 +13,7 @@
 mod alloc;
 mod backend;
 mod batch;
+mod chain;
 mod check;
 mod error;
 mod format;

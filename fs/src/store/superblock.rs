@@ -10,6 +10,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use peerfs_blockdev::{BLOCK_BYTES, VOLUME_MAGIC};
 
 use super::BlockRange;
+use super::chain::Chain;
 
 /// Format written by this code.
 pub const FORMAT_VERSION: u32 = 1;
@@ -17,7 +18,7 @@ pub const FORMAT_VERSION: u32 = 1;
 pub const FORMAT_NAME: &str = "peerfs-1";
 /// Blocks taken by the two superblock copies.
 pub const SUPERBLOCK_BLOCKS: u64 = 2;
-/// Extents the metadata area may consist of.
+/// Extents and gaps the metadata area may consist of.
 pub const CHAIN_CAPACITY: usize = 220;
 /// Longest label in bytes.
 pub const LABEL_BYTES: usize = 64;
@@ -69,8 +70,8 @@ pub struct Superblock {
     pub label: String,
     /// Size of the volume in blocks of 4096 bytes.
     pub device_blocks: u64,
-    /// Extents of the metadata area, in order.
-    pub chain: Vec<BlockRange>,
+    /// Where the metadata area lies.
+    pub chain: Chain,
     /// Logical length of the metadata area in bytes; may exceed what the chain backs.
     pub meta_length: u64,
     /// The last mount ended in order.
@@ -100,7 +101,7 @@ impl Superblock {
     /// The 4096 bytes to write.
     pub fn encode(&self) -> Vec<u8> {
         let mut chain = [RawRange { start: U64::ZERO, count: U64::ZERO }; CHAIN_CAPACITY];
-        for (raw, range) in chain.iter_mut().zip(&self.chain) {
+        for (raw, range) in chain.iter_mut().zip(self.chain.pieces()) {
             *raw = RawRange { start: range.start.into(), count: range.count.into() };
         }
         let mut flags = 0;
@@ -123,7 +124,7 @@ impl Superblock {
             host_id: self.host_id.into(),
             next_context_id: self.next_context_id.into(),
             mount_count: self.mount_count.into(),
-            chain_count: (self.chain.len().min(CHAIN_CAPACITY) as u32).into(),
+            chain_count: (self.chain.pieces().len().min(CHAIN_CAPACITY) as u32).into(),
             reserved: [0; 408],
             chain,
             checksum: U32::ZERO,
@@ -151,16 +152,11 @@ impl Superblock {
         Ok(superblock)
     }
 
-    /// Blocks the chain backs.
-    pub fn backed_blocks(&self) -> u64 {
-        self.chain.iter().map(|range| range.count).sum()
-    }
-
     fn validate(&self) -> Result<(), &'static str> {
         if self.device_blocks > u64::MAX / BLOCK_BYTES {
             return Err("the size is impossible");
         }
-        let mut sorted = self.chain.clone();
+        let mut sorted = self.chain.extents();
         sorted.sort();
         let mut free_from = SUPERBLOCK_BLOCKS;
         for range in sorted {
@@ -171,8 +167,9 @@ impl Superblock {
         }
         // The logical length runs ahead of what is backed by at most one doubling
         // or one region of the database (4 GiB), so anything far above is damage.
-        let limit = (self.device_blocks * BLOCK_BYTES).saturating_mul(4);
-        if self.meta_length > limit.saturating_add(1 << 34) {
+        let limit = (self.device_blocks * BLOCK_BYTES).saturating_mul(4).saturating_add(1 << 34);
+        let covered = self.chain.pieces().iter().try_fold(0_u64, |sum, piece| sum.checked_add(piece.count));
+        if self.meta_length > limit || covered.is_none_or(|blocks| blocks > limit / BLOCK_BYTES) {
             return Err("the metadata area is impossibly long");
         }
         Ok(())
@@ -188,7 +185,7 @@ impl RawSuperblock {
             uuid: self.uuid,
             label: text(&self.label),
             device_blocks: self.device_blocks.get(),
-            chain: chain.iter().map(|r| BlockRange::new(r.start.get(), r.count.get())).collect(),
+            chain: Chain::new(chain.iter().map(|r| BlockRange::new(r.start.get(), r.count.get())).collect()),
             meta_length: self.meta_length.get(),
             clean: self.flags.get() & FLAG_CLEAN != 0,
             formatting: self.flags.get() & FLAG_FORMATTING != 0,
@@ -223,7 +220,7 @@ mod tests {
             uuid: [3; 16],
             label: "vol".into(),
             device_blocks: 4096,
-            chain: vec![BlockRange::new(2, 10), BlockRange::new(100, 5)],
+            chain: Chain::new(vec![BlockRange::new(2, 10), BlockRange::new(0, 7), BlockRange::new(100, 5)]),
             meta_length: 1 << 20,
             clean: true,
             formatting: false,
@@ -266,8 +263,9 @@ mod tests {
             vec![BlockRange::new(u64::MAX, u64::MAX)],
             vec![BlockRange::new(10, 10), BlockRange::new(5, 6)],
             vec![BlockRange::new(10, 0)],
+            vec![BlockRange::new(0, u64::MAX / 2), BlockRange::new(10, 1)],
         ] {
-            let bad = Superblock { chain, ..sample() };
+            let bad = Superblock { chain: Chain::new(chain), ..sample() };
             assert!(matches!(Superblock::parse(&bad.encode()), Err(ParseError::Corrupt(_))));
         }
     }

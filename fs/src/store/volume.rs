@@ -1,8 +1,8 @@
 //! An open volume.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, RwLock};
 
 use peerfs_blockdev::BlockDevice;
 
@@ -15,6 +15,7 @@ use super::meta_area::MetaArea;
 use super::records::{BlockCount, Extent, Inode, Record, SharedRun};
 use super::super_store::SuperblockStore;
 use super::superblock::SUPERBLOCK_BLOCKS;
+use super::trim::Discarding;
 use super::{Batch, BlockRange, Bytes, StoreError};
 
 /// Records read at a time when something walks all of them.
@@ -49,11 +50,9 @@ pub struct Volume {
     kv: Kv,
     allocator: Arc<Allocator>,
     read_only: bool,
-    discard: AtomicBool,
-    /// Shared while free blocks are discarded, which are not available then.
-    discarding: RwLock<()>,
+    pub(super) discarding: Discarding,
     was_clean: bool,
-    closed: AtomicBool,
+    pub(super) closed: AtomicBool,
     metadata_full: AtomicBool,
 }
 
@@ -70,8 +69,12 @@ impl Volume {
         // Growing needs the free space, which is in the database: so a first look that writes nothing.
         let kv_options = KvOptions { cache_bytes: options.cache_bytes, check_integrity: false };
         let shadow = Kv::open(Backend::shadow(area.clone()), name.clone(), kv_options)?;
-        let allocator =
-            Arc::new(Allocator::new(recorded_space(&shadow)?, &current.chain, SUPERBLOCK_BLOCKS, current.device_blocks)?);
+        let allocator = Arc::new(Allocator::new(
+            recorded_space(&shadow)?,
+            &current.chain.extents(),
+            SUPERBLOCK_BLOCKS,
+            current.device_blocks,
+        )?);
         let kv = if options.read_only {
             shadow
         } else {
@@ -92,8 +95,7 @@ impl Volume {
             kv,
             allocator,
             read_only: options.read_only,
-            discard: AtomicBool::new(options.discard),
-            discarding: RwLock::default(),
+            discarding: Discarding::new(options.discard),
             was_clean: current.clean,
             closed: AtomicBool::new(false),
             metadata_full: AtomicBool::new(false),
@@ -124,7 +126,7 @@ impl Volume {
             self.closed.store(false, Ordering::Release);
             return Err(error);
         }
-        self.await_discards();
+        self.discarding.wait();
         self.kv.close()?;
         self.superblock.update(|superblock| superblock.clean = true)?;
         Ok(())
@@ -158,7 +160,12 @@ impl Volume {
 
     /// Extents of the metadata area.
     pub fn metadata_extents(&self) -> Vec<BlockRange> {
-        self.area.chain()
+        self.area.extents()
+    }
+
+    /// Blocks that the metadata area owns.
+    pub fn metadata_blocks(&self) -> u64 {
+        self.area.backed_blocks()
     }
 
     /// Opened read-only.
@@ -249,7 +256,7 @@ impl Volume {
                 if self.allocator.space().pending > 0 {
                     self.commit()?;
                 }
-                self.await_discards();
+                self.discarding.wait();
                 self.allocator.allocate(request)
             }
             result => result,
@@ -273,7 +280,7 @@ impl Volume {
     pub fn commit(&self) -> Result<CommitSeq, StoreError> {
         let committed = self.kv.commit().or_else(|error| match error.errno() {
             libc::ENOSPC => {
-                self.await_discards();
+                self.discarding.wait();
                 self.kv.commit()
             }
             _ => Err(error),
@@ -286,7 +293,7 @@ impl Volume {
                 seq
             }
         };
-        match self.discards() {
+        match self.discarding.at_commit() {
             true => self.discard_committed(seq),
             false => self.allocator.release_committed(seq),
         }
@@ -319,23 +326,6 @@ impl Volume {
 
     pub(super) fn allocator(&self) -> &Arc<Allocator> {
         &self.allocator
-    }
-
-    pub(super) fn discarding(&self) -> &RwLock<()> {
-        &self.discarding
-    }
-
-    /// Freed blocks are discarded.
-    pub(super) fn discards(&self) -> bool {
-        self.discard.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn stop_discarding(&self) {
-        self.discard.store(false, Ordering::Relaxed);
-    }
-
-    pub(super) fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::Acquire)
     }
 
     pub(super) fn kv(&self) -> &Kv {

@@ -2,11 +2,12 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use peerfs_tests::Media;
-use peerfs_tests::torture::{attack, bad_input, coherence, crash, devmem, holder, hung, killed, last_store};
+use peerfs_tests::torture::{aging, attack, bad_input, coherence, crash, devmem, holder, hung, killed, last_store};
 
 /// Hostile, hung and dying programs and bad input against a real mount. Needs root.
 #[derive(Parser)]
@@ -75,6 +76,16 @@ enum Task {
         seed: u64,
         #[arg(long, default_value_t = 100)]
         images: u64,
+    },
+    /// A small volume, filled, thinned out and written anew again and again
+    Aging {
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        #[arg(long, default_value_t = 30.0)]
+        minutes: f64,
+        /// Size of the volume
+        #[arg(long, default_value = "256M")]
+        size: String,
     },
     /// The programs that take part
     #[command(hide = true, subcommand)]
@@ -171,11 +182,16 @@ fn perform(task: Task) -> Result<()> {
         Task::Coherence { seed, seconds } => coherence::run(seed, seconds),
         Task::BadInput { seed, images, calls } => {
             bad_input::mountpoints()?;
+            bad_input::exact_room()?;
             bad_input::full_device(seed)?;
-            bad_input::full_of_names()?;
+            bad_input::full_of_metadata()?;
             bad_input::ioctls(seed, calls)?;
             bad_input::sockets(seed, calls / 10)?;
             bad_input::images(seed, images)
+        }
+        Task::Aging { seed, minutes, size } => {
+            let time = Duration::try_from_secs_f64(minutes * 60.0)?;
+            aging::run(aging::Plan { seed, time, size: &size })
         }
         Task::Images { seed, images } => bad_input::images(seed, images),
         Task::Child(child) => run(child),

@@ -2,6 +2,7 @@
 //! function of a seed and a number of rounds, so that `cargo test` runs a short version and the
 //! acceptance scripts a long one, through the program `peerfs-torture`.
 
+pub mod aging;
 pub mod attack;
 pub mod bad_input;
 pub mod coherence;

@@ -76,9 +76,10 @@ fn mount_text(info: &Value) -> String {
         (
             "space",
             format!(
-                "{} free of {}, {} in quarantine",
+                "{} free of {}, {} metadata, {} in quarantine",
                 bytes(&volume["free_bytes"]),
                 bytes(&volume["capacity_bytes"]),
+                bytes(&volume["metadata_bytes"]),
                 bytes(&volume["quarantined_bytes"])
             ),
         ),

@@ -28,4 +28,5 @@ mod same_address;
 pub mod server_info;
 mod server_reading;
 pub mod topology;
+pub mod trim;
 pub mod umount;

@@ -33,7 +33,7 @@ const SCAN_RECORDS: usize = 4096;
 pub fn check(device: Arc<dyn BlockDevice>) -> Result<Report, StoreError> {
     let (kv, superblock) = open_shadow(device)?;
     let current = superblock.current();
-    check_records(&kv, &current.chain, current.device_blocks)
+    check_records(&kv, &current.chain.extents(), current.device_blocks)
 }
 
 /// Checks an open volume, uncommitted changes included, while nothing changes it.

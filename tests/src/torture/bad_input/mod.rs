@@ -16,7 +16,7 @@ pub use image::images;
 pub use ioctls::fuzz as fuzz_ioctls;
 pub use mountpoint::mountpoints;
 pub use socket::fuzz as fuzz_socket;
-pub use space::{full_device, full_of_names};
+pub use space::{exact_room, full_device, full_of_metadata};
 
 use super::worker::{NOBODY, Nursery, shared_file};
 use crate::{Random, ScratchMount, words};
