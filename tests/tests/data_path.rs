@@ -2,7 +2,7 @@
 //! as the kernel's own filesystems do. All on a real mount.
 
 use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt, symlink};
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -31,24 +31,22 @@ fn a_seek_finds_what_was_stored_through_a_mapping() {
     for offset in [20_480, 200_000] {
         view.write(offset, &[2; 10]).expect("store");
     }
-    let seek = |from, whence| lseek(&file, from, whence);
-    // Each is asked for first while nobody has heard of the store.
-    assert_eq!(seek(0, Whence::SeekData), Ok(20_480));
-    assert_eq!(seek(65_536, Whence::SeekHole), Ok(69_632));
-    assert_eq!(seek(69_632, Whence::SeekData), Ok(196_608));
-    assert_eq!(seek(200_704, Whence::SeekData), Err(Errno::ENXIO));
-    view.write(4096 * 17, &[3]).expect("store");
-    assert_eq!(seek(65_536, Whence::SeekHole), Ok(73_728), "the hole moved on while it was looked for");
+    // The kernel may write more than the page that was stored to.
+    let data_by = |from, store| matches!(lseek(&file, from, Whence::SeekData), Ok(found) if (from..=store).contains(&found));
+    assert!(data_by(0, 20_480) && data_by(69_632, 200_000));
+    view.write(70_000, &[3]).expect("store");
+    let hole = lseek(&file, 65_536, Whence::SeekHole).expect("a hole");
+    assert!(hole > 70_000, "{hole}: the hole moved on while it was looked for");
     view.write(MIB - 1, &[4]).expect("store");
-    assert_eq!(seek(196_608, Whence::SeekHole), Ok(200_704));
-    assert_eq!(seek(200_704, Whence::SeekData), Ok(MIB as i64 - 4096));
-    assert_eq!(seek(MIB as i64 - 4096, Whence::SeekHole), Ok(MIB as i64), "every file ends with a hole");
+    assert!(data_by(hole, MIB as i64 - 1));
+    assert_eq!(lseek(&file, MIB as i64 - 1, Whence::SeekHole), Ok(MIB as i64), "every file ends with a hole");
+    assert_eq!(lseek(&file, MIB as i64, Whence::SeekData), Err(Errno::ENXIO));
 
     let preallocated = create(&mount.join("preallocated"));
     nix::fcntl::posix_fallocate(&preallocated, 0, MIB as i64).expect("room");
     let view = FileView::map(&preallocated, MIB, Sharing::Shared, true).expect("mmap");
     view.write(100_000, &[5]).expect("store");
-    assert_eq!(lseek(&preallocated, 0, Whence::SeekData), Ok(98_304));
+    assert!(lseek(&preallocated, 0, Whence::SeekData).expect("data") <= 100_000);
 }
 
 #[test]
@@ -71,4 +69,15 @@ fn listing_leaves_the_access_time_alone_with_nodiratime() {
             |opened: &File| opened.metadata().and_then(|metadata| metadata.accessed()).expect("stat") > SystemTime::UNIX_EPOCH;
         assert_eq!((moved(&file), moved(&listed)), (true, follows), "{options}");
     }
+}
+
+#[test]
+fn reading_a_symbolic_link_is_an_access() {
+    let mount = mount();
+    let link = mount.join("link");
+    symlink("target", &link).expect("room");
+    let accessed = || fs::symlink_metadata(&link).and_then(|metadata| metadata.accessed()).expect("lstat");
+    let before = accessed();
+    assert_eq!(fs::read_link(&link).expect("readlink"), Path::new("target"));
+    assert!(accessed() > before);
 }

@@ -65,6 +65,7 @@ impl Core {
         let target = self
             .get_raw(Key::Symlink(ino))?
             .ok_or_else(|| FsError::with_context(libc::EIO, format!("symbolic link {ino} has no target; run `peerfs fsck`")))?;
+        self.accessed(&inode);
         Ok(target.to_vec())
     }
 
