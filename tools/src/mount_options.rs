@@ -29,7 +29,6 @@ const WITHOUT_EFFECT: &[&str] = &[
     "_netdev",
     "loud",
     "silent",
-    "allow_other",
     "default_permissions",
     "diratime",
     "nodiratime",
@@ -51,6 +50,8 @@ pub struct MountOptions {
     pub atime: Atime,
     /// Generic options for the kernel.
     pub generic: Vec<String>,
+    /// Users who may not mount by themselves want others to use the mount.
+    pub allow_other: bool,
     /// Source shown in the mount table.
     pub fsname: Option<String>,
     /// Size of the software CMB, bytes; 0 for none.
@@ -97,6 +98,7 @@ impl Default for MountOptions {
             read_only: false,
             atime: Atime::default(),
             generic: Vec::new(),
+            allow_other: false,
             fsname: None,
             cmb_bytes: None,
             direct: DirectPolicy::Prefer,
@@ -172,6 +174,7 @@ impl MountOptions {
             "discard" => self.discard = true,
             "nodiscard" => self.discard = false,
             "faults" => self.faults = true,
+            "allow_other" => self.allow_other = true,
             _ if GENERIC.contains(&flag) => self.generic.push(flag.to_owned()),
             _ if WITHOUT_EFFECT.contains(&flag) || flag.starts_with("x-") => {}
             _ => return Err(unknown(flag)),
