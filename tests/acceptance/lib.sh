@@ -1,5 +1,5 @@
 # Shared by the acceptance scripts: a scratch volume, mounted, and taken away
-# again whatever happens. Needs root and a built peerfs.
+# again whatever happens. Needs a built peerfs, and root where a script does not say otherwise.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
@@ -54,4 +54,14 @@ step() {
     shift
     "$@" >"$work/step.log" 2>&1 || { echo FAILED; cat "$work/step.log"; exit 1; }
     echo ok
+}
+
+# Waits until the server of the mount counts none of these (keys of info --json); they end a moment after their holders.
+await_none() { # keys ...
+    local key deadline=$((SECONDS + 20))
+    for key in "$@"; do
+        until "$peerfs" info "$mnt" --json | grep -q "^  \"$key\": 0,"; do
+            [ "$SECONDS" -lt "$deadline" ] || { echo "there are still $key"; return 1; }
+        done
+    done
 }
