@@ -8,6 +8,7 @@ pub mod core;
 pub mod cpu_cache;
 pub mod error;
 pub mod fuse;
+pub mod limits;
 pub mod mapping;
 pub mod ops;
 pub mod requests;

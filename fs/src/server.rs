@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::unistd::{AccessFlags, Uid};
 use peerfs_blockdev::nvme::DmaEngine;
 use peerfs_blockdev::pci::{Host, PciAddress};
 use peerfs_blockdev::{DeviceError, DeviceSpec, OpenMode, OpenedForServing};
@@ -18,19 +19,24 @@ use peerfs_p2p::{
     Client, ContextIds, DirectPolicy, Engine, EngineConfig, EngineParts, Exporter, GrantError, GrantId, GrantObject, GrantSocket,
     GrantSource, Guardian, NvmeImporter, PinQuota, SystemClock,
 };
+use peerfs_sys::Capability;
 
 use crate::bus::{Bus, BusEvents};
 use crate::coherence::NoMappings;
 use crate::control::{Control, ControlParts, Faults, MountFacts};
 use crate::core::{Atime, Core, MountOptions, Synchronous};
 use crate::error::FsError;
-use crate::fuse::{Adapter, FuseCache, FuseMount, FuseOptions, MountError};
+use crate::fuse::{Adapter, Entry, FuseCache, FuseMount, FuseOptions, MountError};
+use crate::limits;
 use crate::mapping::{EngineCoherence, FileExporter};
 use crate::store::{FormatOptions, OpenOptions, StoreError, Volume};
 use crate::types::Timestamp;
 
 /// How long a mount waits for an earlier server of the volume to finish.
 pub const LOCK_WAIT: Duration = Duration::from_secs(10);
+
+/// Longest path of a Unix socket, bytes; unix(7).
+const SOCKET_PATH_MAX: usize = 107;
 
 /// Everything that can be chosen for a mount.
 #[derive(Debug, Clone)]
@@ -63,6 +69,8 @@ pub struct ServerConfig {
     pub fsname: Option<String>,
     /// Generic mount options (`nodev`, `noexec`, ...).
     pub generic: Vec<String>,
+    /// Other users may use the mount, where that is to be asked for.
+    pub allow_other: bool,
     /// Hand grants over on a socket even where the mount itself could.
     pub grants_by_socket: bool,
     /// Description of the PCI topology around the storage device; the machine's own if `None`.
@@ -178,7 +186,8 @@ impl Server {
     /// Opens the volume and mounts it. It is usable when this returns. `lock`: what else keeps the device from others, for
     /// the guardian to share.
     pub fn start(config: &ServerConfig, lock: Option<OwnedFd>) -> Result<Server, ServerError> {
-        raise_descriptor_limit();
+        raise_limits();
+        let lockable_bytes = peerfs_sys::lockable_bytes();
         let mode = if config.read_only { OpenMode::ReadOnly } else { OpenMode::ReadWrite };
         let topology = config.topology.as_deref().map(Topology::read).transpose()?;
         let endpoint = config.metrics.map(Endpoint::bind).transpose()?;
@@ -191,6 +200,9 @@ impl Server {
         let options = OpenOptions { read_only: config.read_only, discard: config.discard, ..OpenOptions::default() };
         // Before the volume counts as open: what may fail for a typing error.
         let importers = config.importers.iter().map(open_importer).collect::<Result<_, _>>()?;
+        let aperture = opened.aperture.as_ref().map(|aperture| aperture.info());
+        let aperture_bytes =
+            aperture.map(|info| (config.cmb_bytes.unwrap_or(opened.device.info().size_bytes), info.capacity_bytes));
         let volume = Volume::open(Arc::clone(&opened.device), &options)?;
         let summary = volume.summary();
         let guardian = Guardian::spawn(&config.guardian_exe, opened.lock.or(lock))
@@ -206,7 +218,8 @@ impl Server {
             ..MountOptions::default()
         };
         let core = Core::open(volume, Arc::clone(&opened.device), Arc::new(NoMappings), options).map_err(ServerError::Core)?;
-        let privileged = nix::unistd::geteuid().is_root();
+        // On the machine: the kernel refuses passthrough to the root of a namespace.
+        let privileged = Capability::SysAdmin.is_held_on_machine();
         let passthrough = privileged && !config.grants_by_socket && kernel_has_passthrough();
         let dmabufs = peerfs_sys::has_udmabuf();
         let mut engine_config = EngineConfig {
@@ -288,7 +301,6 @@ impl Server {
                 direct: direct_name(config.direct).to_owned(),
                 read_only: config.read_only,
                 metrics: endpoint.as_ref().map(Endpoint::address),
-                limits: limits(privileged),
             },
             passthrough,
             socket_path: socket.as_ref().map(|socket| socket.path().to_owned()),
@@ -297,15 +309,34 @@ impl Server {
         });
         let control = Arc::new(control);
         let metrics = endpoint.map(|endpoint| control.serve_metrics(endpoint)).transpose().map_err(ServerError::Thread)?;
-        let adapter = Adapter::new(core.clone(), control, cache.clone());
+        let adapter = Adapter::new(core.clone(), Arc::clone(&control), cache.clone());
         let options = FuseOptions {
             mountpoint: config.mountpoint.clone(),
             fsname,
             read_only: config.read_only,
             generic: config.generic.clone(),
+            allow_other: config.allow_other,
         };
         match FuseMount::start(adapter, &cache, &options) {
-            Ok(mount) => Ok(Server { core, engine, exporter, guardian, socket, bus_events, metrics, mount }),
+            Ok(mount) => {
+                control.set_limits(limits::limits(&limits::Facts {
+                    passthrough,
+                    socket_asked: config.grants_by_socket,
+                    kernel_has_passthrough: kernel_has_passthrough(),
+                    socket: socket.as_ref().map(GrantSocket::path),
+                    uid: nix::unistd::geteuid().as_raw(),
+                    privileged,
+                    traces: Capability::SysPtrace.is_held_on_machine(),
+                    initial_namespace: peerfs_sys::in_initial_user_namespace(),
+                    aperture_bytes,
+                    lockable_bytes,
+                    generic: &config.generic,
+                    allow_other: config.allow_other,
+                    entry: mount.entry(),
+                    read_ahead_kb: mount.entry().and_then(read_ahead_kb),
+                }));
+                Ok(Server { core, engine, exporter, guardian, socket, bus_events, metrics, mount })
+            }
             Err(error) => {
                 core.close().map_err(ServerError::Core)?;
                 Err(error.into())
@@ -376,35 +407,37 @@ fn kernel_has_passthrough() -> bool {
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (6u32, 9u32)
 }
 
-/// What a mount by an ordinary user cannot do.
-fn limits(privileged: bool) -> Vec<String> {
-    if privileged {
-        return Vec::new();
-    }
-    vec![
-        "grants are memfds handed over on a socket: FUSE passthrough needs a privileged server".into(),
-        "processes of the server's own user can reopen a granted memfd for writing: use separate users".into(),
-        "read-ahead stays at the kernel's default: raising it needs privilege".into(),
-        "only the mounting user can use the mount".into(),
-        "the server may not look into its clients: that pages were dropped at a map is the kernel's word alone".into(),
-    ]
-}
-
 fn now() -> Timestamp {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     Timestamp { seconds: now.as_secs() as i64, nanoseconds: now.subsec_nanos() }
+}
+
+/// Where a socket of this user may be, the best place first. `/tmp` has a short name always.
+fn socket_bases(uid: Uid) -> [PathBuf; 2] {
+    // Root of a namespace that has the machine's may not write to it, nor whoever became another user by su(1).
+    let writable = |directory: &PathBuf| nix::unistd::access(directory, AccessFlags::W_OK).is_ok();
+    let run = uid.is_root().then(|| PathBuf::from("/run")).filter(writable);
+    let own = || std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(writable);
+    [run.or_else(own).unwrap_or_else(std::env::temp_dir), PathBuf::from("/tmp")]
+}
+
+/// The first of these places in which the name of a socket is not too long.
+fn socket_directory(bases: [PathBuf; 2], name: &str, socket: &str) -> PathBuf {
+    let [best, short] = bases.map(|base| base.join(name));
+    if best.join(socket).as_os_str().len() <= SOCKET_PATH_MAX { best } else { short }
 }
 
 /// One socket a volume, so that what a killed server left is replaced by the next. The directory lets others
 /// pass, since the socket checks every message's sender itself.
 fn socket_path(uuid: &str) -> std::io::Result<PathBuf> {
     let uid = nix::unistd::geteuid();
-    let base = match std::env::var_os("XDG_RUNTIME_DIR") {
-        _ if uid.is_root() => PathBuf::from("/run"),
-        Some(directory) => PathBuf::from(directory),
-        None => std::env::temp_dir(),
+    let name = match peerfs_sys::in_initial_user_namespace() {
+        true => format!("peerfs-{uid}"),
+        // Numbers of users mean something in their namespace only.
+        false => format!("peerfs-{uid}-{}", std::fs::metadata("/proc/self/ns/user")?.ino()),
     };
-    let directory = base.join(format!("peerfs-{uid}"));
+    let socket = format!("{uuid}.sock");
+    let directory = socket_directory(socket_bases(uid), &name, &socket);
     match std::fs::DirBuilder::new().mode(0o711).create(&directory) {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}
@@ -414,18 +447,39 @@ fn socket_path(uuid: &str) -> std::io::Result<PathBuf> {
         let message = format!("{} is not a directory of this user; remove it", directory.display());
         return Err(std::io::Error::other(message));
     }
-    let path = directory.join(format!("{uuid}.sock"));
+    let path = directory.join(socket);
     match std::fs::remove_file(&path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
         _ => Ok(path),
     }
 }
 
-/// Every window takes two descriptors.
-fn raise_descriptor_limit() {
+fn read_ahead_kb(entry: &Entry) -> Option<u64> {
+    std::fs::read_to_string(entry.read_ahead_setting()).ok()?.trim().parse().ok()
+}
+
+/// As far as this user may: every window takes two descriptors, and its memory is locked.
+fn raise_limits() {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
-    if let Err(error) = raised {
-        tracing::debug!(%error, "the limit of open descriptors stays as it is");
+    for resource in [Resource::RLIMIT_NOFILE, Resource::RLIMIT_MEMLOCK] {
+        if let Err(error) = getrlimit(resource).and_then(|(_, hard)| setrlimit(resource, hard, hard)) {
+            tracing::debug!(?resource, %error, "the limit stays as it is");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn a_socket_whose_name_would_be_too_long_is_in_tmp() {
+        let place = |base: &str| socket_directory([base.into(), "/tmp".into()], "peerfs-7", "uuid.sock");
+        assert_eq!(place("/run/user/7"), Path::new("/run/user/7/peerfs-7"));
+        let long = "/x".repeat(50);
+        assert_eq!(place(&long[..88]).join("uuid.sock").as_os_str().len(), SOCKET_PATH_MAX);
+        assert_eq!(place(&long), Path::new("/tmp/peerfs-7"));
     }
 }

@@ -1,5 +1,5 @@
 # Shared by the acceptance scripts: a scratch volume, mounted, and taken away
-# again whatever happens. Needs root and a built peerfs.
+# again whatever happens. Needs a built peerfs, and root where a script does not say otherwise.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
@@ -49,9 +49,14 @@ umount_volume() {
     "$peerfs" umount "$mnt"
 }
 
+# A command or function, which ends at the first command that fails.
 step() {
     printf '%s ... ' "$1"
     shift
-    "$@" >"$work/step.log" 2>&1 || { echo FAILED; cat "$work/step.log"; exit 1; }
+    set +e
+    (set -e; "$@") >"$work/step.log" 2>&1
+    local status=$?
+    set -e
+    [ $status = 0 ] || { echo FAILED; cat "$work/step.log"; exit 1; }
     echo ok
 }

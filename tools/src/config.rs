@@ -57,6 +57,7 @@ pub fn mount(args: &MountArgs) -> Result<MountConfig> {
         synchronous: options.synchronous(),
         fsname: options.fsname,
         generic: options.generic,
+        allow_other: options.allow_other,
         grants_by_socket: options.grants_by_socket,
         topology: options.topology.as_deref().map(absolute).transpose()?,
         discard: options.discard,

@@ -29,7 +29,6 @@ const WITHOUT_EFFECT: &[&str] = &[
     "_netdev",
     "loud",
     "silent",
-    "allow_other",
     "default_permissions",
     "norelatime",
     "lazytime",
@@ -51,6 +50,8 @@ pub struct MountOptions {
     pub directory_atime: bool,
     /// Generic options for the kernel.
     pub generic: Vec<String>,
+    /// Users who may not mount by themselves want others to use the mount.
+    pub allow_other: bool,
     /// Source shown in the mount table.
     pub fsname: Option<String>,
     /// Size of the software CMB, bytes; 0 for none.
@@ -98,6 +99,7 @@ impl Default for MountOptions {
             atime: Atime::default(),
             directory_atime: true,
             generic: Vec::new(),
+            allow_other: false,
             fsname: None,
             cmb_bytes: None,
             direct: DirectPolicy::Prefer,
@@ -182,6 +184,7 @@ impl MountOptions {
             "diratime" => self.directory_atime = true,
             "nodiratime" => self.directory_atime = false,
             "faults" => self.faults = true,
+            "allow_other" => self.allow_other = true,
             _ if GENERIC.contains(&flag) => self.set_generic(flag),
             _ if WITHOUT_EFFECT.contains(&flag) || flag.starts_with("x-") => {}
             _ => return Err(unknown(flag)),

@@ -12,14 +12,13 @@ use common::{Scratch, succeed};
 use serde_json::Value;
 use web::Running;
 
-/// What a test without a controller, and as root, cannot have.
-const NOT_HERE: [&str; 6] = [
+/// What a test without a controller cannot have.
+const NOT_HERE: [&str; 5] = [
     "importers[].block_bytes",
     "importers[].blocks",
     "importers[].name",
     "importers[].namespace",
     "importers[].transfers_in_flight",
-    "limits[]",
 ];
 
 /// Keys below which names are counted.
@@ -90,7 +89,7 @@ fn every_key_is_documented_and_no_other() {
     let scratch = Scratch::new();
     succeed(&["mkfs", &scratch.text("v.img"), "--size", "64M"]);
     let topology = concat!(env!("CARGO_MANIFEST_DIR"), "/../p2p/topology-example.json");
-    let options = format!("devmem=4M,metrics=0,topology={topology}");
+    let options = format!("devmem=4M,metrics=0,grants=socket,topology={topology}");
     succeed(&["mount", &scratch.text("v.img"), &scratch.mnt(), "--cmb", "16M", "-o", &options]);
     let file = scratch.text("mnt/file");
     fs::write(&file, vec![1; 1 << 20]).expect("room");
@@ -122,6 +121,28 @@ fn keys_stay_where_there_is_nothing_to_say() {
     assert_eq!(missing, [""; 0]);
     assert_eq!((found["aperture"], found["device_memory"], found["metrics"]), ("null", "null", "null"));
     succeed(&["umount", &scratch.mnt()]);
+}
+
+/// What a mount cannot do is told by what it is asked for and what the machine has, and so it is here where root mounts.
+#[test]
+fn limits_are_those_of_the_mount() {
+    let scratch = Scratch::new();
+    succeed(&["mkfs", &scratch.text("v.img"), "--size", "64M"]);
+    for (option, expected) in [("grants=socket", true), ("grants=passthrough", false)] {
+        succeed(&["mount", &scratch.text("v.img"), &scratch.mnt(), "-o", option]);
+        let info: Value = serde_json::from_str(&succeed(&["info", &scratch.mnt(), "--json"])).expect("JSON");
+        let limits = info["limits"].as_array().expect("a list");
+        let named = |name: &str| limits.iter().find(|limit| limit["name"] == name);
+        assert_eq!(named("grants").is_some(), expected, "{option}: {limits:?}");
+        if let Some(limit) = named("grants") {
+            assert_eq!(limit["why"], "it was mounted with -o grants=socket");
+        }
+        for name in ["own-user", "access", "options", "locked-memory"] {
+            assert_eq!(named(name), None, "root has no such limit");
+        }
+        assert_eq!(succeed(&["info", &scratch.mnt()]).contains("\nlimit        grants: "), expected);
+        succeed(&["umount", &scratch.mnt()]);
+    }
 }
 
 #[test]

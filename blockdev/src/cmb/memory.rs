@@ -62,15 +62,12 @@ impl Source {
     pub(super) fn allocate(&self, shared: &Shared, length: u64, form: Form) -> Result<Memory, WindowError> {
         match (self, form) {
             (Source::Host(engine), Form::Memfd) => RegisteredWindow::create(engine, length).map(Memory::Host).map_err(|err| {
-                let short = matches!(err.raw_os_error(), Some(libc::ENOMEM | libc::ENOSPC));
-                // Our own reservation counts as a window.
-                if short && shared.index().windows() > 1 {
+                // More than the aperture's size may be in the way: what this user locks besides, in all of its processes.
+                if matches!(err.raw_os_error(), Some(libc::ENOMEM | libc::ENOSPC)) {
+                    tracing::debug!(%err, length, "no memory for a window");
                     return WindowError::Full { needed_bytes: length };
                 }
-                WindowError::Device(shared.refuse(&format!(
-                    "no memory for a window of {length} bytes ({err}): raise RLIMIT_MEMLOCK \
-                     (`ulimit -l`) or run with CAP_IPC_LOCK"
-                )))
+                WindowError::Device(shared.refuse(&format!("no memory for a window of {length} bytes: {err}")))
             }),
             // Whatever it fails for, memory of the other kind is the better answer.
             (Source::Host(engine), Form::DmaBuf) => RegisteredWindow::create_dmabuf(engine, length)

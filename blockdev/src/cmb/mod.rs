@@ -19,6 +19,7 @@
 //! Lock order: `Core::order`, then `Core::phase`, then `Shared::index`, then the list of raw writes.
 
 mod lent;
+mod lockable;
 mod memory;
 mod overlay;
 mod raw;
@@ -37,6 +38,7 @@ use crate::{
 };
 
 use lent::LentSpace;
+use lockable::lendable;
 use memory::Source;
 use raw::RawRequests;
 use window::{CmbWindow, Core};
@@ -61,6 +63,8 @@ struct Shared {
     source: Source,
     kind: ApertureKind,
     capacity_bytes: u64,
+    /// What windows may take of it.
+    budget_bytes: u64,
     page_bytes: u64,
     index: RwLock<Index<Core>>,
     raw_requests: RawRequests,
@@ -89,12 +93,23 @@ impl Cmb {
     }
 
     fn of_kind(kind: ApertureKind, inner: Arc<dyn BlockDevice>, source: Source, capacity_bytes: u64, page_bytes: u64) -> Self {
+        let wanted_bytes = capacity_bytes;
+        let capacity_bytes = match source {
+            Source::Host(_) => lendable(wanted_bytes, peerfs_sys::lockable_bytes()),
+            Source::Controller(_) => wanted_bytes,
+        };
+        let budget_bytes = match kind {
+            // Blocks that live in the aperture need no room in it: there is no more of them than the device has.
+            ApertureKind::Identity if capacity_bytes == wanted_bytes => u64::MAX,
+            ApertureKind::Identity | ApertureKind::Windowed => capacity_bytes,
+        };
         Cmb {
             shared: Arc::new(Shared {
                 inner,
                 source,
                 kind,
                 capacity_bytes,
+                budget_bytes,
                 page_bytes,
                 index: RwLock::default(),
                 raw_requests: RawRequests::default(),
@@ -159,7 +174,7 @@ impl Cmb {
         let charge = self.shared.charge(spec.length, &spec.runs);
         self.shared
             .index_mut()
-            .reserve(charge, self.shared.budget_bytes())
+            .reserve(charge, self.shared.budget_bytes)
             .map_err(|needed_bytes| WindowError::Full { needed_bytes })?;
         match self.make(spec, form) {
             Ok(core) => Ok(Arc::new(CmbWindow::new(core, self.shared.clone()))),
@@ -186,14 +201,6 @@ impl Shared {
             (ApertureKind::Windowed, Source::Host(_)) => "software CMB",
             (ApertureKind::Windowed, Source::Controller(_)) => "CMB of the controller",
             (ApertureKind::Identity, _) => "device memory",
-        }
-    }
-
-    /// Blocks that live in the aperture need no room in it: there is no more of them than the device has.
-    fn budget_bytes(&self) -> u64 {
-        match self.kind {
-            ApertureKind::Windowed => self.capacity_bytes,
-            ApertureKind::Identity => u64::MAX,
         }
     }
 

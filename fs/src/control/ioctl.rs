@@ -284,7 +284,8 @@ impl Call<'_> {
         if let (Some(_), Some(bus)) = (importer.pci_address, &self.control.bus) {
             bus.look_for_importer();
         }
-        let memory = address_space(client.tgid, context.mem_fd);
+        // EPERM: we may not look into the client, which then falls back.
+        let memory = Some(address_space(client.tgid, context.mem_fd).ok_or_else(|| FsError::errno(libc::EPERM))?);
         let bound = self.control.engine.bind_context(session, importer, client, memory).map_err(|error| bind_error(&error))?;
         context.context_id = bound.id.0;
         context.sequence_grant_id = bound.sequence_grant.0;
@@ -330,8 +331,7 @@ impl Call<'_> {
     }
 }
 
-/// The caller's memory, opened by us or, where we may not, the descriptor of it that the caller names. One that cannot
-/// be had is the engine's to judge. Where we are privileged nobody's descriptors are touched: one of a filesystem that
+/// The caller's memory, opened by us or, where we may not, the descriptor of it that the caller names. Where we are privileged nobody's descriptors are touched: one of a filesystem that
 /// its owner serves might never let go of us.
 fn address_space(tgid: u32, fd: i32) -> Option<OwnedFd> {
     let opened = File::open(format!("/proc/{tgid}/mem")).map(OwnedFd::from);

@@ -17,8 +17,8 @@ mod trim;
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use dashmap::DashMap;
 use peerfs_abi::ioctl::{Event, transport};
@@ -39,6 +39,7 @@ use crate::bus::Bus;
 use crate::core::Core;
 use crate::cpu_cache::CpuCache;
 use crate::error::{FsError, Result};
+use crate::limits::Limit;
 use crate::requests::RequestCounts;
 use crate::types::{Attr, Caller, DirEntry, Handle, Ino, OpenFlags};
 
@@ -67,6 +68,7 @@ pub struct Control {
     storage: Arc<IoCounters>,
     importers: Vec<Arc<NvmeImporter>>,
     facts: MountFacts,
+    limits: OnceLock<Vec<Limit>>,
     socket_path: Option<PathBuf>,
     wants_passthrough: bool,
     bus: Option<Arc<Bus>>,
@@ -120,6 +122,7 @@ impl Control {
             storage: parts.storage,
             importers: parts.importers,
             facts: parts.facts,
+            limits: OnceLock::new(),
             socket_path: parts.socket_path,
             wants_passthrough: parts.passthrough,
             bus: parts.bus,
@@ -128,6 +131,11 @@ impl Control {
             handles: DashMap::new(),
             next_handle: AtomicU64::new(1),
         }
+    }
+
+    /// States what the mount cannot do, once it is known; until then nothing is.
+    pub fn set_limits(&self, limits: Vec<Limit>) {
+        self.limits.get_or_init(|| limits);
     }
 
     /// What the transport counts its requests with.

@@ -41,8 +41,6 @@ pub struct MountFacts {
     pub read_only: bool,
     /// Where the metrics are served, if anywhere.
     pub metrics: Option<SocketAddr>,
-    /// What this mount cannot do, in sentences; empty for a privileged one.
-    pub limits: Vec<String>,
 }
 
 impl Control {
@@ -89,7 +87,7 @@ impl Control {
             "deadline_ms": facts.deadline_ms,
             "grants": if self.transport() == peerfs_abi::ioctl::transport::PASSTHROUGH { "passthrough" } else { "socket" },
             "metrics": facts.metrics.map(|address| address.to_string()),
-            "limits": facts.limits,
+            "limits": self.limits.get().map_or(&[][..], Vec::as_slice),
             "aperture": aperture,
             "faults": self.faults.is_some(),
             "topology": self.engine.topology().map(|topology| json!({

@@ -111,7 +111,6 @@ impl World {
             direct: String::new(),
             read_only: false,
             metrics: None,
-            limits: Vec::new(),
         };
         let control = Control::new(ControlParts {
             storage: Arc::default(),

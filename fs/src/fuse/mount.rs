@@ -9,13 +9,17 @@ use std::thread::JoinHandle;
 use fuser::{Config, MountOption, Session, SessionACL};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
+use peerfs_sys::Capability;
 
-use super::{Adapter, FuseCache};
+use super::mount_table::{self, Entry};
+use super::{Adapter, FuseCache, fusermount};
 
 /// Threads that read requests. Those that have to wait go to a pool.
 const SERVING_THREADS: usize = 4;
 /// Read-ahead that gives full-size requests (measured: larger is slower).
-const READ_AHEAD_KB: &str = "1024";
+pub const READ_AHEAD_KB: u64 = 1024;
+/// Named by fusermount3 where /etc/fuse.conf does not let users open their mounts to others.
+const NOT_FOR_OTHERS: &str = "user_allow_other";
 
 /// How to mount.
 #[derive(Debug, Clone)]
@@ -28,6 +32,8 @@ pub struct FuseOptions {
     pub read_only: bool,
     /// Generic mount options (`nodev`, `noexec`, ...), as mount(8) names them.
     pub generic: Vec<String>,
+    /// Other users may use it, where the mounting user may say so; those who may mount by themselves always do.
+    pub allow_other: bool,
 }
 
 /// Why a mount failed.
@@ -41,8 +47,11 @@ pub enum MountError {
         /// What is wrong, and what to do.
         reason: String,
     },
+    /// There is no FUSE.
+    #[error("/dev/fuse is missing; load the module (modprobe fuse), or start the container with --device /dev/fuse")]
+    NoDevice,
     /// The kernel or fusermount3 refused.
-    #[error("mounting on {path} failed: {source} (is /dev/fuse there, and may this user mount?)")]
+    #[error("mounting on {path} failed: {source}")]
     Refused {
         /// As given.
         path: PathBuf,
@@ -57,6 +66,7 @@ pub enum MountError {
 /// A mount that serves requests.
 pub struct FuseMount {
     mountpoint: PathBuf,
+    entry: Option<Entry>,
     serving: JoinHandle<io::Result<()>>,
 }
 
@@ -64,19 +74,44 @@ impl FuseMount {
     /// Mounts and starts to serve. The mount is usable when this returns.
     pub fn start(adapter: Adapter, cache: &Arc<FuseCache>, options: &FuseOptions) -> Result<FuseMount, MountError> {
         let path = usable_mountpoint(&options.mountpoint)?;
+        if !Path::new("/dev/fuse").exists() {
+            return Err(MountError::NoDevice);
+        }
         let mut config = Config::default();
-        config.acl = if nix::unistd::geteuid().is_root() { SessionACL::All } else { SessionACL::Owner };
         config.n_threads = Some(SERVING_THREADS);
         config.mount_options = mount_options(options)?;
         let refused = |source| MountError::Refused { path: path.clone(), source };
-        let session = Session::new(adapter, &path, &config).map_err(refused)?;
+        let by_helper = !Capability::SysAdmin.is_held();
+        let session = match by_helper {
+            true => mount_by_helper(adapter, &path, options, config),
+            false => {
+                config.acl = SessionACL::All;
+                Session::new(adapter, &path, &config)
+            }
+        };
+        let session = session.map_err(refused)?;
         let notifier = session.notifier();
-        let serving = std::thread::Builder::new().name("peerfs-serve".into()).spawn(move || session.run()).map_err(refused)?;
-        if let Some((major, minor)) = mounted_device(&path) {
-            cache.connect(notifier, nix::sys::stat::makedev(major, minor));
-            raise_read_ahead(major, minor);
+        let mountpoint = path.clone();
+        let serve = move || {
+            let served = session.run();
+            // Only a session that mounted by itself takes its mount off.
+            if by_helper && served.is_err() {
+                let _gone = fusermount::unmount(&mountpoint, true);
+            }
+            served
+        };
+        let serving = std::thread::Builder::new().name("peerfs-serve".into()).spawn(serve).map_err(refused)?;
+        let entry = mount_table::entry(&path);
+        if let Some(entry) = &entry {
+            cache.connect(notifier, nix::sys::stat::makedev(entry.major, entry.minor));
+            raise_read_ahead(entry);
         }
-        Ok(FuseMount { mountpoint: path, serving })
+        Ok(FuseMount { mountpoint: path, entry, serving })
+    }
+
+    /// How the kernel shows it.
+    pub fn entry(&self) -> Option<&Entry> {
+        self.entry.as_ref()
     }
 
     /// The absolute mount point.
@@ -137,44 +172,28 @@ fn mount_options(options: &FuseOptions) -> Result<Vec<MountOption>, MountError> 
     Ok(list)
 }
 
-/// Device numbers of the mount on `path`, from the newest entry of the mount table.
-fn mounted_device(path: &Path) -> Option<(u64, u64)> {
-    let table = fs::read_to_string("/proc/self/mountinfo").ok()?;
-    let device = table.lines().rev().find_map(|line| {
-        let mut fields = line.split(' ');
-        let device = fields.nth(2)?;
-        let target = fields.nth(1)?;
-        (unescape(target) == path.as_os_str().as_encoded_bytes()).then(|| device.to_owned())
-    })?;
-    let (major, minor) = device.split_once(':')?;
-    Some((major.parse().ok()?, minor.parse().ok()?))
-}
-
-/// The mount table writes blanks and backslashes as octal escapes.
-fn unescape(field: &str) -> Vec<u8> {
-    let bytes = field.as_bytes();
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        let escape = field.get(at + 1..at + 4).and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        match (bytes[at], escape) {
-            (b'\\', Some(byte)) => {
-                out.push(byte);
-                at += 4;
-            }
-            (byte, _) => {
-                out.push(byte);
-                at += 1;
-            }
-        }
+/// Mounts through fusermount3: for the user alone, where the machine does not let users open their mounts to others.
+fn mount_by_helper(adapter: Adapter, path: &Path, options: &FuseOptions, config: Config) -> io::Result<Session<Adapter>> {
+    let mut list = vec![format!("fsname={}", fusermount::escaped(&options.fsname))];
+    list.extend(["subtype=peerfs", "default_permissions", if options.read_only { "ro" } else { "rw" }].map(str::to_owned));
+    list.extend(options.generic.iter().cloned());
+    let for_others = [list.as_slice(), &["allow_other".to_owned()]].concat();
+    let (connection, acl) = match options.allow_other.then(|| fusermount::mount(path, &for_others)) {
+        Some(Ok(connection)) => (connection, SessionACL::All),
+        Some(Err(error)) if !error.to_string().contains(NOT_FOR_OTHERS) => return Err(error),
+        _ => (fusermount::mount(path, &list)?, SessionACL::Owner),
+    };
+    let session = Session::from_fd(adapter, connection, acl, config);
+    if session.is_err() {
+        let _gone = fusermount::unmount(path, true);
     }
-    out
+    session
 }
 
 /// Needs root; without it reads come in 128 KiB pieces, which is slower and nothing else.
-fn raise_read_ahead(major: u64, minor: u64) {
-    let path = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
-    if let Err(error) = fs::write(&path, READ_AHEAD_KB) {
+fn raise_read_ahead(entry: &Entry) {
+    let path = entry.read_ahead_setting();
+    if let Err(error) = fs::write(&path, READ_AHEAD_KB.to_string()) {
         tracing::debug!(%path, %error, "read-ahead stays at its default");
     }
 }
@@ -196,38 +215,18 @@ pub fn unmount(mountpoint: &Path, force: bool) -> io::Result<Unmounted> {
             umount2(mountpoint, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)?;
             Ok(Unmounted::Detached)
         }
-        Err(Errno::EPERM) => fusermount(mountpoint, force),
+        Err(Errno::EPERM) => unmount_by_helper(mountpoint, force),
         Err(error) => Err(error.into()),
     }
 }
 
 /// An ordinary user's mounts are taken off by the set-uid helper.
-fn fusermount(mountpoint: &Path, force: bool) -> io::Result<Unmounted> {
-    let run = |lazy: bool| {
-        let mut command = std::process::Command::new("fusermount3");
-        command.arg("-u").args(lazy.then_some("-z")).arg("--").arg(mountpoint).output()
-    };
-    let plain = run(false)?;
-    if plain.status.success() {
-        return Ok(Unmounted::Cleanly);
-    }
-    let message = String::from_utf8_lossy(&plain.stderr).trim().to_owned();
-    if !message.contains("busy") {
-        return Err(io::Error::other(message));
-    }
-    if force && run(true)?.status.success() {
-        return Ok(Unmounted::Detached);
-    }
-    Err(io::Error::from_raw_os_error(libc::EBUSY))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn mount_table_escapes() {
-        assert_eq!(unescape(r"/mnt/a\040b\134c"), b"/mnt/a b\\c");
-        assert_eq!(unescape(r"/plain\"), b"/plain\\");
+fn unmount_by_helper(mountpoint: &Path, force: bool) -> io::Result<Unmounted> {
+    match fusermount::unmount(mountpoint, false) {
+        Ok(()) => Ok(Unmounted::Cleanly),
+        Err(error) if force && error.raw_os_error() == Some(libc::EBUSY) => {
+            fusermount::unmount(mountpoint, true).map(|()| Unmounted::Detached)
+        }
+        Err(error) => Err(error),
     }
 }

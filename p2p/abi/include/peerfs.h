@@ -111,8 +111,8 @@ static inline const char *peerfs_reason_remedy(uint32_t code) {
   case 11: return "open the file for writing on a writable mount";
   case 12: return "try again later; keep CPU and device access to the range apart; `peerfs mappings` shows pins";
   case 32: return "mount with --cmb SIZE (software CMB), or use a device with CMB or PMR";
-  case 33: return "unmap other ranges, or mount with a larger --cmb";
-  case 34: return "use an importer inside the server, or the software CMB (mount with --cmb SIZE)";
+  case 33: return "unmap other ranges, or mount with a larger --cmb and enough locked memory (ulimit -l)";
+  case 34: return "use an importer inside the server, or the software CMB (mount with --cmb SIZE); in a container see peerfs info, limits";
   case 35: return "map read-only";
   case 36: return "map without ATOMIC";
   case 37: return "end other pins, or map without PIN";

@@ -62,8 +62,10 @@ impl Reason {
             Reason::ReadOnly => "open the file for writing on a writable mount",
             Reason::Busy => "try again later; keep CPU and device access to the range apart; `peerfs mappings` shows pins",
             Reason::NoAperture => "mount with --cmb SIZE (software CMB), or use a device with CMB or PMR",
-            Reason::ApertureFull => "unmap other ranges, or mount with a larger --cmb",
-            Reason::NoGrantObject => "use an importer inside the server, or the software CMB (mount with --cmb SIZE)",
+            Reason::ApertureFull => "unmap other ranges, or mount with a larger --cmb and enough locked memory (ulimit -l)",
+            Reason::NoGrantObject => {
+                "use an importer inside the server, or the software CMB (mount with --cmb SIZE); in a container see peerfs info, limits"
+            }
             Reason::WriteForbidden => "map read-only",
             Reason::AtomicUnsupported => "map without ATOMIC",
             Reason::PinQuota => "end other pins, or map without PIN",

@@ -6,11 +6,15 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use peerfs_abi::devmem::DeviceMemory;
 use peerfs_abi::ioctl::{Context, DeviceCopy, Event, Info, Map, ReadByServer, Reflink, Revoke, Unmap};
 use peerfs_sys::Window;
 
 use crate::PinKind;
+
+/// What asking for a grant answers where the socket for grants cannot be reached: in a container that does not show it.
+pub(crate) const NO_WAY: Errno = Errno::EHOSTUNREACH;
 
 /// Calls on an open file.
 pub(crate) trait FileCalls: Send + Sync {
@@ -38,9 +42,9 @@ pub(crate) trait FileCalls: Send + Sync {
 
 /// Calls on a session.
 pub(crate) trait SessionCalls: Send + Sync {
-    /// Registers the importer and binds the session; called once, first.
+    /// Registers the importer and binds the session; called once, first. EPERM: the server may not look into this process.
     fn bind(&self, argument: &mut Context) -> io::Result<()>;
-    /// Maps a grant into the process.
+    /// Maps a grant into the process. [`NO_WAY`]: none can be had.
     fn window(&self, grant_id: u64, length: u64, writable: bool) -> io::Result<Window>;
     /// Device number (`st_dev`) of the mount.
     fn device(&self) -> io::Result<u64>;

@@ -18,7 +18,7 @@ use peerfs_sys::{SequencePage, Window};
 use crate::backend::{FileCalls, SessionCalls};
 use crate::cpu::page_table::{Leaf, Target};
 use crate::registry::lock;
-use crate::{File, ImporterSpec, MapFlags, Mapping, Session, SessionOptions};
+use crate::{Error, File, ImporterSpec, MapFlags, Mapping, Session, SessionOptions};
 
 /// Size of a grant.
 pub(crate) const CHUNK: u64 = 2 << 20;
@@ -44,6 +44,8 @@ struct Inner {
     gone: bool,
     unmapped: Vec<Unmap>,
     acknowledged: Vec<u64>,
+    /// What binding a session, and asking for a grant, answer instead.
+    refused: (Option<Errno>, Option<Errno>),
 }
 
 struct FakeGrant {
@@ -73,6 +75,7 @@ impl FakeServer {
             gone: false,
             unmapped: Vec::new(),
             acknowledged: Vec::new(),
+            refused: (None, None),
         };
         Arc::new(FakeServer {
             inner: Mutex::new(inner),
@@ -89,13 +92,22 @@ impl FakeServer {
         server
     }
 
+    /// Sessions cannot be bound, or their grants not be had.
+    pub(crate) fn refuse(&self, bind: Option<Errno>, grants: Option<Errno>) {
+        lock(&self.inner).refused = (bind, grants);
+    }
+
     pub(crate) fn file(self: &Arc<Self>) -> File {
         File::from_calls(Arc::new(FakeFile(Arc::clone(self))), "fake")
     }
 
     pub(crate) fn session(self: &Arc<Self>, options: SessionOptions) -> Session {
+        self.try_session(options).expect("session")
+    }
+
+    pub(crate) fn try_session(self: &Arc<Self>, options: SessionOptions) -> Result<Session, Error> {
         let calls = Box::new(FakeSession(Arc::clone(self)));
-        Session::start(calls, &ImporterSpec::cpu(), options, "fake").expect("session")
+        Session::start(calls, &ImporterSpec::cpu(), options, "fake")
     }
 
     /// Revokes as a real server does: tell, wait, bump, save the content, cut.
@@ -325,6 +337,9 @@ impl SessionCalls for FakeSession {
     }
 
     fn bind(&self, argument: &mut Context) -> io::Result<()> {
+        if let Some(refusal) = lock(&self.0.inner).refused.0 {
+            return Err(refusal.into());
+        }
         argument.context_id = 42;
         argument.sequence_grant_id = SEQUENCE_GRANT;
         argument.sequence_bytes = self.0.page.slots() as u64 * 8;
@@ -333,6 +348,9 @@ impl SessionCalls for FakeSession {
     }
 
     fn window(&self, grant_id: u64, length: u64, writable: bool) -> io::Result<Window> {
+        if let Some(refusal) = lock(&self.0.inner).refused.1 {
+            return Err(refusal.into());
+        }
         if grant_id == SEQUENCE_GRANT {
             return Window::map(self.0.page.reader_fd()?, length as usize, false);
         }

@@ -21,7 +21,7 @@ use peerfs_sys::{Window, receive_with_fd};
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::PinKind;
-use crate::backend::{FileCalls, SessionCalls};
+use crate::backend::{FileCalls, NO_WAY, SessionCalls};
 
 /// Most events taken from the session with one read(2).
 const EVENTS_PER_READ: usize = 1024;
@@ -153,9 +153,10 @@ impl Transport {
 
 impl SessionCalls for KernelSession {
     fn bind(&self, argument: &mut Context) -> io::Result<()> {
-        // Kept open during the call only: the server takes a duplicate.
-        let memory = File::open("/proc/self/mem")?;
-        argument.mem_fd = memory.as_raw_fd();
+        // Kept open during the call only: the server takes a duplicate. Where there is no procfs, or it is shut for a process
+        // that may not be traced, a server that is privileged does without.
+        let memory = File::open("/proc/self/mem").ok();
+        argument.mem_fd = memory.as_ref().map_or(-1, AsRawFd::as_raw_fd);
         peerfs_sys::ioctl(&self.session, ioctl::CONTEXT, argument)?;
         let transport = transport(argument)?;
         self.transport.get_or_init(|| transport);
@@ -264,7 +265,10 @@ fn poll_timeout(timeout: Option<Duration>) -> PollTimeout {
 /// A connection for each request: the kernel attaches the credentials of the sender, which a server checks.
 fn ask_for_grant(address: &UnixAddr, grant_id: u64) -> io::Result<OwnedFd> {
     let connection = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
-    connect(connection.as_raw_fd(), address)?;
+    connect(connection.as_raw_fd(), address).map_err(|error| match error {
+        Errno::ENOENT | Errno::ENOTDIR | Errno::EACCES | Errno::EPERM | Errno::ECONNREFUSED => NO_WAY,
+        other => other,
+    })?;
     let request = message::Request { magic: message::MAGIC, abi_version: ABI_VERSION, grant_id };
     let raw = connection.as_raw_fd();
     send(raw, request.as_bytes(), MsgFlags::MSG_NOSIGNAL)?;
@@ -338,5 +342,12 @@ mod tests {
         assert_eq!(code(exchange(5, reply(message::MAGIC, stale, 5))), Some(Errno::ESTALE as i32));
         assert_eq!(code(exchange(5, reply(message::MAGIC, 0, 6))), Some(Errno::EPROTO as i32));
         assert_eq!(code(exchange(5, reply(1, 0, 5))), Some(Errno::EPROTO as i32));
+    }
+
+    #[test]
+    fn a_socket_that_is_not_there_is_told_from_one_that_refuses() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let address = UnixAddr::new(&folder.path().join("hidden")).expect("short");
+        assert_eq!(ask_for_grant(&address, 1).expect_err("nobody listens").raw_os_error(), Some(NO_WAY as i32));
     }
 }

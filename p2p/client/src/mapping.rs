@@ -270,7 +270,8 @@ impl Mapping {
     /// [`Error::StaleContext`], [`Error::ServerGone`], or what the ioctl answers.
     pub fn report(&self) -> Result<(), Error> {
         self.owner.core.check()?;
-        self.send(true)
+        // The server knows nothing of one that it could grant nothing for.
+        if self.id == 0 { Ok(()) } else { self.send(true) }
     }
 
     /// Ends the mapping and answers what has moved through it.

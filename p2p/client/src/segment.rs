@@ -52,6 +52,17 @@ impl Segment {
     pub fn end(&self) -> u64 {
         self.file_offset + self.length
     }
+
+    /// It falls back, if for nothing else because this process can be given no grants.
+    pub(crate) fn refuse_grant(&mut self) {
+        if self.reason.is_none() {
+            self.path = Path::Fallback;
+            self.reason = Some(Reason::NoGrantObject);
+            self.device_offset = None;
+            self.triggers = TriggerSet::EMPTY;
+        }
+        self.refusals = self.refusals.with(Reason::NoGrantObject);
+    }
 }
 
 /// What a query answers.

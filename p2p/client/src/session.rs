@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use peerfs_abi::MapFlags;
-use peerfs_abi::ioctl::Map;
+use peerfs_abi::ioctl::{Context, Map};
 use peerfs_sys::{AddressSpace, Window};
 
-use crate::backend::SessionCalls;
+use crate::backend::{NO_WAY, SessionCalls};
 use crate::error::errno;
 use crate::file::request;
 use crate::grant::{Grant, Shared, Taken};
@@ -23,7 +23,7 @@ use crate::range::Span;
 use crate::registry::Registry;
 use crate::segment::{DecisionTable, GrantPlace, Granted, collect, retry_after};
 use crate::waiting::Waiting;
-use crate::{Error, File, ImporterSpec, Mapping, service};
+use crate::{Error, File, ImporterSpec, Mapping, Segment, service};
 
 /// How a session behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,7 +68,7 @@ impl Session {
         Session::start(Box::new(calls), &importer, options, &name)
     }
 
-    /// Binds the session and starts its service thread.
+    /// Binds the session and starts its service thread. Where this process can be given no grants, everything falls back.
     pub(crate) fn start(
         calls: Box<dyn SessionCalls>,
         importer: &ImporterSpec,
@@ -76,10 +76,11 @@ impl Session {
         name: &str,
     ) -> Result<Session, Error> {
         let mut context = importer.request()?;
-        calls.bind(&mut context).map_err(|source| Error::command("register an importer with", name, source))?;
-        let sequences = calls
-            .window(context.sequence_grant_id, context.sequence_bytes, false)
-            .map_err(|source| Error::system("map the sequence page of", name, source))?;
+        let sequences = match calls.bind(&mut context) {
+            Ok(()) => sequences(&*calls, &context, name)?,
+            Err(source) if errno(&source) == Some(Errno::EPERM) => None,
+            Err(source) => return Err(Error::command("register an importer with", name, source)),
+        };
         let core = Arc::new(Core {
             calls,
             name: name.to_owned(),
@@ -125,7 +126,11 @@ impl Session {
         self.owner.core.check()?;
         let mut argument = request(Span::new(range)?, flags | MapFlags::QUERY);
         argument.context_id = self.context_id();
-        file.table(argument)
+        let mut table = file.table(argument)?;
+        if self.owner.core.sequences.is_none() {
+            table.segments.iter_mut().for_each(Segment::refuse_grant);
+        }
+        Ok(table)
     }
 
     /// Maps a range. What cannot be mapped directly becomes a fallback segment of the mapping: that is no error.
@@ -142,14 +147,21 @@ impl Session {
         let _in_flight = core.registry.begin_map();
         let mut mapping = Mapping::new(Arc::clone(&self.owner), file.clone(), span.offset, flags);
         let mut grants = HashMap::new();
+        let grantable = core.sequences.is_some();
+        if !grantable {
+            argument.flags |= MapFlags::QUERY.bits();
+        }
         let call = |argument: &mut Map| {
-            let answer = file.calls.map(argument);
+            let answer = if grantable { file.calls.map(argument) } else { file.calls.query(argument) };
             answer.map_err(|source| Error::command("map", &file.name, source))
         };
         // When it fails half way, dropping the mapping ends what the server has granted so far.
         collect(argument, call, |answer, granted| {
-            mapping.note_answer(answer.mapping_id, answer.end_offset, retry_after(answer));
-            for piece in granted {
+            mapping.note_answer(if grantable { answer.mapping_id } else { 0 }, answer.end_offset, retry_after(answer));
+            for mut piece in granted {
+                if !grantable {
+                    piece.segment.refuse_grant();
+                }
                 let grant = match piece.grant {
                     Some(place) => Some(self.grant(&mut grants, place, &piece, &mapping)?),
                     None => None,
@@ -177,6 +189,8 @@ impl Session {
             Ok(taken) => taken,
             // Revoked between the answer and now.
             Err(error) if matches!(errno(&error), Some(Errno::ENOENT | Errno::ESTALE)) => Taken::default(),
+            // As if it had been: it cannot be had here.
+            Err(error) if errno(&error) == Some(NO_WAY) => Taken::default(),
             Err(error) => return Err(Error::system("map a grant of", &core.name, error)),
         };
         let shared: Arc<Shared> = Arc::clone(mapping.shared());
@@ -187,6 +201,15 @@ impl Session {
         }
         known.insert(place.id, Arc::clone(&grant));
         Ok(grant)
+    }
+}
+
+/// The page of sequence numbers; `None`: grants do not reach this process.
+fn sequences(calls: &dyn SessionCalls, context: &Context, name: &str) -> Result<Option<Window>, Error> {
+    match calls.window(context.sequence_grant_id, context.sequence_bytes, false) {
+        Ok(window) => Ok(Some(window)),
+        Err(source) if errno(&source) == Some(NO_WAY) => Ok(None),
+        Err(source) => Err(Error::system("map the sequence page of", name, source)),
     }
 }
 
@@ -215,7 +238,8 @@ pub(crate) struct Core {
     pub(crate) context_id: u64,
     deadline: Duration,
     pub(crate) options: SessionOptions,
-    sequences: Window,
+    /// `None`: this process can be given no grants.
+    sequences: Option<Window>,
     home: AddressSpace,
     pub(crate) gone: AtomicBool,
     pub(crate) stopping: AtomicBool,
@@ -234,8 +258,8 @@ impl Core {
         if !self.is_home() {
             return Err(Error::StaleContext);
         }
-        let told = self.sequences.load_word(0);
-        match self.gone.load(Ordering::Acquire) || told != Ok(0) {
+        let told = self.sequences.as_ref().is_some_and(|sequences| sequences.load_word(0) != Ok(0));
+        match self.gone.load(Ordering::Acquire) || told {
             true => Err(Error::ServerGone),
             false => Ok(()),
         }
@@ -244,7 +268,7 @@ impl Core {
     /// Is a grant valid at this moment?
     pub(crate) fn is_valid(&self, slot: u32, sequence: u64) -> Result<bool, Error> {
         self.check()?;
-        Ok(self.sequences.load_word(slot as usize) == Ok(sequence))
+        Ok(self.sequences.as_ref().is_some_and(|sequences| sequences.load_word(slot as usize) == Ok(sequence)))
     }
 
     pub(crate) fn wake(&self) {

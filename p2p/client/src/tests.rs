@@ -5,6 +5,9 @@ use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
+use nix::errno::Errno;
+
+use crate::backend::NO_WAY;
 use crate::cpu::{Device, DeviceConfig};
 use crate::fake::{CHUNK, FakeServer, Outcome};
 use crate::registry::lock;
@@ -143,6 +146,41 @@ fn a_dead_server_is_an_error_and_never_old_bytes() {
     assert!(matches!(file.read_at(0, &mut [0; 8]), Err(Error::ServerGone)));
     assert!(matches!(session.map(&file, .., MapFlags::empty()), Err(Error::ServerGone)));
     assert!(matches!(mapping.unmap(), Err(Error::ServerGone)));
+}
+
+#[test]
+fn a_process_that_can_be_given_no_grants_falls_back() {
+    for refused in [(None, Some(NO_WAY)), (Some(Errno::EPERM), None)] {
+        let server = FakeServer::with_holes(pattern(2 * CHUNK), vec![4096..8192, 12288..16384], 2);
+        server.refuse(refused.0, refused.1);
+        let session = server.session(SessionOptions::default());
+        let file = server.file();
+        let mapping = session.map(&file, .., MapFlags::WRITE).expect("map");
+        let reasons: Vec<_> = mapping.segments().iter().map(|segment| segment.reason).collect();
+        let none = Some(Reason::NoGrantObject);
+        assert_eq!(reasons, [none, Some(Reason::Hole), none, Some(Reason::Hole), none, none]);
+        assert_eq!(session.query(&file, .., MapFlags::empty()).expect("query").direct_bytes(), 0);
+        let mut read = vec![0; 2 * CHUNK as usize];
+        let moved = mapping.read_at(0, &mut read).expect("read");
+        assert_eq!((read, moved.fallback, moved.direct()), (pattern(2 * CHUNK), 2 * CHUNK, 0));
+        mapping.write_at(CHUNK, b"written").expect("write");
+        assert!(server.content()[CHUNK as usize..].starts_with(b"written"));
+        assert!(matches!(mapping.access(0..8), Err(Error::Fallback { reason: Reason::NoGrantObject, .. })));
+        mapping.report().expect("nobody is told");
+        mapping.unmap().expect("nobody is told");
+        assert!(server.unmapped().is_empty());
+        server.die();
+        assert!(matches!(file.read_at(0, &mut [0; 8]), Err(Error::ServerGone)));
+    }
+}
+
+#[test]
+fn other_refusals_to_bind_are_errors() {
+    let server = FakeServer::new(pattern(CHUNK));
+    server.refuse(Some(Errno::EMFILE), None);
+    assert!(matches!(server.try_session(SessionOptions::default()), Err(Error::System { .. })));
+    server.refuse(None, Some(Errno::EIO));
+    assert!(matches!(server.try_session(SessionOptions::default()), Err(Error::System { .. })));
 }
 
 #[test]

@@ -13,9 +13,13 @@ use crate::backend::{Backend, Capability};
 use crate::case::{Case, Setup};
 use crate::evidence::{Fact, Ungranted};
 use crate::kit::ScratchMount;
+use crate::kit::worker::NeedsRoot;
 use crate::leftovers::Books;
 use crate::report::{Line, Report, Verdict};
 use crate::scene::Scene;
+
+/// Why a case shows nothing on a mount that has less of an aperture than it was given.
+const RAN_SHORT: &str = "too little memory may be locked for its windows (ulimit -l)";
 
 /// Runs these cases on a backend; each line is shown as it comes.
 pub fn run(backend: &dyn Backend, cases: &[Case], seed: u64, mut show: impl FnMut(&Line)) -> Report {
@@ -86,13 +90,28 @@ fn on_mount(
     let outcome = catch_unwind(AssertUnwindSafe(|| (case.run)(&mut scene)));
     let asserted = scene.into_evidence();
     let outcome = outcome.map_err(|_| anyhow!("the case itself panicked"))?;
-    let verdict = judged(case, outcome, &asserted)?;
+    let verdict = match judged(case, outcome, &asserted) {
+        Err(error) if ran_short(&scratch, &error) => Verdict::Skipped(RAN_SHORT.to_owned()),
+        judged => judged?,
+    };
+    if verdict == Verdict::Skipped(RAN_SHORT.to_owned()) {
+        return Ok((verdict, asserted));
+    }
     if !case.setup.private {
         books.expect_balance(&scratch)?;
         fs::remove_dir_all(&directory)?;
         mounts.insert(case.setup, scratch);
     }
     Ok((verdict, asserted))
+}
+
+/// A window was refused that the mount was asked to have room for: this user may lock too little memory.
+fn ran_short(scratch: &ScratchMount, error: &anyhow::Error) -> bool {
+    let Ok(info) = scratch.info() else { return false };
+    let limited = info["limits"].as_array().is_some_and(|limits| limits.iter().any(|limit| limit["name"] == "locked-memory"));
+    let [full, quota] = [Reason::ApertureFull.name(), Reason::PinQuota.name()];
+    let told = [full, quota].iter().any(|reason| info["refused"][reason].as_u64() > Some(0));
+    limited && (told || format!("{error:#}").contains(full))
 }
 
 /// A case that ended for want of a window in a client counts if it has seen by then what it is there for.
@@ -104,6 +123,7 @@ fn judged(case: &Case, outcome: Result<()>, asserted: &BTreeSet<Fact>) -> Result
             let seen = case.proves.is_some_and(|fact| asserted.contains(&fact));
             Ok(if seen { Verdict::Passed } else { Verdict::Skipped(Capability::Grants.lack().to_owned()) })
         }
+        Err(error) if error.is::<NeedsRoot>() => Ok(Verdict::Skipped(NeedsRoot.to_string())),
         Err(error) => Err(error),
     }
 }
@@ -153,6 +173,8 @@ mod tests {
         assert_eq!(judged(&case, ended(), &seen).expect("no failure"), Verdict::Passed);
         assert!(judged(&case, ended(), &BTreeSet::new()).is_err());
         assert!(judged(&case, Err(anyhow!("another error")), &seen).is_err());
+        let user = judged(&case, Err(anyhow::Error::from(NeedsRoot).context("a stranger")), &seen).expect("no failure");
+        assert_eq!(user, Verdict::Skipped(NeedsRoot.to_string()));
     }
 
     #[test]

@@ -78,7 +78,6 @@ impl Stage {
                 direct: "prefer".to_owned(),
                 read_only: false,
                 metrics: None,
-                limits: Vec::new(),
             },
             socket_path: Some(socket.path().to_owned()),
         });

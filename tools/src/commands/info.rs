@@ -115,8 +115,22 @@ fn mount_text(info: &Value) -> String {
     text.push_str(&device_memory(&info["device_memory"]));
     text.push_str(&revocations(&info["revocations"]));
     text.push_str(&moved(info));
-    for limit in info["limits"].as_array().map_or(&[][..], Vec::as_slice) {
-        let _ = writeln!(text, "{:<12} {}", "limit", limit.as_str().unwrap_or("?"));
+    text.push_str(&limits(&info["limits"]));
+    text
+}
+
+fn limits(limits: &Value) -> String {
+    let limits = limits.as_array().map_or(&[][..], Vec::as_slice);
+    if limits.is_empty() {
+        return lines(&[("limits", "none".to_owned())]);
+    }
+    let mut text = String::new();
+    for limit in limits {
+        let word = |key: &str| limit[key].as_str().unwrap_or("?");
+        text.push_str(&lines(&[
+            ("limit", format!("{}: {}", word("name"), word("what"))),
+            ("", format!("{}; {}", word("why"), word("remedy"))),
+        ]));
     }
     text
 }

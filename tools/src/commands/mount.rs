@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{SigSet, Signal};
-use peerfs_fs::fuse::unmount;
+use peerfs_fs::fuse::{mount_table_entry, unmount};
 use peerfs_fs::server::{LOCK_WAIT, Server};
 use peerfs_p2p::{Engine, Range, Trigger};
 use sd_notify::NotifyState;
@@ -194,7 +194,11 @@ fn unmount_finally(mountpoint: &Path) -> std::io::Result<()> {
         tracing::warn!(%error, "not everything in the page cache could be written back");
     }
     match umount2(mountpoint, MntFlags::MNT_FORCE | MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
-        Err(Errno::EPERM) => unmount(mountpoint, true).map(drop),
+        Err(Errno::EPERM) => {
+            let entry = mount_table_entry(mountpoint);
+            unmount(mountpoint, true)?;
+            entry.map_or(Ok(()), |entry| entry.abort())
+        }
         other => Ok(other?),
     }
 }

@@ -1,11 +1,13 @@
 //! `-o remount`: what the kernel keeps of a mount's options changes, the server goes on.
 
 use std::fs::metadata;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sys::statvfs::{FsFlags, statvfs};
 use peerfs_client::File;
@@ -47,7 +49,7 @@ pub fn run(mountpoint: &Path, lists: &[String]) -> Result<ExitCode> {
         bail!("{}: devices hold pins, which may be written; end them, or take them: peerfs revoke --all --pins", what());
     }
     let remount = || mount(None::<&str>, mountpoint, None::<&str>, flags | MsFlags::MS_REMOUNT, None::<&str>);
-    busy::patiently(|| Ok(remount()?)).with_context(what)?;
+    busy::patiently(|| Ok(remount()?)).map_err(only_root).with_context(what)?;
     if read_only {
         // Devices write past the kernel. Nobody can ask for a new mapping for writing any more.
         File::open(mountpoint).and_then(|root| root.revoke_mount()).with_context(what)?;
@@ -60,6 +62,15 @@ pub fn run(mountpoint: &Path, lists: &[String]) -> Result<ExitCode> {
 /// is left out stays as it is.
 fn is_merged_with_table(lists: &[String]) -> bool {
     names(lists).any(|option| option.starts_with("user_id="))
+}
+
+fn only_root(error: io::Error) -> anyhow::Error {
+    match error.raw_os_error() {
+        Some(code) if code == Errno::EPERM as i32 => {
+            anyhow!("only root changes the options of a mount; umount it, and mount it again")
+        }
+        _ => error.into(),
+    }
 }
 
 fn is_mount_point(path: &Path) -> Result<bool> {

@@ -43,7 +43,7 @@ pub struct Entry {
     pub length: u64,
     /// CRC-32C of the content.
     pub crc: u32,
-    /// It can map everywhere: an ordinary file.
+    /// It can map everywhere: an ordinary file that fits into the aperture.
     pub ordinary: bool,
 }
 
@@ -102,7 +102,7 @@ impl Story {
     /// Makes a durable file and records it.
     pub fn make(&mut self, name: &str, content: &[u8], ordinary: bool) -> Result<()> {
         write_synced(&self.sandbox.path(name), content)?;
-        self.contents.record(name, content, ordinary);
+        self.contents.record(name, content, ordinary && content.len() as u64 <= self.aperture);
         Ok(())
     }
 }
@@ -128,7 +128,7 @@ pub fn make_special(story: &mut Story) -> Result<String> {
     peerfs_sys::set_xattr(&story.sandbox.path(NEVER), XATTR_DIRECT, b"never").context("setting the policy of a file")?;
     File::open(story.sandbox.path(NEVER))?.sync_all()?;
 
-    let length = live_bytes(story.size);
+    let length = live_bytes(story.aperture);
     for name in [WRITTEN, SHRINK, SHRINK_HUNG] {
         story.make(name, &archive[..length], true)?;
     }
@@ -140,8 +140,8 @@ pub fn make_special(story: &mut Story) -> Result<String> {
 }
 
 /// Length of the files that are changed under live mappings: well inside the aperture.
-fn live_bytes(size: u64) -> usize {
-    let half = super::aperture_bytes(size) / 2;
+fn live_bytes(aperture: u64) -> usize {
+    let half = aperture / 2;
     usize::try_from((half >> 13 << 13).min(8 << 20)).unwrap_or(corpus::LEAST_FILE_BYTES)
 }
 

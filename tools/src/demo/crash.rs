@@ -6,7 +6,7 @@ use anyhow::{Result, bail, ensure};
 use peerfs_client::{Error, File, ImporterSpec, MapFlags, Mapping, Session};
 
 use super::contents::{ARCHIVE, SHRINK_HUNG, WRITTEN};
-use super::{Story, aperture_bytes};
+use super::{Story, cmb_bytes};
 use crate::output;
 
 /// The guardian acts within milliseconds; a machine under load gets time.
@@ -54,7 +54,7 @@ fn refused_for_good(mapping: &Mapping) -> Result<()> {
 pub fn mount_again(story: &mut Story) -> Result<String> {
     let start = Instant::now();
     story.sandbox.unmount()?;
-    story.sandbox.mount(aperture_bytes(story.size))?;
+    story.sandbox.mount(cmb_bytes(story.size))?;
     let took = start.elapsed();
     for entry in &story.contents.entries {
         story.verify_entry(entry)?;

@@ -6,8 +6,8 @@ use std::fs::OpenOptions;
 use anyhow::{Result, ensure};
 use peerfs_client::{File, MapFlags, Reason};
 
+use super::Story;
 use super::contents::{ARCHIVE, LINK, NEVER, PREALLOCATED, SPARSE, TINY, WRITTEN};
-use super::{Story, aperture_bytes};
 use crate::commands::query::refused;
 use crate::output;
 use crate::ranges;
@@ -94,7 +94,7 @@ fn probes(aperture_bytes: u64) -> Vec<Probe> {
 pub fn ask(story: &mut Story) -> Result<String> {
     let mut table = output::table(&["file", "asked for", "directly", "fallback", "reason", "what helps"], &[2, 3]);
     let mut reasons = BTreeSet::new();
-    for probe in probes(aperture_bytes(story.size)) {
+    for probe in probes(story.aperture) {
         let path = story.sandbox.path(probe.file);
         let file = match probe.writable {
             true => File::open_with(&path, OpenOptions::new().read(true).write(true))?,
@@ -122,6 +122,6 @@ pub fn ask(story: &mut Story) -> Result<String> {
         reasons.extend(found.into_keys());
     }
     ensure!(reasons.len() >= LEAST_REASONS, "only {} distinct reasons", reasons.len());
-    let aperture = output::bytes(aperture_bytes(story.size));
+    let aperture = output::bytes(story.aperture);
     Ok(format!("{}{} distinct reasons; aperture {aperture}; asking changed nothing", output::render(&table), reasons.len()))
 }

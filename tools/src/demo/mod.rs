@@ -23,6 +23,8 @@ use transfer::Totals;
 
 /// Below this the aperture would be too small to show anything.
 const LEAST_BYTES: u64 = 32 << 20;
+/// Below this files that change under mappings would not fit into the aperture.
+const LEAST_APERTURE_BYTES: u64 = 1 << 20;
 /// Revocation deadline of the demo's mount.
 const DEADLINE_MS: u64 = 100;
 
@@ -33,6 +35,8 @@ struct Story {
     totals: Totals,
     /// Bytes of files wanted.
     size: u64,
+    /// Size of the aperture, bytes: smaller than asked for where the user may lock less memory.
+    aperture: u64,
 }
 
 type Step = fn(&mut Story) -> Result<String>;
@@ -59,7 +63,7 @@ pub fn run(args: DemoArgs) -> Result<ExitCode> {
     sandbox::can_mount().context("demo")?;
     let start = Instant::now();
     let sandbox = Sandbox::create(args.dir.as_deref(), args.keep).context("demo")?;
-    let mut story = Story { sandbox, contents: Contents::default(), totals: Totals::default(), size: args.size };
+    let mut story = Story { sandbox, contents: Contents::default(), totals: Totals::default(), size: args.size, aperture: 0 };
     let told = tell(&mut story);
     let kept = story.sandbox.tidy();
     told?;
@@ -96,21 +100,25 @@ fn indented(figures: &str) -> String {
 fn make_and_mount(story: &mut Story) -> Result<String> {
     let volume = story.size * 2 + (128 << 20);
     let made = story.sandbox.peerfs(&["mkfs", &story.sandbox.device(), "--size", &volume.to_string(), "--label", "demo"])?;
-    story.sandbox.mount(aperture_bytes(story.size))?;
+    story.sandbox.mount(cmb_bytes(story.size))?;
     let info = story.sandbox.info()?;
-    if info["aperture"].is_null() {
-        bail!("the mount has no aperture");
-    }
+    let Some(aperture) = info["aperture"]["capacity_bytes"].as_u64() else { bail!("the mount has no aperture") };
+    story.aperture = aperture;
+    ensure!(
+        aperture >= LEAST_APERTURE_BYTES,
+        "an aperture of {} is too small: raise the limit of locked memory (ulimit -l) to at least 2 MiB",
+        output::bytes(aperture)
+    );
     Ok(format!(
         "{}aperture {} (software CMB), grants by {}, deadline {DEADLINE_MS} ms",
         made,
-        output::bytes(aperture_bytes(story.size)),
+        output::bytes(aperture),
         info["grants"].as_str().unwrap_or("?"),
     ))
 }
 
 /// Two thirds of the largest file, in whole megabytes.
-fn aperture_bytes(size: u64) -> u64 {
+fn cmb_bytes(size: u64) -> u64 {
     (archive_bytes(size) * 2 / 3) >> 20 << 20
 }
 

@@ -13,7 +13,8 @@ const CMB_BYTES: u64 = 256 << 20;
 /// The remedy in one line: the topology's own for a hop, else the reason's.
 pub fn remedy(reason: Reason, facts: &Facts) -> String {
     let of_hop = refusal_of(reason, facts).and_then(|refusal| refusal["remedy"].as_str());
-    let remedy = of_hop.filter(|remedy| !remedy.is_empty()).unwrap_or_else(|| reason.remedy());
+    let of_mount = of_limit(reason, facts);
+    let remedy = of_hop.filter(|remedy| !remedy.is_empty()).or(of_mount.as_deref()).unwrap_or_else(|| reason.remedy());
     match mount_option(reason, facts) {
         Some(_) if facts.ends_with_its_mount() => {
             format!("{remedy}; an unmount ends a mem: volume: copy what is to stay, and give the mount's other options again")
@@ -21,6 +22,16 @@ pub fn remedy(reason: Reason, facts: &Facts) -> String {
         Some(_) => format!("{remedy}; give the mount's other options again"),
         None => remedy.to_owned(),
     }
+}
+
+/// Where the mount has a smaller aperture than was asked for, a larger `--cmb` helps nobody.
+fn of_limit(reason: Reason, facts: &Facts) -> Option<String> {
+    if reason != Reason::ApertureFull {
+        return None;
+    }
+    let limit = facts.info["limits"].as_array()?.iter().find(|limit| limit["name"] == "locked-memory")?;
+    let said = |key: &str| limit[key].as_str().unwrap_or("?").to_owned();
+    Some(format!("unmap other ranges; {}: {}", said("why"), said("remedy")))
 }
 
 /// The command that does it for this file, or shows what has to be ended.

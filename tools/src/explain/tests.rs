@@ -113,6 +113,15 @@ fn a_volume_in_memory_is_not_offered_an_unmount() {
 }
 
 #[test]
+fn where_too_little_memory_may_be_locked_no_larger_cmb_is_recommended() {
+    let mut facts = facts();
+    assert!(explained(Reason::ApertureFull, &facts).remedy.contains("larger --cmb"));
+    facts.info["limits"] = json!([{ "name": "locked-memory", "what": "w", "why": "so little", "remedy": "raise it" }]);
+    assert_eq!(explained(Reason::ApertureFull, &facts).remedy, "unmap other ranges; so little: raise it");
+    assert_eq!(explained(Reason::Hole, &facts).remedy, Reason::Hole.remedy());
+}
+
+#[test]
 fn a_file_that_ends_inside_a_block_is_not_made_longer() {
     let mut table = refused(Reason::Hole);
     table.segments[0].length = 100;

@@ -9,6 +9,7 @@ use crate::backend::Capability;
 use crate::case::{Case, Setup};
 use crate::evidence::Way::{Direct, Fallback};
 use crate::kit::peerfs;
+use crate::kit::worker::NeedsRoot;
 use crate::puppet::Puppet;
 use crate::scene::{PAGE, Scene, Subject};
 
@@ -142,6 +143,9 @@ fn passed_session(scene: &mut Scene<'_>) -> Result<()> {
 fn pid_reuse(scene: &mut Scene<'_>) -> Result<()> {
     let world = scene.mount.directory().join("namespace");
     std::fs::create_dir(&world)?;
+    if !nix::unistd::geteuid().is_root() {
+        return Err(NeedsRoot.into());
+    }
     let mut command = Command::new("unshare");
     command.args(["--pid", "--fork", "--kill-child", "--mount-proc", "--"]).arg(peerfs());
     command.arg(crate::puppet::SUBCOMMAND).arg("pid-reuse").arg(scene.backend.name()).arg(&world);
