@@ -54,7 +54,8 @@ step() {
     printf '%s ... ' "$1"
     shift
     set +e
-    (set -e; "$@") >"$work/step.log" 2>&1
+    # What it was about to undo itself only this shell of its own knows.
+    (set -e; trap '[ $? = 0 ] || undo' EXIT; "$@") >"$work/step.log" 2>&1
     local status=$?
     set -e
     [ $status = 0 ] || { echo FAILED; cat "$work/step.log"; exit 1; }
