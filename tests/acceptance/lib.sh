@@ -61,3 +61,13 @@ step() {
     [ $status = 0 ] || { echo FAILED; cat "$work/step.log"; exit 1; }
     echo ok
 }
+
+# Waits until the server of the mount counts none of these (keys of info --json); they end a moment after their holders.
+await_none() { # keys ...
+    local key deadline=$((SECONDS + 20))
+    for key in "$@"; do
+        until "$peerfs" info "$mnt" --json | grep -q "^  \"$key\": 0,"; do
+            [ "$SECONDS" -lt "$deadline" ] || { echo "there are still $key"; return 1; }
+        done
+    done
+}
