@@ -77,13 +77,22 @@ impl Opening<'_> {
             Err(err) if err.raw_os_error() == Some(libc::EBUSY) => return Ok(None),
             Err(err) => return Err(self.unusable(format!("cannot be opened: {err}"))),
         };
-        let lock = match below {
-            Some(below) => File::open(below),
+        // Whoever may use the loop device may not always use the file below it: then only the device is locked.
+        let lock = match below.and_then(|below| self.open_for_lock(below)) {
+            Some(lock) => Ok(lock),
             None => file.try_clone(),
         };
         let lock = lock.map_err(|err| self.unusable(format!("its lock cannot be had: {err}")))?;
         let locked = self.lock(&file)? && self.lock(&lock)?;
         Ok(locked.then_some(Locked { file, lock, with }))
+    }
+
+    /// Some filesystems lock exclusively only what is open for writing.
+    fn open_for_lock(&self, path: &Path) -> Option<File> {
+        let opened = OpenOptions::new().read(true).write(self.is_writable()).open(path).or_else(|_| File::open(path));
+        opened
+            .inspect_err(|error| tracing::warn!(path = %path.display(), %error, "the file below the loop device is not locked"))
+            .ok()
     }
 
     /// False: somebody else has it.

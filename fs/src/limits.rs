@@ -86,7 +86,7 @@ fn grants(facts: &Facts<'_>) -> Option<Limit> {
 }
 
 fn own_user(facts: &Facts<'_>) -> Option<Limit> {
-    (!facts.passthrough && !facts.privileged).then(|| Limit {
+    (!facts.passthrough && (facts.uid != 0 || !facts.privileged)).then(|| Limit {
         name: "own-user",
         what: "processes of the server's own user can reopen a granted memory file for writing".into(),
         why: format!("memory files of the server belong to user {}", facts.uid),

@@ -8,7 +8,7 @@
 
 use std::collections::HashSet;
 use std::num::NonZeroU64;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex};
 
 use dashmap::DashMap;
@@ -72,10 +72,17 @@ impl Cache {
         }
     }
 
-    /// Puts a new inode in.
+    /// Puts a new inode in, before anybody can find it on disk.
     pub(super) fn insert(&self, inode: Arc<Inode>) {
         self.inodes.insert(inode.ino, Slot::Loaded(inode));
         self.loaded.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Takes a new inode out again, which did not come to be.
+    pub(super) fn take_out(&self, ino: Ino) {
+        if self.inodes.remove(&ino).is_some() {
+            self.count_dropped();
+        }
     }
 
     /// Numbers of all inodes that the kernel knows or that are in memory.
@@ -109,7 +116,7 @@ impl Cache {
     /// Drops an inode that neither the kernel knows nor anybody needs. True when it is gone.
     pub(super) fn evict(&self, ino: Ino, committed: CommitSeq) -> bool {
         let unused = |slot: &Slot| match slot {
-            Slot::Loaded(inode) => inode.is_unused() && is_as_recorded(inode, committed),
+            Slot::Loaded(inode) => is_as_recorded(inode, committed) && inode.is_unused(),
             Slot::Known(_) => false,
         };
         if self.inodes.remove_if(&ino, |_, slot| unused(slot)).is_some() {
@@ -140,8 +147,11 @@ impl Cache {
     fn unload(&self, committed: CommitSeq, spared: bool) {
         self.inodes.retain(|_, slot| {
             let Slot::Loaded(inode) = slot else { return true };
+            if self.loaded() <= self.kept {
+                return true;
+            }
             let recent = inode.recent.swap(false, Ordering::Relaxed);
-            let in_use = inode.opens.load(Ordering::Acquire) != 0 || !is_as_recorded(inode, committed);
+            let in_use = !is_as_recorded(inode, committed) || inode.opens.load(Ordering::Acquire) != 0;
             // A nameless one is freed after the last look-up, so it stays.
             if (spared && recent) || in_use || inode.nlink() == 0 {
                 return true;
@@ -170,7 +180,12 @@ impl Cache {
 /// Nobody holds it, and the last commit has all of it: one with changes after the `committed` commit stays, because an
 /// fsync has to find that there is something to commit.
 fn is_as_recorded(inode: &Arc<Inode>, committed: CommitSeq) -> bool {
-    Arc::strong_count(inode) == 1 && inode.changed_in.load(Ordering::Acquire) <= committed && !inode.attributes().dirty
+    if Arc::strong_count(inode) != 1 {
+        return false;
+    }
+    // What others did before they let go of it is seen from here on.
+    fence(Ordering::Acquire);
+    inode.changed_in.load(Ordering::Acquire) <= committed && !inode.attributes().dirty
 }
 
 impl Core {

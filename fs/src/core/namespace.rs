@@ -115,12 +115,17 @@ impl Core {
             record.nlink += u32::from(inode.is_directory());
             stamp_content(record, now());
         });
-        self.apply(txn)?;
         inode.lookups.store(1, Ordering::Release);
+        self.apply_with_new(txn, &inode)?;
         let attr = inode.attr();
-        self.cache.insert(inode.clone());
         self.sweep_if_many();
         Ok((inode, attr))
+    }
+
+    /// Applies what makes an inode. It is in memory before its number can be looked up by a file handle.
+    pub(super) fn apply_with_new(&self, txn: Txn, inode: &Arc<Inode>) -> Result<()> {
+        self.cache.insert(inode.clone());
+        self.apply(txn).inspect_err(|_| self.cache.take_out(inode.ino))
     }
 
     /// An inode without a name yet, which belongs into the directory. The directory's content lock is held.

@@ -55,12 +55,12 @@ impl Operations for Core {
             return Err(super::FsError::errno(libc::EINVAL));
         }
         let new = NewInode { caller, mode: kind | mode & 0o7777, rdev, target: None };
-        self.changed_names(parent, self.make(parent, name, new).map(|made| made.1))
+        self.made_name(parent, self.make(parent, name, new).map(|made| made.1))
     }
 
     fn mkdir(&self, caller: Caller, parent: Ino, name: &[u8], mode: u32) -> Result<Attr> {
         let new = NewInode { caller, mode: libc::S_IFDIR | mode & 0o7777, rdev: 0, target: None };
-        self.changed_names(parent, self.make(parent, name, new).map(|made| made.1))
+        self.made_name(parent, self.make(parent, name, new).map(|made| made.1))
     }
 
     fn unlink(&self, _caller: Caller, parent: Ino, name: &[u8]) -> Result<()> {
@@ -72,7 +72,7 @@ impl Operations for Core {
     }
 
     fn symlink(&self, caller: Caller, parent: Ino, name: &[u8], target: &[u8]) -> Result<Attr> {
-        self.changed_names(parent, self.do_symlink(caller, parent, name, target))
+        self.made_name(parent, self.do_symlink(caller, parent, name, target))
     }
 
     fn rename(&self, caller: Caller, parent: Ino, name: &[u8], new_parent: Ino, new_name: &[u8], mode: RenameMode) -> Result<()> {
@@ -80,7 +80,7 @@ impl Operations for Core {
     }
 
     fn link(&self, _caller: Caller, ino: Ino, new_parent: Ino, new_name: &[u8]) -> Result<Attr> {
-        self.changed_names(new_parent, self.do_link(ino, new_parent, new_name))
+        self.made_name(new_parent, self.do_link(ino, new_parent, new_name))
     }
 
     fn open(&self, caller: Caller, ino: Ino, flags: OpenFlags) -> Result<Opened> {
@@ -96,7 +96,9 @@ impl Operations for Core {
         exclusive: bool,
         flags: OpenFlags,
     ) -> Result<(Attr, Opened)> {
-        self.changed_names(parent, self.do_create(caller, parent, name, mode, exclusive, flags))
+        let (attr, opened) = self.do_create(caller, parent, name, mode, exclusive, flags)?;
+        let made = self.made_name(parent, Ok(attr));
+        Ok((made.inspect_err(|_| self.do_release(opened.handle))?, opened))
     }
 
     fn read(&self, handle: Handle, offset: u64, length: u32, into_cache: bool) -> Result<ReadData> {

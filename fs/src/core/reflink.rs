@@ -66,14 +66,16 @@ impl Core {
         let source = self.handles.named(source_name).ok_or(FsError::errno(libc::EXDEV))?;
         self.admit_change()?;
         self.admit_growth()?;
-        let cloned = self.relocating(&target.inode, |relocation| self.clone_closed(caller, &source, &target, range, relocation));
-        match cloned {
+        let clone =
+            || self.relocating(&target.inode, |relocation| self.clone_closed(caller, &source, &target, range, relocation));
+        let cloned = match clone() {
             Err(error) if error.code() == libc::ENOSPC => {
                 self.reclaim();
-                self.relocating(&target.inode, |relocation| self.clone_closed(caller, &source, &target, range, relocation))
+                clone()
             }
             cloned => cloned,
-        }
+        };
+        self.changed_inode(target.inode.ino, cloned)
     }
 
     /// The file that a name of [`Core::name_source`] stands for.

@@ -152,11 +152,12 @@ impl Core {
         }
         move_child(&mut txn, &plan.moved, from.parent, to.parent);
         finish(&mut txn, from, to);
-        self.apply(txn)?;
-        if let Some(whiteout) = whiteout {
-            let ino = whiteout.ino;
-            self.cache.insert(whiteout);
-            self.cache.mark_idle(ino);
+        match whiteout {
+            Some(whiteout) => {
+                self.apply_with_new(txn, &whiteout)?;
+                self.cache.mark_idle(whiteout.ino);
+            }
+            None => self.apply(txn)?,
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 //! mount with `sync` the kernel follows with an fsync by itself.
 
 use super::{Core, Result};
-use crate::types::Ino;
+use crate::types::{Attr, Ino};
 
 /// What is durable when it is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -17,6 +17,14 @@ pub enum Synchronous {
 }
 
 impl Core {
+    /// Ends the making of a name. What was made stays when it cannot be made durable, but the kernel, which hears of the
+    /// failure only, knows nothing of it.
+    pub(super) fn made_name(&self, directory: Ino, outcome: Result<Attr>) -> Result<Attr> {
+        let attr = outcome?;
+        self.changed_names(directory, Ok(())).inspect_err(|_| self.forget_lookups(attr.ino, 1))?;
+        Ok(attr)
+    }
+
     /// Ends a change of a directory's names.
     pub(super) fn changed_names<T>(&self, directory: Ino, outcome: Result<T>) -> Result<T> {
         self.changed(Synchronous::Names, directory, outcome)

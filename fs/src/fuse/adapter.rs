@@ -429,8 +429,9 @@ impl fuser::Filesystem for Adapter {
             true => self.ops.begin_buffered_write(ino.0, range),
             false => None,
         };
-        // Write-back may have to wait for a write(2) of the same pages.
-        if from_page_cache || self.ops.may_wait(Some(ino.0)) {
+        // Write-back may have to wait for a write(2) of the same pages, what is synchronous for the device.
+        let durable = !origin.through_cache && (origin.synchronous || self.ops.is_synchronous());
+        if from_page_cache || durable || self.ops.may_wait(Some(ino.0)) {
             let (ops, data) = (Arc::clone(&self.ops), data.to_vec());
             self.pool.run(move || {
                 contain("write", || {

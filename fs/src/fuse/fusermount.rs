@@ -51,7 +51,7 @@ pub fn unmount(mountpoint: &Path, lazy: bool) -> io::Result<()> {
     let said = line(&String::from_utf8_lossy(&ran.stderr));
     match ran.status.success() {
         true => Ok(()),
-        false if said.contains("busy") => Err(io::Error::from_raw_os_error(libc::EBUSY)),
+        false if said.ends_with("Device or resource busy") => Err(io::Error::from_raw_os_error(libc::EBUSY)),
         false => Err(io::Error::other(said)),
     }
 }

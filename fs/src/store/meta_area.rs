@@ -26,6 +26,8 @@ const GROWTH_BLOCKS: u64 = 1024;
 const ISLAND_BLOCKS: u64 = 64;
 /// The area is in at most about so many pieces of that kind.
 const ISLANDS: u64 = 64;
+/// Most pieces for a growth that is larger than needed.
+const SURPLUS_PIECES: usize = 8;
 /// Writes under way at one time.
 const WRITE_DEPTH: usize = 64;
 
@@ -196,7 +198,9 @@ impl MetaArea {
         }
         let mut position = 0;
         for segment in self.segments(start, start + blocks.len() as u64) {
-            let Some(device_offset) = segment.device_offset else { continue };
+            let Some(device_offset) = segment.device_offset else {
+                return Err(StoreError::NoSpace { wanted_blocks: segment.length as u64 / BLOCK_BYTES, free_blocks: 0 });
+            };
             let mut buf = self.device.buffer(segment.length);
             buf[..segment.length].copy_from_slice(&blocks[position..position + segment.length]);
             let ticket = self.device.submit(Io::Write { offset: device_offset, buf });
@@ -326,15 +330,17 @@ impl MetaArea {
         // A gap may be left on either side.
         let room = CHAIN_CAPACITY.saturating_sub(chain.pieces().len() + 2);
         let wanted = generous(gap, needed, chain.backed_blocks());
-        let (mut first, mut pieces) = (wanted.0, allocator.take(wanted.1 - wanted.0, need, room, gap.near));
+        // What is more than needed is not worth many of the chain's pieces, which are all there will ever be.
+        let few = room.min(SURPLUS_PIECES);
+        let (mut first, mut pieces) = (wanted.0, allocator.take(wanted.1 - wanted.0, need, few, gap.near));
         let got: u64 = pieces.iter().flatten().map(|piece| piece.count).sum();
         if got < wanted.1 - wanted.0 {
             // Not all of what is wanted: then from what is needed on.
             first = needed.0;
             if let Some(surplus) = pieces.take_if(|_| got > gap.end - first) {
                 allocator.put_back(&surplus);
-                pieces = allocator.take(need, need, room, gap.near);
             }
+            pieces = pieces.or_else(|| allocator.take(need, need, room, gap.near));
         }
         let Some(pieces) = pieces else {
             tracing::debug!(need_blocks = need, at_block = needed.0, "the metadata area cannot grow");

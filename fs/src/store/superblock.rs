@@ -169,6 +169,9 @@ impl Superblock {
         // or one region of the database (4 GiB), so anything far above is damage.
         let limit = (self.device_blocks * BLOCK_BYTES).saturating_mul(4).saturating_add(1 << 34);
         let covered = self.chain.pieces().iter().try_fold(0_u64, |sum, piece| sum.checked_add(piece.count));
+        if !self.meta_length.is_multiple_of(BLOCK_BYTES) {
+            return Err("the metadata area ends within a block");
+        }
         if self.meta_length > limit || covered.is_none_or(|blocks| blocks > limit / BLOCK_BYTES) {
             return Err("the metadata area is impossibly long");
         }

@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -12,7 +12,8 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, send, socket};
+use nix::sys::socket::sockopt::PeerCredentials;
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, getsockopt, send, socket};
 use nix::sys::stat::Mode;
 use peerfs_abi::devmem::{self, DeviceMemory};
 use peerfs_abi::ioctl::{self, Ack, Context, DeviceCopy, Event, Info, Map, ReadByServer, Reflink, Revoke, Unmap, unpack_name};
@@ -96,6 +97,8 @@ struct Transport {
     passthrough: bool,
     /// Always there without passthrough; with it, for dma-bufs.
     socket: Option<UnixAddr>,
+    /// Who mounted it.
+    owner: u32,
 }
 
 /// A session file and the directory it is in.
@@ -147,7 +150,7 @@ impl KernelSession {
 
 impl Transport {
     fn ask(&self, grant_id: u64) -> io::Result<OwnedFd> {
-        ask_for_grant(self.socket.as_ref().ok_or(Errno::EPROTO)?, grant_id)
+        ask_for_grant(self.socket.as_ref().ok_or(Errno::EPROTO)?, self.owner, grant_id)
     }
 }
 
@@ -158,7 +161,7 @@ impl SessionCalls for KernelSession {
         let memory = File::open("/proc/self/mem").ok();
         argument.mem_fd = memory.as_ref().map_or(-1, AsRawFd::as_raw_fd);
         peerfs_sys::ioctl(&self.session, ioctl::CONTEXT, argument)?;
-        let transport = transport(argument)?;
+        let transport = transport(argument, self.session.metadata()?.uid())?;
         self.transport.get_or_init(|| transport);
         Ok(())
     }
@@ -243,12 +246,12 @@ impl SessionCalls for KernelSession {
     }
 }
 
-fn transport(context: &Context) -> io::Result<Transport> {
+fn transport(context: &Context, owner: u32) -> io::Result<Transport> {
     let path = unpack_name(&context.socket_path).ok_or(Errno::EPROTO)?;
     let socket = if path.is_empty() { None } else { Some(UnixAddr::new(path)?) };
     match context.transport {
-        ioctl::transport::PASSTHROUGH => Ok(Transport { passthrough: true, socket }),
-        ioctl::transport::SOCKET if socket.is_some() => Ok(Transport { passthrough: false, socket }),
+        ioctl::transport::PASSTHROUGH => Ok(Transport { passthrough: true, socket, owner }),
+        ioctl::transport::SOCKET if socket.is_some() => Ok(Transport { passthrough: false, socket, owner }),
         _ => Err(Errno::EPROTO.into()),
     }
 }
@@ -262,13 +265,17 @@ fn poll_timeout(timeout: Option<Duration>) -> PollTimeout {
     PollTimeout::try_from(milliseconds).unwrap_or(PollTimeout::MAX)
 }
 
-/// A connection for each request: the kernel attaches the credentials of the sender, which a server checks.
-fn ask_for_grant(address: &UnixAddr, grant_id: u64) -> io::Result<OwnedFd> {
+/// A connection for each request: the kernel attaches the credentials of the sender, which a server checks. In a container
+/// somebody else may listen at that place: only the mount's `owner` is asked.
+fn ask_for_grant(address: &UnixAddr, owner: u32, grant_id: u64) -> io::Result<OwnedFd> {
     let connection = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
     connect(connection.as_raw_fd(), address).map_err(|error| match error {
         Errno::ENOENT | Errno::ENOTDIR | Errno::EACCES | Errno::EPERM | Errno::ECONNREFUSED => NO_WAY,
         other => other,
     })?;
+    if getsockopt(&connection, PeerCredentials)?.uid() != owner {
+        return Err(NO_WAY.into());
+    }
     let request = message::Request { magic: message::MAGIC, abi_version: ABI_VERSION, grant_id };
     let raw = connection.as_raw_fd();
     send(raw, request.as_bytes(), MsgFlags::MSG_NOSIGNAL)?;
@@ -319,7 +326,7 @@ mod tests {
                 nix::unistd::close(client)?;
                 Ok(request)
             });
-            let answer = ask_for_grant(&address, grant_id);
+            let answer = ask_for_grant(&address, nix::unistd::geteuid().as_raw(), grant_id);
             let request = server.join().expect("no panic").expect("server");
             assert_eq!((request.magic, request.grant_id), (message::MAGIC, grant_id));
             answer
@@ -348,6 +355,18 @@ mod tests {
     fn a_socket_that_is_not_there_is_told_from_one_that_refuses() {
         let folder = tempfile::tempdir().expect("a directory");
         let address = UnixAddr::new(&folder.path().join("hidden")).expect("short");
-        assert_eq!(ask_for_grant(&address, 1).expect_err("nobody listens").raw_os_error(), Some(NO_WAY as i32));
+        let owner = nix::unistd::geteuid().as_raw();
+        assert_eq!(ask_for_grant(&address, owner, 1).expect_err("nobody listens").raw_os_error(), Some(NO_WAY as i32));
+    }
+
+    #[test]
+    fn only_the_owner_of_the_mount_is_asked() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let address = UnixAddr::new(&folder.path().join("squatted")).expect("short");
+        let listener = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).expect("a socket");
+        bind(listener.as_raw_fd(), &address).expect("bound");
+        listen(&listener, Backlog::new(1).expect("one")).expect("listening");
+        let other = nix::unistd::geteuid().as_raw() + 1;
+        assert_eq!(ask_for_grant(&address, other, 1).expect_err("somebody else").raw_os_error(), Some(NO_WAY as i32));
     }
 }

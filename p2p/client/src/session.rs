@@ -78,7 +78,8 @@ impl Session {
         let mut context = importer.request()?;
         let sequences = match calls.bind(&mut context) {
             Ok(()) => sequences(&*calls, &context, name)?,
-            Err(source) if errno(&source) == Some(Errno::EPERM) => None,
+            // It may not be looked into, or is not seen at all.
+            Err(source) if matches!(errno(&source), Some(Errno::EPERM | Errno::ESRCH)) => None,
             Err(source) => return Err(Error::command("register an importer with", name, source)),
         };
         let core = Arc::new(Core {

@@ -12,13 +12,16 @@ mod work;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use peerfs_sys::ProcessHandle;
 
 use self::account::Account;
 use self::content::{HOLE, SECTOR, bytes_of};
@@ -36,6 +39,8 @@ const SAMPLE: u64 = 4;
 const KILL_MS: u64 = 400;
 /// Time between two lines of progress.
 const PROGRESS: Duration = Duration::from_secs(20);
+/// Longest wait for a killed server.
+const PATIENCE: Duration = Duration::from_secs(20);
 const BLOCK_SECTORS: usize = 8;
 
 /// What to do.
@@ -60,11 +65,25 @@ pub fn run(plan: Plan<'_>) -> Result<()> {
     let start = Instant::now();
     let mut aging =
         Aging { scratch, work, random, start, checks: Checks::default(), layout: Layout::default(), told: start, told_bytes: 0 };
-    while start.elapsed() < plan.time {
+    while start.elapsed() < plan.time || aging.work.tally.full == 0 {
         let epoch = aging.checks.epochs;
         aging.epoch().with_context(|| format!("epoch {epoch} of seed {}", plan.seed))?;
     }
     aging.finish(plan.size).with_context(|| format!("at the end of seed {}", plan.seed))
+}
+
+/// Kills it. One of its threads may wait for a page of a program that waits for the server (README, Limits): then the
+/// mount is ended by force.
+fn kill_server(server: Pid, mountpoint: &Path) -> Result<()> {
+    let process = ProcessHandle::open(server.as_raw().cast_unsigned())?;
+    kill(server, Signal::SIGKILL)?;
+    if !process.wait_exit(PATIENCE)? {
+        println!("the killed server waits for itself: umount --force");
+        // It says busy, and has cut the connection.
+        let _busy = umount2(mountpoint, MntFlags::MNT_FORCE);
+        ensure!(process.wait_exit(PATIENCE)?, "the killed server does not end");
+    }
+    Ok(())
 }
 
 /// Counts of what was checked.
@@ -165,10 +184,11 @@ impl Aging {
     fn crash(&mut self) -> Result<()> {
         let server = Pid::from_raw(self.scratch.server_pid()?);
         let (delay, killed) = (Duration::from_millis(self.random.below(KILL_MS)), self.work.killed.clone());
+        let mountpoint = self.scratch.path();
         let killer = thread::spawn(move || {
             thread::sleep(delay);
             killed.store(true, Ordering::Release);
-            kill(server, Signal::SIGKILL)
+            kill_server(server, &mountpoint)
         });
         while self.work.step()? != Outcome::Gone {}
         killer.join().map_err(|_| anyhow::anyhow!("the killer panicked"))??;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::RangeInclusive;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 
 use super::content::{HOLE, Stamp};
 
@@ -170,18 +170,23 @@ impl Model {
     /// # Errors
     /// It is not what a crash may leave.
     pub fn adopt(&mut self, left: Vec<(String, Vec<Stamp>)>) -> Result<()> {
-        let mut found = BTreeMap::new();
-        for (name, actual) in left {
-            let former = self.former.get(&name).into_iter().flatten();
-            let candidates: Vec<FileId> = self.names.get(&name).into_iter().chain(former).copied().collect();
-            let mut wrong = Vec::new();
-            let owner = candidates.into_iter().filter(|id| !found.contains_key(id)).find(|id| {
-                let judged = self.files[*id].explains(&actual);
-                judged.map_err(|error| wrong.push(format!("{error}"))).is_ok()
-            });
-            let Some(id) = owner else { bail!("after the crash {name} is no file that had this name: {}", wrong.join("; ")) };
-            found.insert(id, (name, actual));
+        let mut choices = Vec::new();
+        for (name, actual) in &left {
+            let former = self.former.get(name).into_iter().flatten();
+            let candidates = self.names.get(name).into_iter().chain(former).copied();
+            let (mut owners, mut wrong) = (Vec::new(), Vec::new());
+            for id in candidates {
+                match self.files[id].explains(actual) {
+                    Ok(()) => owners.push(id),
+                    Err(error) => wrong.push(format!("{error}")),
+                }
+            }
+            ensure!(!owners.is_empty(), "after the crash {name} is no file that had this name: {}", wrong.join("; "));
+            choices.push(owners);
         }
+        let owners =
+            matching(&choices).map_err(|at| anyhow!("after the crash {} is a file that has another name", left[at].0))?;
+        let found: BTreeMap<FileId, (String, Vec<Stamp>)> = owners.into_iter().zip(left).collect();
         for (name, id) in &self.names {
             ensure!(found.contains_key(id) || !self.files[*id].synced, "{name} was synced and is lost");
         }
@@ -192,5 +197,42 @@ impl Model {
         }
         self.settle();
         Ok(())
+    }
+}
+
+/// An owner for each, all different; several may look alike. The error is one for which none is left.
+fn matching(choices: &[Vec<FileId>]) -> Result<Vec<FileId>, usize> {
+    let mut taken = HashMap::new();
+    for at in 0..choices.len() {
+        if !place(at, choices, &mut taken, &mut BTreeSet::new()) {
+            return Err(at);
+        }
+    }
+    let mut owners = vec![0; choices.len()];
+    taken.into_iter().for_each(|(id, at)| owners[at] = id);
+    Ok(owners)
+}
+
+/// Gives `at` one of its choices; whoever has it takes another.
+fn place(at: usize, choices: &[Vec<FileId>], taken: &mut HashMap<FileId, usize>, tried: &mut BTreeSet<FileId>) -> bool {
+    for &id in &choices[at] {
+        let other = taken.get(&id).copied();
+        if tried.insert(id) && other.is_none_or(|other| place(other, choices, taken, tried)) {
+            taken.insert(id, at);
+            return true;
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_looks_alike_is_told_apart_by_what_else_there_is() {
+        assert_eq!(matching(&[vec![1, 2], vec![1]]), Ok(vec![2, 1]));
+        assert_eq!(matching(&[vec![1, 2], vec![1, 3], vec![1]]), Ok(vec![2, 3, 1]));
+        assert_eq!(matching(&[vec![1], vec![1]]), Err(1));
     }
 }
