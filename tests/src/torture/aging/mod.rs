@@ -167,10 +167,12 @@ impl Aging {
         self.scratch.fsck()?;
         self.layout = Layout::of(&self.scratch, &inodes)?;
         let owned = self.layout.owned_blocks();
-        ensure!(before.data == owned, "{} blocks of data were in use, and files have {owned}", before.data);
+        // Where files share blocks nobody sees from outside that the server has heard of the last close.
+        ensure!(before.data >= owned, "{} blocks of data were in use, and files have {owned}", before.data);
         self.scratch.mount(OPTIONS)?;
         let after = self.count()?;
-        ensure!(before == after, "{before:?} became {after:?} by a remount");
+        ensure!(after.data == owned, "{} blocks of data are in use, and files have {owned}", after.data);
+        ensure!(after.of_files == before.of_files, "{before:?} became {after:?} by a remount");
         self.compare(1)?;
         self.checks.remounts += 1;
         Ok(())
