@@ -189,7 +189,7 @@ mod tests {
             socket_asked: false,
             kernel_has_passthrough: true,
             socket: None,
-            uid: 1000,
+            uid: 0,
             privileged: true,
             traces: true,
             initial_namespace: true,
@@ -213,7 +213,8 @@ mod tests {
         assert_eq!(names(&all), [""; 0]);
         let by_socket = Facts { passthrough: false, socket: Some(Path::new("/run/p/s")), ..all.clone() };
         assert_eq!(names(&by_socket), ["grants"]);
-        assert_eq!(names(&Facts { privileged: false, ..by_socket }), ["grants", "own-user"]);
+        assert_eq!(names(&Facts { privileged: false, ..by_socket.clone() }), ["grants", "own-user"]);
+        assert_eq!(names(&Facts { uid: 1000, ..by_socket }), ["grants", "own-user"], "whatever it may else");
         assert_eq!(names(&Facts { privileged: false, ..all.clone() }), [""; 0], "the mount carries grants");
         assert_eq!(names(&Facts { traces: false, ..all.clone() }), ["clients"]);
         assert_eq!(names(&Facts { initial_namespace: false, ..all.clone() }), ["namespace"]);
