@@ -34,7 +34,8 @@ fn of_files_that_the_kernel_only_knows_few_stay() {
     let fs = mounted();
     let files = crowd(&fs);
     sweep(&fs);
-    assert!((KEPT..=KEPT + 1).contains(&fs.core.cache.loaded()), "{} in memory", fs.core.cache.loaded());
+    // The commit thread may have been asked to sweep at the same time.
+    assert!((KEPT / 2..=KEPT + 1).contains(&fs.core.cache.loaded()), "{} in memory", fs.core.cache.loaded());
     for ino in &files {
         assert_eq!(fs.core.getattr(*ino).expect("known").size, 5000);
     }
