@@ -294,7 +294,11 @@ impl Kv {
     }
 
     fn write_changes(&self, database: &Database, changes: &Changes) -> Result<(), StoreError> {
-        write_transaction(database, changes).map_err(|error| self.failed(error))
+        // Whoever reads meanwhile may have taken the backend's word of what failed.
+        write_transaction(database, changes).map_err(|error| {
+            let failed = self.failed(&error);
+            device_error(&error).unwrap_or(failed)
+        })
     }
 
     /// Closes the database; a commit must have made everything durable.
@@ -340,6 +344,14 @@ impl std::fmt::Display for TakeError {
             TakeError::NoTable => f.write_str("the table of records is missing"),
             TakeError::Other(reason) => f.write_str(reason),
         }
+    }
+}
+
+/// The device's error, where the database has passed it on.
+fn device_error(error: &redb::Error) -> Option<StoreError> {
+    match error {
+        redb::Error::Io(error) => error.get_ref()?.downcast_ref::<StoreError>().cloned(),
+        _ => None,
     }
 }
 
